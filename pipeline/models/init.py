@@ -1,0 +1,44 @@
+"""Initialization, tensor by tensor, from seeds that depend on nothing but the run's seed and the tensor's name."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.roles import TensorSpec
+from pipeline.parameterization.rules import EmbeddingInit, Parameterization, Width
+
+
+def tensor_seed(seed: int, name: str) -> int:
+    """A 63-bit seed for one tensor, so that its values depend on no order, device, rank or world size."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little") >> 1
+
+
+def initial_value(name: str, shape: torch.Size, seed: int, mean: float, std: float) -> Tensor:
+    """The fp32 CPU tensor that `name` starts from: N(mean, std^2)."""
+    if std == 0:
+        return torch.full(shape, mean)
+    generator = torch.Generator().manual_seed(tensor_seed(seed, name))
+    return torch.randn(shape, generator=generator).mul_(std).add_(mean)
+
+
+@torch.no_grad()
+def initialize_(
+    model: nn.Module,
+    specs: Mapping[str, TensorSpec],
+    parameterization: Parameterization,
+    width: Width,
+    seed: int,
+    *,
+    embedding_init: EmbeddingInit = "constant",
+    readout_init: Literal["standard", "zero"] = "standard",
+) -> None:
+    """Set every parameter in place: std of its spec times the parameterization's factor at this width."""
+    for name, parameter in model.named_parameters():
+        spec = specs[name]
+        std = spec.init_std * parameterization.init_factor(spec.role, width, embedding_init)
+        if spec.role == "output" and readout_init == "zero":
+            std = 0.0
+        parameter.copy_(initial_value(name, parameter.shape, seed, spec.init_mean, std))

@@ -1,0 +1,57 @@
+"""A role and a base initialization for every tensor of a model, decided by the module that owns it.
+
+`Role` says how a tensor's initial std and learning rate move with width (`pipeline.parameterization.rules`). A tensor
+that no owner claims, or that two owners claim (tied weights), is an error, never a guess.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pipeline.parameterization.rules import Role
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor's role and its initial distribution N(init_mean, init_std^2) at the base width."""
+
+    role: Role
+    init_std: float
+    init_mean: float = 0.0
+
+
+Claim = tuple[Tensor, TensorSpec]
+
+
+def linear(module: nn.Linear, role: Role, init_std: float) -> Iterator[Claim]:
+    """A matrix of the given role; its bias starts at zero and grows with n unless the module is the readout."""
+    yield module.weight, TensorSpec(role, init_std)
+    if module.bias is not None:
+        yield module.bias, TensorSpec("finite" if role == "output" else "vector", 0.0)
+
+
+def norm(module: nn.Module | None, role: Role) -> Iterator[Claim]:
+    """Gains (one) and biases (zero) of a normalization layer, if it has any."""
+    if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+        yield module.weight, TensorSpec(role, 0.0, init_mean=1.0)
+        if module.bias is not None:
+            yield module.bias, TensorSpec(role, 0.0)
+
+
+def by_name(model: nn.Module, claims: Iterator[Claim]) -> dict[str, TensorSpec]:
+    """Specs by parameter name, in the model's order; every tensor claimed exactly once.
+
+    Raises `ValueError` naming the tensors that no claim, or more than one, covers.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    specs: dict[str, TensorSpec] = {}
+    for tensor, spec in claims:
+        name = names[id(tensor)]
+        if name in specs:
+            raise ValueError(f"{name} is used in two places ({specs[name].role} and {spec.role}): tied tensors have no one role")
+        specs[name] = spec
+    missing = [name for name in names.values() if name not in specs]
+    if missing:
+        raise ValueError(f"no role for {', '.join(missing)}")
+    return {name: specs[name] for name in names.values()}

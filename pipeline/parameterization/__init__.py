@@ -1,0 +1,1 @@
+"""Width parameterizations as data: `rules` says what each one is. No torch here."""

@@ -1,0 +1,156 @@
+"""The one table of width parameterizations.
+
+Multiplier-free form (Haas et al. 2025, Table C.1 right): with n the width, n_base the base width and m = n / n_base, a
+tensor of a given role is initialized with ``base std * factor`` and trained with ``base lr * factor``, where every factor
+is 1 at the base width, so that all parameterizations coincide there. A new parameterization is one entry in `TABLE`.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+Role = Literal["input", "vector", "hidden", "output", "finite"]
+Family = Literal["sgd", "adam"]
+EmbeddingInit = Literal["neox", "constant"]
+
+ROLES: tuple[Role, ...] = get_args(Role)
+HALF = Fraction(1, 2)
+
+
+@dataclass(frozen=True)
+class Width:
+    """Where a model stands on the width axis: its width, the base width, and the readout's output dimension d_out."""
+
+    n: int
+    n_base: int
+    d_out: int
+
+    @property
+    def m(self) -> float:
+        return self.n / self.n_base
+
+    @property
+    def r(self) -> float:
+        """s(n_base) / s(n), where s(n) = 1 / (n / sqrt(d_out) + sqrt(n)) is `sp_transition`'s readout std."""
+
+        def inverse_s(n: int) -> float:
+            return n / math.sqrt(self.d_out) + math.sqrt(n)
+
+        return inverse_s(self.n) / inverse_s(self.n_base)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The factor m^-exponent * r^r_exponent; ``Factor(HALF)`` shrinks like n^-1/2."""
+
+    exponent: Fraction
+    r_exponent: int = 0
+
+    def at(self, width: Width) -> float:
+        return width.m ** -float(self.exponent) * width.r**self.r_exponent
+
+
+Factors = Mapping[Role, Factor]
+
+
+def _by_role(
+    input: int | Fraction | Factor,
+    vector: int | Fraction | Factor,
+    hidden: int | Fraction | Factor,
+    output: int | Fraction | Factor,
+) -> Factors:
+    given: dict[Role, int | Fraction | Factor] = {
+        "input": input,
+        "vector": vector,
+        "hidden": hidden,
+        "output": output,
+        "finite": 0,  # no dimension grows with n: nothing scales
+    }
+    return {role: f if isinstance(f, Factor) else Factor(Fraction(f)) for role, f in given.items()}
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """Width factors per role: `init` (exponent b) for the initial std, `lr` (exponent c) per optimizer family.
+
+    `neox_embedding` replaces the input role's init factor under ``embedding_init: neox``, the published GPT runs'
+    initialization: there SP draws the embedding like every other matrix, with std sqrt(2 / (5 n)).
+    """
+
+    name: str
+    init: Factors
+    lr: Mapping[Family, Factors]
+    neox_embedding: Factor = Factor(Fraction(0))
+
+    def init_factor(self, role: Role, width: Width, embedding_init: EmbeddingInit = "constant") -> float:
+        """Initial std of a `role` tensor relative to its std at the base width."""
+        if role == "input" and embedding_init == "neox":
+            return self.neox_embedding.at(width)
+        return self.init[role].at(width)
+
+    def lr_factor(self, role: Role, family: Family, width: Width) -> float:
+        """Learning rate of a `role` tensor relative to the base learning rate (the one reported and asked for)."""
+        return self.lr[family][role].at(width)
+
+
+def _parameterization(
+    name: str, init: Factors, sgd: Factors, adam: Factors, neox_embedding: Factor = Factor(Fraction(0))
+) -> Parameterization:
+    return Parameterization(name, init, {"sgd": sgd, "adam": adam}, neox_embedding)
+
+
+TABLE: Mapping[str, Parameterization] = {
+    p.name: p
+    for p in (
+        _parameterization(
+            "sp",
+            #              input vector hidden output
+            init=_by_role(0, 0, HALF, HALF),
+            sgd=_by_role(0, 0, 0, 0),
+            adam=_by_role(0, 0, 0, 0),
+            neox_embedding=Factor(HALF),
+        ),
+        _parameterization(
+            "mup",
+            init=_by_role(0, 0, HALF, 1),
+            sgd=_by_role(-1, -1, 0, 1),
+            adam=_by_role(0, 0, 1, 1),
+        ),
+        _parameterization(
+            "ntp",  # Adam: a global learning rate on the multiplier form
+            init=_by_role(0, 0, HALF, HALF),
+            sgd=_by_role(0, 0, 1, 1),
+            adam=_by_role(0, 0, HALF, HALF),
+        ),
+        _parameterization(
+            "sp_full_align",
+            init=_by_role(0, 0, HALF, HALF),
+            sgd=_by_role(-HALF, -HALF, HALF, 1),
+            adam=_by_role(0, 0, 1, 1),
+        ),
+        _parameterization(
+            "musoli",
+            init=_by_role(0, 0, HALF, HALF),
+            sgd=_by_role(-HALF, -HALF, HALF, HALF),
+            adam=_by_role(0, 0, 1, HALF),
+        ),
+        _parameterization(
+            "sp_transition",  # readout std s(n), normalized at the base width
+            init=_by_role(0, 0, HALF, Factor(Fraction(0), -1)),
+            sgd=_by_role(Factor(Fraction(0), 1), Factor(Fraction(0), 1), Factor(Fraction(1), 1), 1),
+            adam=_by_role(0, 0, 1, 1),
+        ),
+    )
+}
+
+
+def get(name: str) -> Parameterization:
+    """The parameterization called `name`. Raises `ValueError` naming the nearest known one."""
+    if name not in TABLE:
+        near = difflib.get_close_matches(name, TABLE, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(TABLE)}"
+        raise ValueError(f"unknown parameterization {name!r}: {hint}")
+    return TABLE[name]

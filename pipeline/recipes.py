@@ -1,0 +1,153 @@
+"""Recipes and flags -> config: YAML files by name or path, merged in order, strict; then command-line flags."""
+
+import dataclasses
+import difflib
+import functools
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline.config import DataConfig, RequestError, RunConfig, SweepConfig
+
+# A recipe is one experiment, study grid included; `train` runs one point of it and leaves the grid alone.
+GRID_KEYS = {f.name for f in dataclasses.fields(SweepConfig)} - {f.name for f in dataclasses.fields(RunConfig)}
+
+# Top-level key of a run's config.yaml that says what ran, beside what was asked for.
+RECORDED_KEY = "recorded"
+
+
+def shipped(folder: Literal["model_configs", "data"]) -> dict[str, Path]:
+    """The shipped recipes of a folder by name: inside the package in a wheel, beside it in a checkout."""
+    packaged = Path(__file__).parent / "shipped" / folder
+    root = packaged if packaged.is_dir() else Path(__file__).parents[1] / folder
+    return {path.stem: path for path in sorted(root.glob("*.yaml"))}
+
+
+def parse(verb: Literal["train", "sweep"], argv: Sequence[str]) -> tuple[Any, bool]:
+    """The config that `argv` asks of `verb` (`RunConfig` or `SweepConfig`), and whether ``--dry_run`` was given.
+
+    ``--config`` files apply in order over the defaults (the recipe `quick` when none is given), flags over all of them.
+    Raises `RequestError`; ``--help`` and ``--print_config`` print and exit.
+    """
+    import jsonargparse
+
+    cls = RunConfig if verb == "train" else SweepConfig
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    mode = f"recipe_{verb}"
+    jsonargparse.set_loader(mode, functools.partial(_load, verb=verb), exceptions=(yaml.YAMLError,))
+    parser = jsonargparse.ArgumentParser(
+        prog=f"pipeline {verb}", parser_mode=mode, exit_on_error=False, allow_abbrev=False, description=cls.__doc__
+    )
+    parser.add_argument("--config", action="config", help="A recipe by name or path; later ones win (default: quick)")
+    parser.add_argument("--dry_run", action="store_true", help="Print what would run, and run nothing.")
+    parser.add_class_arguments(cls, as_group=False)
+    try:
+        parsed = parser.instantiate_classes(parser.parse_args(_expand(argv, cls)))
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code in (0, None):  # --help, --print_config
+            raise
+        raise RequestError(_one_line(error)) from None
+    values = vars(parsed)
+    return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls)}), values["dry_run"]
+
+
+def load_run(path: Path) -> RunConfig:
+    """The config that a run directory's config.yaml holds. Raises `RequestError`."""
+    config: RunConfig = parse("train", ["--config", str(path)])[0]
+    return config
+
+
+def _load(text: str, *, verb: str) -> Any:
+    """jsonargparse's loader for this project's YAML: also of single values given as flags, which pass through."""
+    from jsonargparse import get_loader
+
+    loaded = get_loader("yaml")(text)
+    if not isinstance(loaded, dict):
+        return loaded
+    loaded.pop(RECORDED_KEY, None)
+    known = _keys(SweepConfig)
+    for key, value in loaded.items():
+        for name in [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]:
+            _reject_unknown(name, known | {"data"}, "recipe")
+    if isinstance(loaded.get("data"), str):
+        loaded["data"] = dataclasses.asdict(_data_recipe(loaded["data"]))
+    return {key: value for key, value in loaded.items() if verb != "train" or key not in GRID_KEYS}
+
+
+def _data_recipe(value: str) -> DataConfig:
+    """What ``data: VALUE`` stands for: a data recipe's name, a YAML file, or a text file or glob."""
+    known = shipped("data")
+    path = known.get(value, Path(value))
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        section = yaml.safe_load(path.read_text())
+        if not isinstance(section, dict):
+            raise RequestError(f"{path}: a data recipe is a mapping of keys to values")
+        for key in section:
+            _reject_unknown(key, {f.name for f in dataclasses.fields(DataConfig)}, str(path))
+        return DataConfig(**section)
+    if not glob.glob(value):
+        raise RequestError(f"--data {value}: no such file, and no data recipe of that name ({', '.join(known)})")
+    return DataConfig(name=re.sub(r"[^\w.+-]", "_", path.stem), format="text", path=value)
+
+
+def _recipe_path(value: str) -> str:
+    known = shipped("model_configs")
+    if Path(value).is_file():
+        return value
+    if value in known:
+        return str(known[value])
+    raise RequestError(f"--config {value}: no such file, and no recipe of that name ({', '.join(known)})")
+
+
+def _expand(argv: Sequence[str], cls: type) -> list[str]:
+    """Flags as people type them -> as jsonargparse reads them: recipes by name, ``--data NAME``, ``--lrs 1e-3,1e-2``."""
+    known = _keys(cls) | {"config", "data", "print_config", "dry_run", "help"}
+    lists = {f.name for f in dataclasses.fields(cls) if isinstance(f.default, tuple)}
+    expanded: list[str] = []
+    tokens = iter(argv)
+    for token in tokens:
+        name, equals, value = token.removeprefix("--").partition("=")
+        if token.startswith("--"):
+            _reject_unknown(name, known, f"--{name}")
+        if not token.startswith("--") or name not in lists | {"config", "data"}:
+            expanded.append(token)
+            continue
+        value = value if equals else next(tokens, "")
+        if not value or value.startswith("--"):
+            raise RequestError(f"--{name} needs a value")
+        if name == "config":
+            expanded += ["--config", _recipe_path(value)]
+        elif name == "data":
+            expanded += [f"--data.{key}={entry}" for key, entry in dataclasses.asdict(_data_recipe(value)).items()]
+        else:
+            expanded.append(f"--{name}={value if value.startswith('[') else f'[{value}]'}")
+    return expanded if "--config" in expanded else ["--config", _recipe_path("quick"), *expanded]
+
+
+def _keys(cls: type) -> set[str]:
+    """All settings of a config class, nested ones dotted."""
+    keys: set[str] = set()
+    for f in dataclasses.fields(cls):
+        nested = dataclasses.is_dataclass(f.default)
+        keys |= {f"{f.name}.{inner.name}" for inner in dataclasses.fields(f.default)} if nested else {f.name}
+    return keys
+
+
+def _reject_unknown(key: str, known: set[str], where: str) -> None:
+    if key not in known:
+        leaf = {name.split(".")[-1]: name for name in known}
+        near = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(key.split(".")[-1], leaf, n=1)
+        hint = f", did you mean {leaf.get(near[0], near[0])}?" if near else ""
+        raise RequestError(f"{where}: unknown key {key}{hint}")
+
+
+def _one_line(error: BaseException) -> str:
+    text = re.sub(r"\s*\n\s*", " ", str(error)).strip()
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    return re.sub(r'^Parser key "([\w.]+)":', r"--\1:", text)

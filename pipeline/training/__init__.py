@@ -1,0 +1,1 @@
+"""Lightning training of one run, and its directory on disk."""

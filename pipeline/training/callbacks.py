@@ -1,0 +1,126 @@
+"""What happens at the end of an optimizer step: validate, record, checkpoint, stop."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+
+from pipeline.config import RunConfig
+from pipeline.training.module import TrainingModule
+from pipeline.training.rundir import MetricsWriter, Record, RunDir
+
+
+class Recorder(Callback):
+    """At step boundaries, in this order: validation, one record to every sink, checkpoint; stops a diverged run.
+
+    The order makes a resumed run repeat exactly what an uninterrupted one does. Losses stay on the device between
+    records, so that an accelerator is not made to wait at every step.
+    """
+
+    def __init__(
+        self, config: RunConfig, run: RunDir, metrics: MetricsWriter, sinks: list[Callable[[Record], None]]
+    ) -> None:
+        self.config, self.run, self.metrics = config, run, metrics
+        self.sinks = [metrics.append, *sinks]
+        self.diverged_at: int | None = None
+        self._seconds = 0.0  # trained before this process, from the checkpoint
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds = float(state_dict["seconds"])
+
+    @property
+    def seconds(self) -> float:
+        """Training time of the run so far, over all its processes in turn."""
+        return self._seconds + time.monotonic() - self._start
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._start = time.monotonic()
+        self._step = self._read_step = trainer.global_step
+        self._last_record = (trainer.global_step, self.seconds)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        step, c = trainer.global_step, self.config
+        if step == self._step:  # gradients are still accumulating
+            return
+        self._step = step
+        last = step == c.steps
+        validate = last or step % c.val_interval == 0
+        checkpoint = last or step % c.checkpoint_interval == 0
+        record = validate or step == 1 or step % c.log_interval == 0
+        if not (record or checkpoint):
+            return
+        assert isinstance(module, TrainingModule)
+        losses = self._read_losses(trainer, module)
+        bad = [i for i, loss in enumerate(losses) if not torch.isfinite(loss)]
+        if bad:
+            self.diverged_at = step - len(losses) + 1 + bad[0]
+            trainer.should_stop = True
+        if record or bad:
+            self._record(trainer, module, losses[-1].item(), validate and not bad)
+        if checkpoint and not bad:
+            self.metrics.sync()
+            trainer.save_checkpoint(self.run.checkpoint, weights_only=False)
+
+    def _read_losses(self, trainer: pl.Trainer, module: TrainingModule) -> torch.Tensor:
+        """Global mean loss of every step since the last reading."""
+        passes = torch.stack(module.losses).view(-1, self.config.accumulation)
+        module.losses.clear()
+        losses = trainer.strategy.reduce(passes.mean(1), reduce_op="mean")
+        assert isinstance(losses, torch.Tensor)
+        return losses.cpu()
+
+    def _record(self, trainer: pl.Trainer, module: TrainingModule, loss: float, validate: bool) -> None:
+        c, step = self.config, self._step
+        recent = torch.stack(module.logit_rms[-c.accumulation :]).square().mean()
+        module.logit_rms.clear()
+        mean_square = trainer.strategy.reduce(recent, reduce_op="mean")
+        per_step = c.global_batch * c.seq_len
+        last_step, last_seconds = self._last_record
+        record: Record = {
+            "step": step,
+            "loss": loss,
+            "lr": c.lr * trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0](step - 1),
+            "grad_norm": module.grad_norm.item(),
+            "tokens": step * per_step,
+            "tokens_per_second": round((step - last_step) * per_step / max(1e-9, self.seconds - last_seconds), 1),
+            "logit_rms": float(mean_square.sqrt()),
+        }
+        if validate:
+            record["val_loss"] = module.validation_loss()
+        self._last_record = (step, self.seconds)
+        if trainer.is_global_zero:
+            for sink in self.sinks:
+                sink(record)
+
+
+class Progress:
+    """A sink that shows how far a run is: a bar on a terminal, about ten plain lines elsewhere."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.steps, self.every = config.steps, max(1, config.steps // 10)
+        self._bar: tqdm[Any] | None = None
+        self._next = 1
+
+    def __call__(self, record: Record) -> None:
+        step = record["step"]
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=self.steps, initial=step, unit="step", dynamic_ncols=True)
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(f"loss {record['loss']:.3f}", refresh=False)
+        elif step >= self._next or step == self.steps:
+            self._next = (step // self.every + 1) * self.every
+            val = f"  val {record['val_loss']:.4f}" if "val_loss" in record else ""
+            print(f"step {step}/{self.steps}  loss {record['loss']:.4f}{val}  {record['tokens_per_second']:,.0f} tokens/s", flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

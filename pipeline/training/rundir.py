@@ -1,0 +1,128 @@
+"""A run on disk: config.yaml, metrics.jsonl, result.json, checkpoints/ (design, "A run on disk").
+
+metrics.jsonl holds one JSON object per logged step; a number that is not finite is written as null. result.json is
+written once, at the end, so a directory without one belongs to a run that is going or was interrupted.
+"""
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import __version__
+from pipeline.config import RequestError, RunConfig, run_settings
+from pipeline.files import write_atomic
+from pipeline.recipes import RECORDED_KEY
+
+FINISHED = {"completed", "diverged", "aborted"}
+Record = dict[str, Any]
+
+
+class RunDir:
+    """Reads and writes one run directory; nothing is created before `create`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.result_file = path / "result.json"
+        self.checkpoint = path / "checkpoints" / "last.ckpt"
+
+    def result(self) -> Record | None:
+        """The result of a finished run; None while it is going, was interrupted, or failed and may be tried again."""
+        if not self.result_file.exists():
+            return None
+        try:
+            result = json.loads(self.result_file.read_text())
+        except ValueError:
+            raise RequestError(f"{self.result_file} is damaged: delete {self.path} to run it again") from None
+        return result if result["status"] in FINISHED else None
+
+    def create(self, config: RunConfig, data_fingerprint: str) -> None:
+        """Make the directory and record what is run on what.
+
+        Raises `RequestError` where it cannot be written, or holds a run on other data.
+        """
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"cannot write the run directory {self.path} ({error.strerror}): choose another --out") from None
+        if self.config_file.exists():
+            recorded = (yaml.safe_load(self.config_file.read_text()) or {}).get(RECORDED_KEY, {})
+            if recorded.get("data_fingerprint") != data_fingerprint:
+                raise RequestError(f"{self.path} was started on other data (its source changed): give another --study or --out")
+            return
+        recorded = {
+            "data_fingerprint": data_fingerprint,
+            "versions": {"pipeline": __version__}
+            | {name: metadata.version(name) for name in ("torch", "lightning", "litgpt", "tokenizers", "numpy")},
+        }
+        write_atomic(self.config_file, yaml.safe_dump({**run_settings(config), RECORDED_KEY: recorded}, sort_keys=False))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; released when the process ends, however it ends. Raises `RequestError`."""
+        with (self.path / ".lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RequestError(f"{self.path} is being trained by another process") from None
+            yield
+
+    def records(self) -> list[Record]:
+        """All records so far; a torn last line is left out."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_bytes().split(b"\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def cut_back(self, step: int) -> None:
+        """Drop the records after `step`: a resumed run writes them again."""
+        kept = [record for record in self.records() if record["step"] <= step]
+        write_atomic(self.metrics_file, "".join(_line(record) for record in kept))
+
+    @contextmanager
+    def appending(self) -> Iterator["MetricsWriter"]:
+        """Open metrics.jsonl for the rest of a run."""
+        with self.metrics_file.open("a") as stream:
+            yield MetricsWriter(stream)
+
+    def write_result(self, result: Record) -> None:
+        write_atomic(self.result_file, json.dumps(_strict(result), indent=2, allow_nan=False) + "\n")
+
+
+class MetricsWriter:
+    """Appends records, each visible to readers at once."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def append(self, record: Record) -> None:
+        self._stream.write(_line(record))
+        self._stream.flush()
+
+    def sync(self) -> None:
+        """Make what was appended durable, before a checkpoint that counts on it."""
+        os.fsync(self._stream.fileno())
+
+
+def final_losses(records: list[Record], steps: int) -> tuple[float | None, float | None]:
+    """Mean training loss over the records of the last 5 % of `steps` (at least the last record), last validation loss."""
+    tail = [r["loss"] for r in records if r["step"] > 0.95 * steps] or [r["loss"] for r in records[-1:]]
+    val = next((r["val_loss"] for r in reversed(records) if "val_loss" in r), None)
+    return (None if not tail or None in tail else sum(tail) / len(tail)), val
+
+
+def _strict(record: Mapping[str, Any]) -> Record:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(_strict(record), allow_nan=False) + "\n"

@@ -1,0 +1,136 @@
+"""One run from config to result: data, model, Lightning trainer, resume, outcome."""
+
+import logging
+import os
+import pickle
+import warnings
+import zipfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from pipeline.config import RequestError, RunConfig
+from pipeline.data.prepare import prepare
+from pipeline.data.shards import TokenWindows, read_manifest
+from pipeline.files import atomic
+from pipeline.models import gpt
+from pipeline.training.callbacks import Progress, Recorder
+from pipeline.training.module import TrainingModule
+from pipeline.training.rundir import Record, RunDir, final_losses
+from pipeline.training.wandb_mirror import WandbMirror
+
+
+class CheckpointIO(TorchCheckpointIO):
+    """Checkpoints that appear whole and durably, and that can hold nothing but tensors and plain values."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with atomic(Path(path)) as stream:
+            torch.save(checkpoint, stream)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise RequestError(f"checkpoint {path} is damaged ({reason}): delete it to start the run over") from None
+        return checkpoint
+
+
+def train(config: RunConfig, *, show_progress: bool = True) -> Record:
+    """Train the run `config` describes, or continue it, and return its result; a finished run returns at once.
+
+    Raises `RequestError` for what the user must change, `OSError` where the disk fails; what was written stays good.
+    """
+    run = RunDir(config.run_dir)
+    if (done := run.result()) is not None:
+        return done
+    folder = prepare(config.data, config.model.vocab_size)
+    train_windows, val_windows = (TokenWindows(folder, split, config.seq_len) for split in ("train", "val"))
+    first_process = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    if first_process:
+        run.create(config, read_manifest(folder)["fingerprint"])
+    with run.lock() if first_process else nullcontext():
+        return _fit(config, run, TrainingModule(config, train_windows, val_windows), show_progress)
+
+
+def _fit(config: RunConfig, run: RunDir, module: TrainingModule, show_progress: bool) -> Record:
+    resume = run.checkpoint if run.checkpoint.exists() else None
+    run.cut_back(_checkpoint_step(resume) if resume else 0)
+    mirror = WandbMirror(config)
+    progress = Progress(config)
+    with run.appending() as metrics:
+        recorder = Recorder(config, run, metrics, [mirror.log, *([progress] if show_progress else [])])
+        trainer = _trainer(config, recorder)
+        with warnings.catch_warnings():
+            # Lightning advises worker processes for every loader; reading a memory map needs none.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            trainer.fit(module, ckpt_path=resume, weights_only=True)
+    progress.close()
+    result = _result(config, run, recorder, trainer.global_step, gpt.parameter_count(module.model))
+    if trainer.is_global_zero:
+        run.write_result(result)
+        if not config.keep_checkpoint:
+            run.checkpoint.unlink(missing_ok=True)
+        mirror.finish(result)
+    return result
+
+
+def _trainer(config: RunConfig, recorder: Recorder) -> pl.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return pl.Trainer(
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=config.strategy,
+        precision=config.precision,
+        max_steps=config.steps,
+        accumulate_grad_batches=config.accumulation,
+        callbacks=[recorder],
+        plugins=[CheckpointIO()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _checkpoint_step(path: Path) -> int:
+    return int(CheckpointIO().load_checkpoint(path)["global_step"])
+
+
+def _result(config: RunConfig, run: RunDir, recorder: Recorder, steps: int, parameters: int) -> Record:
+    diverged = recorder.diverged_at is not None
+    train_loss, val_loss = (None, None) if diverged else final_losses(run.records(), config.steps)
+    tokens = steps * config.global_batch * config.seq_len
+    return {
+        "status": "diverged" if diverged else "completed",
+        "final_train_loss": train_loss,
+        "final_val_loss": val_loss,
+        "steps": steps,
+        "tokens": tokens,
+        "seconds": round(recorder.seconds, 3),
+        "tokens_per_second": round(tokens / recorder.seconds, 1),
+        "parameters": parameters,
+        "diverged_at": recorder.diverged_at,
+    }
+
+
+def train_verbosely(config: RunConfig) -> int:
+    """`pipeline train`: say what starts, resumes or is done already, train, and say how it ended."""
+    run = RunDir(config.run_dir)
+    if (result := run.result()) is not None:
+        print(f"already {result['status']}: {config.run_dir} (delete it to run it again)")
+    else:
+        print(f"{'resuming' if run.checkpoint.exists() else 'training'} {config.run_dir}", flush=True)
+        result = train(config)
+    if result["status"] == "diverged":
+        print(f"diverged: the training loss was not finite at step {result['diverged_at']}")
+    else:
+        print(f"final training loss {result['final_train_loss']:.4f}, validation {result['final_val_loss']:.4f} "
+              f"after {result['steps']} steps, {result['tokens']:,} tokens, {result['seconds']:.0f} s")  # fmt: skip
+    return 0
