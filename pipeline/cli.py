@@ -14,7 +14,7 @@ def _train(argv: list[str]) -> int:
 
     config, dry_run = parse("train", argv)
     if dry_run:
-        from pipeline.models.describe import describe
+        from pipeline.training.describe import describe
 
         print(describe(config))
         return 0

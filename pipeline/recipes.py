@@ -5,6 +5,8 @@ import difflib
 import functools
 import glob
 import re
+import types
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +54,7 @@ def parse(verb: Literal["train", "sweep"], argv: Sequence[str]) -> tuple[Any, bo
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code in (0, None):  # --help, --print_config
             raise
-        raise RequestError(_one_line(error)) from None
+        raise RequestError(_explain(error, cls, argv)) from None
     values = vars(parsed)
     return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls)}), values["dry_run"]
 
@@ -69,7 +71,7 @@ def _load(text: str, *, verb: str) -> Any:
 
     loaded = get_loader("yaml")(text)
     if not isinstance(loaded, dict):
-        return loaded
+        return loaded  # a flag's value
     loaded.pop(RECORDED_KEY, None)
     known = _keys(SweepConfig)
     for key, value in loaded.items():
@@ -134,8 +136,10 @@ def _keys(cls: type) -> set[str]:
     """All settings of a config class, nested ones dotted."""
     keys: set[str] = set()
     for f in dataclasses.fields(cls):
-        nested = dataclasses.is_dataclass(f.default)
-        keys |= {f"{f.name}.{inner.name}" for inner in dataclasses.fields(f.default)} if nested else {f.name}
+        if dataclasses.is_dataclass(f.default):
+            keys |= {f"{f.name}.{inner.name}" for inner in dataclasses.fields(f.default)}
+        else:
+            keys.add(f.name)
     return keys
 
 
@@ -147,7 +151,39 @@ def _reject_unknown(key: str, known: set[str], where: str) -> None:
         raise RequestError(f"{where}: unknown key {key}{hint}")
 
 
-def _one_line(error: BaseException) -> str:
+def _explain(error: BaseException, cls: type, argv: Sequence[str]) -> str:
+    """jsonargparse's complaint as one line in this project's words."""
     text = re.sub(r"\s*\n\s*", " ", str(error)).strip()
-    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
-    return re.sub(r'^Parser key "([\w.]+)":', r"--\1:", text)
+    if key := re.search(r'Parser key "([\w.]+)"', text):
+        given = re.search(r"(?:Got|Given) value: (.*)", text)
+        value = given[1] if given else _flag_value(key[1], argv)
+        words = _type_in_words(_field_type(cls, key[1]))
+        if words:
+            return f"--{key[1]}: expected {words}" + (f", got {value!r}" if value else "")
+    text = re.sub(r"^argument --", "--", text)
+    return text[0].lower() + text[1:]
+
+
+def _flag_value(key: str, argv: Sequence[str]) -> str:
+    """What ``--key value`` or ``--key=value`` says, if a flag says it."""
+    for token, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = token.partition("=")
+        if name == f"--{key}":
+            return value if equals else following
+    return ""
+
+
+def _field_type(cls: Any, key: str) -> Any:
+    for name in key.split("."):
+        cls = typing.get_type_hints(cls).get(name) if dataclasses.is_dataclass(cls) else None
+    return cls
+
+
+def _type_in_words(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " or ".join(_type_in_words(member) for member in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return "a list"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}.get(kind, "")

@@ -49,7 +49,9 @@ def prepare(config: DataConfig, vocab_size: int) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise RequestError(f"cannot write the data cache {folder.parent} ({error.strerror}): set PIPELINE_CACHE") from None
+        raise RequestError(
+            f"cannot write the data cache {folder.parent} ({error.strerror}): set PIPELINE_CACHE"
+        ) from None
     try:
         _write(scratch, config, vocab_size, {"fingerprint": fingerprint, **identity})
         scratch.chmod(0o755)
@@ -122,7 +124,7 @@ def _write(folder: Path, config: DataConfig, vocab_size: int, identity: dict[str
     dtype = "<u2" if vocab_size <= 2**16 else "<u4"
     splits = {}
     for split, members in texts.items():
-        shards = []
+        shards: list[dict[str, Any]] = []
         for tokens in _shards(_encode(tokenizer, members), dtype):
             file = folder / f"{split}-{len(shards):05d}.bin"
             tokens.tofile(file)

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,13 +35,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a shard folder. Raises `RequestError` if it is missing, unreadable or of another version."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
-        version = manifest["format_version"]
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        if (version := manifest["format_version"]) != FORMAT_VERSION:
+            raise RequestError(f"{path} has format version {version}, not {FORMAT_VERSION}: delete {folder}")
+        # what the readers below rely on
+        np.dtype(manifest["dtype"]), manifest["fingerprint"]
+        for split in get_args(Split):
+            int(manifest["splits"][split]["tokens"])
+            for shard in manifest["splits"][split]["shards"]:
+                folder / shard["file"], shard["sha256"]
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
         raise RequestError(f"{path} is missing or damaged: delete {folder} to prepare it again") from None
-    if version != FORMAT_VERSION:
-        raise RequestError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}: delete {folder}")
-    assert isinstance(manifest, dict)
     return manifest
 
 
@@ -58,12 +62,16 @@ class TokenWindows:
         for entry in manifest["splits"][split]["shards"]:
             path = folder / entry["file"]
             if not path.is_file() or file_sha256(path) != entry["sha256"]:
-                raise RequestError(f"data shard {path} does not match its manifest (sha256): delete {folder} to prepare it again")
+                raise RequestError(
+                    f"data shard {path} does not match its manifest (sha256): delete {folder} to prepare it again"
+                )
             self._shards.append(np.memmap(path, dtype=manifest["dtype"], mode="r"))
         self._ends: Indices = np.cumsum([(shard.size - 1) // seq_len for shard in self._shards])
         if len(self) == 0:
             tokens = manifest["splits"][split]["tokens"]
-            raise RequestError(f"the {split} split has {tokens} tokens, fewer than one window of --seq_len {seq_len} + 1")
+            raise RequestError(
+                f"the {split} split has {tokens} tokens, fewer than one window of --seq_len {seq_len} + 1"
+            )
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -125,7 +133,14 @@ def window_order(samples: Indices, size: int, seed: int) -> Indices:
 
 
 def training_batches(
-    windows: TokenWindows, *, seed: int, first_step: int, global_batch: int, micro_batch: int, rank: int, world_size: int
+    windows: TokenWindows,
+    *,
+    seed: int,
+    first_step: int,
+    global_batch: int,
+    micro_batch: int,
+    rank: int,
+    world_size: int,
 ) -> Iterator[Tensor]:
     """Endless micro-batches (micro_batch, T + 1) of one rank from optimizer step `first_step` on.
 

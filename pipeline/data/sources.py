@@ -33,7 +33,8 @@ def documents(config: DataConfig) -> Iterator[str]:
             raise RequestError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
         except OSError as error:
             raise RequestError(f"cannot read {file}: {error.strerror}") from None
-        yield from (part.strip() for part in ([text] if config.format == "sotu" else text.split("\n\n")) if part.strip())
+        parts = [text] if config.format == "sotu" else text.split("\n\n")
+        yield from (part.strip() for part in parts if part.strip())
 
 
 def source_sha256(config: DataConfig) -> str:

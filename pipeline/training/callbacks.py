@@ -23,12 +23,14 @@ class Recorder(Callback):
     """
 
     def __init__(
-        self, config: RunConfig, run: RunDir, metrics: MetricsWriter, sinks: list[Callable[[Record], None]]
+        self, config: RunConfig, run: RunDir, metrics: MetricsWriter | None, sinks: list[Callable[[Record], None]]
     ) -> None:
+        """`metrics` is None in every process but the first, which alone writes."""
         self.config, self.run, self.metrics = config, run, metrics
-        self.sinks = [metrics.append, *sinks]
+        self.sinks = [metrics.append, *sinks] if metrics else []
         self.diverged_at: int | None = None
         self._seconds = 0.0  # trained before this process, from the checkpoint
+        self._start: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
@@ -39,7 +41,7 @@ class Recorder(Callback):
     @property
     def seconds(self) -> float:
         """Training time of the run so far, over all its processes in turn."""
-        return self._seconds + time.monotonic() - self._start
+        return self._seconds + (time.monotonic() - self._start if self._start is not None else 0.0)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._start = time.monotonic()
@@ -66,7 +68,8 @@ class Recorder(Callback):
         if record or bad:
             self._record(trainer, module, losses[-1].item(), validate and not bad)
         if checkpoint and not bad:
-            self.metrics.sync()
+            if self.metrics:
+                self.metrics.sync()
             trainer.save_checkpoint(self.run.checkpoint, weights_only=False)
 
     def _read_losses(self, trainer: pl.Trainer, module: TrainingModule) -> torch.Tensor:
@@ -96,9 +99,8 @@ class Recorder(Callback):
         if validate:
             record["val_loss"] = module.validation_loss()
         self._last_record = (step, self.seconds)
-        if trainer.is_global_zero:
-            for sink in self.sinks:
-                sink(record)
+        for sink in self.sinks:
+            sink(record)
 
 
 class Progress:
@@ -119,7 +121,10 @@ class Progress:
         elif step >= self._next or step == self.steps:
             self._next = (step // self.every + 1) * self.every
             val = f"  val {record['val_loss']:.4f}" if "val_loss" in record else ""
-            print(f"step {step}/{self.steps}  loss {record['loss']:.4f}{val}  {record['tokens_per_second']:,.0f} tokens/s", flush=True)
+            print(
+                f"step {step}/{self.steps}  loss {record['loss']:.4f}{val}  {record['tokens_per_second']:,.0f} tokens/s",
+                flush=True,
+            )
 
     def close(self) -> None:
         if self._bar is not None:

@@ -53,18 +53,24 @@ class RunDir:
         try:
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RequestError(f"cannot write the run directory {self.path} ({error.strerror}): choose another --out") from None
+            raise RequestError(
+                f"cannot write the run directory {self.path} ({error.strerror}): choose another --out"
+            ) from None
         if self.config_file.exists():
             recorded = (yaml.safe_load(self.config_file.read_text()) or {}).get(RECORDED_KEY, {})
             if recorded.get("data_fingerprint") != data_fingerprint:
-                raise RequestError(f"{self.path} was started on other data (its source changed): give another --study or --out")
+                raise RequestError(
+                    f"{self.path} was started on other data (its source changed): give another --study or --out"
+                )
             return
         recorded = {
             "data_fingerprint": data_fingerprint,
             "versions": {"pipeline": __version__}
             | {name: metadata.version(name) for name in ("torch", "lightning", "litgpt", "tokenizers", "numpy")},
         }
-        write_atomic(self.config_file, yaml.safe_dump({**run_settings(config), RECORDED_KEY: recorded}, sort_keys=False))
+        write_atomic(
+            self.config_file, yaml.safe_dump({**run_settings(config), RECORDED_KEY: recorded}, sort_keys=False)
+        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ import os
 import pickle
 import warnings
 import zipfile
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pipeline.files import atomic
 from pipeline.models import gpt
 from pipeline.training.callbacks import Progress, Recorder
 from pipeline.training.module import TrainingModule
-from pipeline.training.rundir import Record, RunDir, final_losses
+from pipeline.training.rundir import MetricsWriter, Record, RunDir, final_losses
 from pipeline.training.wandb_mirror import WandbMirror
 
 
@@ -32,9 +32,11 @@ class CheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, stream)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        if not zipfile.is_zipfile(path):  # what torch.save writes; nothing else is looked into
+            raise RequestError(f"checkpoint {path} is damaged: delete it to start the run over")
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, OSError) as error:
+        except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
             reason = str(error).splitlines()[0]
             raise RequestError(f"checkpoint {path} is damaged ({reason}): delete it to start the run over") from None
         return checkpoint
@@ -50,33 +52,46 @@ def train(config: RunConfig, *, show_progress: bool = True) -> Record:
         return done
     folder = prepare(config.data, config.model.vocab_size)
     train_windows, val_windows = (TokenWindows(folder, split, config.seq_len) for split in ("train", "val"))
-    first_process = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
-    if first_process:
-        run.create(config, read_manifest(folder)["fingerprint"])
-    with run.lock() if first_process else nullcontext():
-        return _fit(config, run, TrainingModule(config, train_windows, val_windows), show_progress)
-
-
-def _fit(config: RunConfig, run: RunDir, module: TrainingModule, show_progress: bool) -> Record:
-    resume = run.checkpoint if run.checkpoint.exists() else None
-    run.cut_back(_checkpoint_step(resume) if resume else 0)
-    mirror = WandbMirror(config)
-    progress = Progress(config)
-    with run.appending() as metrics:
-        recorder = Recorder(config, run, metrics, [mirror.log, *([progress] if show_progress else [])])
-        trainer = _trainer(config, recorder)
-        with warnings.catch_warnings():
-            # Lightning advises worker processes for every loader; reading a memory map needs none.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            trainer.fit(module, ckpt_path=resume, weights_only=True)
-    progress.close()
-    result = _result(config, run, recorder, trainer.global_step, gpt.parameter_count(module.model))
-    if trainer.is_global_zero:
-        run.write_result(result)
+    module = TrainingModule(config, train_windows, val_windows)
+    if not _first_process():
+        return _fit(config, run, module, None, [])
+    run.create(config, read_manifest(folder)["fingerprint"])
+    with run.lock():
+        run.cut_back(_checkpoint_step(run.checkpoint) if run.checkpoint.exists() else 0)
+        mirror, progress = WandbMirror(config), Progress(config)
+        with run.appending() as metrics:
+            result = _fit(config, run, module, metrics, [mirror.log, *([progress] if show_progress else [])])
+        progress.close()
+        mirror.finish(result)
         if not config.keep_checkpoint:
             run.checkpoint.unlink(missing_ok=True)
-        mirror.finish(result)
+    return result
+
+
+def _first_process() -> bool:
+    """Whether this process writes: the first of a run's, as Lightning's launcher, torchrun and SLURM number them."""
+    return all(os.environ.get(rank, "0") == "0" for rank in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
+
+
+def _fit(
+    config: RunConfig,
+    run: RunDir,
+    module: TrainingModule,
+    metrics: MetricsWriter | None,
+    sinks: list[Callable[[Record], None]],
+) -> Record:
+    recorder = Recorder(config, run, metrics, sinks)
+    trainer = _trainer(config, recorder)
+    with warnings.catch_warnings():
+        # Lightning advises worker processes for every loader; reading a memory map needs none.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        trainer.fit(module, ckpt_path=run.checkpoint if run.checkpoint.exists() else None, weights_only=True)
+    if metrics:
+        run.write_result(_result(config, run, recorder, trainer.global_step, gpt.parameter_count(module.model)))
+    trainer.strategy.barrier()
+    result = run.result()
+    assert result is not None
     return result
 
 
@@ -123,14 +138,17 @@ def _result(config: RunConfig, run: RunDir, recorder: Recorder, steps: int, para
 def train_verbosely(config: RunConfig) -> int:
     """`pipeline train`: say what starts, resumes or is done already, train, and say how it ended."""
     run = RunDir(config.run_dir)
+    say = print if _first_process() else lambda *_, **__: None
     if (result := run.result()) is not None:
-        print(f"already {result['status']}: {config.run_dir} (delete it to run it again)")
+        say(f"already {result['status']}: {config.run_dir} (delete it to run it again)")
     else:
-        print(f"{'resuming' if run.checkpoint.exists() else 'training'} {config.run_dir}", flush=True)
+        say(f"{'resuming' if run.checkpoint.exists() else 'training'} {config.run_dir}", flush=True)
         result = train(config)
     if result["status"] == "diverged":
-        print(f"diverged: the training loss was not finite at step {result['diverged_at']}")
+        say(f"diverged: the training loss was not finite at step {result['diverged_at']}")
     else:
-        print(f"final training loss {result['final_train_loss']:.4f}, validation {result['final_val_loss']:.4f} "
-              f"after {result['steps']} steps, {result['tokens']:,} tokens, {result['seconds']:.0f} s")  # fmt: skip
+        say(
+            f"final training loss {result['final_train_loss']:.4f}, validation {result['final_val_loss']:.4f} "
+            f"after {result['steps']} steps, {result['tokens']:,} tokens, {result['seconds']:.0f} s"
+        )
     return 0

@@ -1,0 +1,59 @@
+"""Fixtures shared by the tests: one data cache for the whole session, and a tiny run."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import DataConfig, ModelConfig, RunConfig
+
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prepared data of the tests lives apart from the user's."""
+    os.environ["PIPELINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred short paragraphs of plain text."""
+    path = tmp_path_factory.mktemp("text") / "corpus.txt"
+    words = "the union of states and its people ask what rate of learning a wide network can bear".split()
+    paragraphs = (
+        " ".join(words[(i * 7 + j * (i % 5 + 1)) % len(words)] for j in range(20 + i % 30)) + f" {i}."
+        for i in range(400)
+    )
+    path.write_text("\n\n".join(paragraphs))
+    return path
+
+
+@pytest.fixture
+def tiny(text_file: Path, tmp_path: Path) -> RunConfig:
+    """A run that trains in about a second."""
+    return RunConfig(
+        width=32,
+        base_width=32,
+        lr=1e-2,
+        steps=12,
+        warmup_steps=2,
+        global_batch=4,
+        seq_len=16,
+        val_interval=5,
+        val_sequences=8,
+        checkpoint_interval=4,
+        out=str(tmp_path / "runs"),
+        study="tests",
+        wandb="disabled",
+        model=ModelConfig(n_layer=2, head_size=16, vocab_size=300),
+        data=DataConfig(name="corpus", format="text", path=str(text_file), validation_fraction=0.2),
+    )
+
+
+def changed(config: RunConfig, **changes: object) -> RunConfig:
+    """`dataclasses.replace` where model settings may be given as ``model_n_layer=1``."""
+    model = {key.removeprefix("model_"): changes.pop(key) for key in list(changes) if key.startswith("model_")}
+    return dataclasses.replace(config, **changes, model=dataclasses.replace(config.model, **model))

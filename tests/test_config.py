@@ -1,0 +1,66 @@
+"""Settings: derived values, the run's name, and one clear line for every wrong value."""
+
+import dataclasses
+import re
+
+import pytest
+
+from pipeline.config import RequestError, RunConfig, SweepConfig, config_hash
+from tests.conftest import changed
+
+
+@pytest.mark.parametrize(
+    ("lr", "text"), [(3e-3, "3e-3"), (1e9, "1e9"), (0.00390625, "3.90625e-3"), (1.0, "1"), (0.1, "1e-1"), (12, "1.2e1")]
+)
+def test_run_name_is_readable(lr: float, text: str) -> None:
+    assert re.fullmatch(rf"mup-sgd-w1024-lr{text}-s7-[0-9a-f]{{8}}", RunConfig(
+        width=1024, param="mup", optimizer="sgd", lr=lr, seed=7).run_name)  # fmt: skip
+
+
+def test_hash_covers_the_mathematics_and_not_the_place() -> None:
+    base = RunConfig()
+    for place in (
+        {"out": "elsewhere"}, {"study": "other"}, {"wandb": "offline"}, {"micro_batch": 1}, {"keep_checkpoint": False},
+        {"devices": 2, "strategy": "ddp"}, {"num_nodes": 2}, {"log_interval": 7}, {"checkpoint_interval": 7},
+    ):  # fmt: skip
+        assert config_hash(dataclasses.replace(base, micro_batch=None, **place) if "micro_batch" not in place
+                           else dataclasses.replace(base, **place)) == config_hash(base), place  # fmt: skip
+    for mathematics in ({"seed": 1}, {"precision": "bf16-mixed"}, {"eps": 1e-8}, {"grad_clip": None}, {"steps": 999}):
+        assert config_hash(dataclasses.replace(base, **mathematics)) != config_hash(base), mathematics
+    assert config_hash(changed(base, model_qk_norm=False)) != config_hash(base)
+
+
+def test_hash_is_the_same_for_a_run_of_a_sweep() -> None:
+    assert config_hash(SweepConfig(widths=(64,), lrs=(1.0,))) == config_hash(RunConfig())
+
+
+def test_weight_decay_follows_the_optimizer_unless_given() -> None:
+    assert RunConfig(optimizer="adamw").weight_decay == 0.1
+    assert RunConfig(optimizer="sgd").weight_decay == 0
+    assert RunConfig(optimizer="sgd", weight_decay=0.2).weight_decay == 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"width": 100}, "--width 100 is not divisible by the head size 32: use 96 or 128"),
+        ({"width": 16}, "--width 16 is not divisible by the head size 32: use 32"),
+        ({"lr": -1.0}, "--lr must be a positive number, got -1"),
+        ({"lr": float("inf")}, "--lr must be a positive number, got inf"),
+        ({"param": "mupp"}, "--param: unknown parameterization 'mupp': did you mean 'mup'?"),
+        ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"warmup_steps": 2000}, "--warmup_steps must be 0..steps (1000), got 2000"),
+        ({"global_batch": 10, "micro_batch": 4}, "--global_batch 10 is not a multiple of micro_batch 4 x 1 processes"),
+        ({"study": "a/b"}, "--study must be a plain folder name, got 'a/b'"),
+        ({"grad_clip": 0.0}, "--grad_clip must be positive or null, got 0.0"),
+        ({"width": 192, "model_kv_heads": 4}, "--width 192 has 6 heads, not divisible by --model.kv_heads 4"),
+    ],
+)
+def test_wrong_values_are_named(change: dict[str, object], line: str) -> None:
+    with pytest.raises(RequestError) as error:
+        changed(RunConfig(), **change)
+    assert str(error.value) == line
+
+
+def test_few_heads_use_fewer_kv_heads() -> None:
+    changed(RunConfig(), width=64, model_kv_heads=4)

@@ -1,0 +1,87 @@
+"""The chunked loss against torch's own, and its memory."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pipeline.losses import linear_cross_entropy
+
+
+def problem(dtype: torch.dtype, rows: int = 301, vocabulary: int = 97) -> tuple[torch.Tensor, ...]:
+    g = torch.Generator().manual_seed(0)
+    h = torch.randn(rows, 24, generator=g, dtype=dtype).requires_grad_()
+    weight = torch.randn(vocabulary, 24, generator=g, dtype=dtype).requires_grad_()
+    bias = torch.randn(vocabulary, generator=g, dtype=dtype).requires_grad_()
+    return h, weight, bias, torch.randint(0, vocabulary, (rows,), generator=g)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("chunk_rows", [1, 64, 301, 4096])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_equals_cross_entropy(dtype: torch.dtype, chunk_rows: int, with_bias: bool) -> None:
+    h, weight, bias, targets = problem(dtype)
+    used = (h, weight, bias) if with_bias else (h, weight)
+    ours, logit_rms = linear_cross_entropy(h, weight, targets, bias if with_bias else None, chunk_rows)
+    logits = F.linear(h, weight, bias if with_bias else None)
+    reference = F.cross_entropy(logits, targets)
+    torch.testing.assert_close(ours, reference)
+    torch.testing.assert_close(logit_rms, logits.square().mean().sqrt().detach())
+    # a scaled loss, as gradient accumulation makes it
+    for mine, theirs in zip(torch.autograd.grad(ours / 3, used), torch.autograd.grad(reference / 3, used), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5 if dtype == torch.float32 else 1e-10, atol=1e-8)
+
+
+def test_large_logits_stay_finite() -> None:
+    h, weight, _, targets = problem(torch.float32)
+    ours, _ = linear_cross_entropy(h * 1e4, weight, targets)
+    torch.testing.assert_close(ours, F.cross_entropy(F.linear(h * 1e4, weight), targets))
+
+
+def test_divergence_shows() -> None:
+    h, weight, _, targets = problem(torch.float32)
+    assert not torch.isfinite(linear_cross_entropy(h * float("nan"), weight, targets)[0])
+
+
+def test_autocast_computes_in_bf16_and_accumulates_in_fp32() -> None:
+    h, weight, bias, targets = problem(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours, _ = linear_cross_entropy(h, weight, targets, bias, chunk_rows=64)
+        reference = F.cross_entropy(F.linear(h, weight, bias).float(), targets)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, reference, rtol=2e-3, atol=0)
+    exact = torch.autograd.grad(F.cross_entropy(F.linear(h, weight, bias), targets), (h, weight))
+    for mine, theirs in zip(torch.autograd.grad(ours, (h, weight)), exact, strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - theirs).norm() < 0.02 * theirs.norm()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for leaf in torch.utils._pytree.tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.elements = max(self.elements, leaf.numel())
+        return result
+
+
+def test_no_tensor_grows_with_batch_times_vocabulary() -> None:
+    sizes = {}
+    for rows in (512, 4096):
+        h, weight, _, targets = problem(torch.float32, rows=rows, vocabulary=2000)
+        with LargestTensor() as largest:
+            linear_cross_entropy(h, weight, targets, chunk_rows=128)[0].backward()
+        sizes[rows] = largest.elements
+    assert sizes[512] == sizes[4096] == 128 * 2000
+
+
+def test_validation_forms_no_gradients() -> None:
+    h, weight, _, targets = problem(torch.float32)
+    with torch.no_grad():
+        loss, _ = linear_cross_entropy(h, weight, targets, chunk_rows=64)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, F.cross_entropy(F.linear(h, weight), targets))

@@ -1,0 +1,113 @@
+"""Groups, optimizers and schedule: every parameter in one group, the same first step at the base width."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+
+from pipeline.config import ModelConfig, RunConfig
+from pipeline.losses import linear_cross_entropy
+from pipeline.models import gpt
+from pipeline.models.init import initialize_
+from pipeline.optim import FAMILY, build_optimizer, parameter_groups, schedule
+from pipeline.parameterization import rules
+from pipeline.parameterization.rules import TABLE, Width
+from tests.conftest import changed
+
+MODEL = ModelConfig(n_layer=2, head_size=16, vocab_size=256)
+
+
+def built(config: RunConfig) -> tuple[gpt.GPT, torch.optim.Optimizer]:
+    model = gpt.build(config.model, config.width, config.seq_len)
+    specs = gpt.tensor_specs(model, config.base_width)
+    initialize_(model, specs, rules.get(config.param), config.width_point, config.seed)
+    groups = parameter_groups(
+        model.named_parameters(),
+        {name: spec.role for name, spec in specs.items()},
+        rules.get(config.param),
+        FAMILY[config.optimizer],
+        config.width_point,
+        lr=config.lr,
+        weight_decay=config.weight_decay or 0.0,
+        weight_decay_scaling=config.weight_decay_scaling,
+    )
+    return model, build_optimizer(config, groups)
+
+
+def first_step(config: RunConfig) -> dict[str, torch.Tensor]:
+    model, optimizer = built(config)
+    tokens = torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(1))
+    h = model(tokens[:, :-1])
+    linear_cross_entropy(h.flatten(0, 1), model.lm_head.weight, tokens[:, 1:].flatten())[0].backward()
+    optimizer.step()
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_at_the_base_width_all_take_the_same_first_step(optimizer: str) -> None:
+    base = RunConfig(width=32, base_width=32, seq_len=16, lr=1e-2, weight_decay=0.1, optimizer=optimizer, model=MODEL)
+    steps = {param: first_step(changed(base, param=param)) for param in TABLE}
+    for param, tensors in steps.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, steps["sp"][name]), (param, name)
+    wide = {param: first_step(changed(base, param=param, width=64)) for param in ("sp", "mup")}
+    assert any(not torch.equal(wide["sp"][name], wide["mup"][name]) for name in wide["sp"])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("param", TABLE)
+def test_groups_cover_every_parameter_with_its_rate(param: str, optimizer: str) -> None:
+    config = RunConfig(
+        width=128, base_width=32, param=param, optimizer=optimizer, lr=0.5, weight_decay=0.1, model=MODEL
+    )
+    model, opt = built(config)
+    roles = {p: spec.role for p, spec in zip(model.parameters(), gpt.tensor_specs(model, 32).values(), strict=True)}
+    grouped = [p for group in opt.param_groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(roles)
+    for group in opt.param_groups:
+        assert {roles[p] for p in group["params"]} == {group["name"]}
+        factor = rules.get(param).lr_factor(group["name"], FAMILY[optimizer], config.width_point)
+        assert group["lr"] == pytest.approx(0.5 * factor)
+        assert group["lr"] * group["weight_decay"] == pytest.approx(0.5 * 0.1)
+
+
+def test_mup_adam_by_hand() -> None:
+    config = RunConfig(width=128, base_width=32, param="mup", lr=1.0, model=MODEL)
+    rates = {group["name"]: group["lr"] for group in built(config)[1].param_groups}
+    assert rates == {"input": 1.0, "vector": 1.0, "hidden": 0.25, "output": 0.25, "finite": 1.0}
+
+
+def test_constant_weight_decay() -> None:
+    config = RunConfig(width=128, base_width=32, param="mup", weight_decay_scaling="constant", model=MODEL)
+    assert {group["weight_decay"] for group in built(config)[1].param_groups} == {0.1}
+
+
+def test_fixed_norms_are_in_no_group() -> None:
+    config = changed(RunConfig(width=32, base_width=32, model=MODEL), model_train_norms=False)
+    model, opt = built(config)
+    grouped = {id(p) for group in opt.param_groups for p in group["params"]}
+    assert grouped == {id(p) for p in model.parameters() if p.requires_grad}
+    assert "finite" not in {group["name"] for group in opt.param_groups}
+
+
+def test_sgds_coupled_decay_is_the_decoupled_one() -> None:
+    """p <- p - lr g - (lr wd) p, with lr wd as at the base width."""
+    p = torch.nn.Parameter(torch.tensor([2.0]))
+    p.grad = torch.tensor([1.0])
+    groups = parameter_groups(
+        [("w", p)], {"w": "hidden"}, rules.get("sp_full_align"), "sgd", Width(128, 32, 10), lr=0.1, weight_decay=0.3
+    )
+    build_optimizer(RunConfig(optimizer="sgd"), groups).step()
+    factor = float(Fraction(1, 2))  # m^-1/2 at m = 4
+    assert p.item() == pytest.approx(2.0 - 0.1 * factor * 1.0 - 0.1 * 0.3 * 2.0)
+
+
+def test_schedule_by_closed_form() -> None:
+    rate = [schedule(s, steps=101, warmup_steps=10, min_ratio=0.1) for s in range(101)]
+    assert rate[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    assert rate[10] == 1
+    assert rate[55] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2)
+    assert rate[100] == pytest.approx(0.1)
+    assert schedule(0, steps=1, warmup_steps=0, min_ratio=0.1) == 1
+    assert schedule(0, steps=1, warmup_steps=1, min_ratio=0.1) == 1

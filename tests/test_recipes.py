@@ -1,0 +1,122 @@
+"""Recipes and flags: merging, strictness, and every shipped recipe built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings
+from pipeline.models import gpt
+from pipeline.recipes import load_run, parse, shipped
+from pipeline.training.describe import describe
+
+
+@pytest.mark.parametrize("name", shipped("model_configs"))
+def test_every_recipe_parses_and_builds(name: str) -> None:
+    config, _ = parse("train", ["--config", name])
+    study, _ = parse("sweep", ["--config", name])
+    assert isinstance(config, RunConfig)
+    assert isinstance(study, SweepConfig)
+    assert study.widths
+    assert study.lrs
+    for width in study.widths:
+        with torch.device("meta"):
+            model = gpt.build(config.model, width, config.seq_len)
+        assert gpt.tensor_specs(model, config.base_width).keys() == dict(model.named_parameters()).keys()
+
+
+# What the paper calls 30M, 167M and 1.4B; the default recipe: L (12 n^2 + 13 n + 4 x 32) + 2 V n + 2 n.
+@pytest.mark.parametrize(
+    ("recipe", "width", "parameters"),
+    [
+        ("pythia-adamw", 256, 30_100_736),
+        ("pythia-adamw", 1024, 167_581_952),
+        ("pythia-adamw", 4096, 1_425_295_616),
+        ("quick", 64, 362_496),
+        ("quick", 1024, 29_389_056),
+    ],
+)
+def test_parameter_counts(recipe: str, width: int, parameters: int) -> None:
+    config, _ = parse("train", ["--config", recipe, "--width", str(width)])
+    assert f"# parameters  {parameters:,}\n" in describe(config)
+
+
+def test_the_paper_recipe_is_the_papers() -> None:
+    c, _ = parse("train", ["--config", "pythia-adamw"])
+    assert (c.model.n_layer, c.model.head_size, c.model.kv_heads, c.model.vocab_size) == (6, 32, 4, 50304)
+    assert (c.seq_len, c.global_batch, c.steps, c.warmup_steps, c.lr_min_ratio) == (512, 256, 10681, 700, 0.1)
+    assert (c.betas, c.eps, c.weight_decay, c.grad_clip, c.precision) == ((0.9, 0.95), 1e-12, 0.1, 1.0, "bf16-mixed")
+    assert (c.base_width, c.embedding_init, c.model.qk_norm, c.model.train_norms) == (256, "neox", True, True)
+
+
+def test_later_files_win_and_flags_win_over_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("width: 64\nlr: 1e-2\nmodel: {n_layer: 3, kv_heads: 1}\ndata: sotu\n")
+    (tmp_path / "b.yaml").write_text("lr: 2e-2\nmodel: {kv_heads: all}\n")
+    c, dry_run = parse(
+        "train", [f"--config={tmp_path}/a.yaml", "--config", f"{tmp_path}/b.yaml", "--seed", "5", "--dry_run"]
+    )
+    assert (c.width, c.lr, c.seed, c.model.n_layer, c.model.kv_heads, dry_run) == (64, 2e-2, 5, 3, "all", True)
+    assert c.steps == RunConfig().steps  # a recipe of one's own starts from the defaults, not from quick
+
+
+def test_train_leaves_the_grid_alone_and_sweep_reads_it() -> None:
+    assert parse("sweep", ["--widths", "32,64", "--lrs=1e-3,3e-3", "--params", "mup"])[0].widths == (32, 64)
+    assert not hasattr(parse("train", [])[0], "widths")
+
+
+def test_data_by_name_by_text_and_by_yaml(tmp_path: Path, text_file: Path) -> None:
+    assert parse("train", ["--data", "sotu"])[0].data.format == "sotu"
+    text = parse("train", ["--data", str(text_file)])[0].data
+    assert (text.name, text.format, text.path, text.license) == ("corpus", "text", str(text_file), "")
+    (tmp_path / "mine.yaml").write_text(f"name: mine\nformat: text\npath: {text_file}\nlicense: mine\n")
+    mine = parse("train", [f"--data={tmp_path}/mine.yaml", "--data.validation_fraction", "0.3"])[0].data
+    assert (mine.name, mine.license, mine.validation_fraction) == ("mine", "mine", 0.3)
+
+
+def test_a_runs_config_reads_back(tiny: RunConfig, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(run_settings(tiny) | {"recorded": {"versions": {}}}))
+    assert load_run(path) == tiny
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--widht", "64"], "--widht: unknown key widht, did you mean width?"),
+        (["--wid", "64"], "--wid: unknown key wid, did you mean width?"),
+        (["--kv_heads", "4"], "--kv_heads: unknown key kv_heads, did you mean model.kv_heads?"),
+        (["--widths", "64"], "--widths: unknown key widths, did you mean width?"),
+        (["--width"], "--width: expected one argument"),
+        (["--width", "wide"], "--width: expected an integer, got 'wide'"),
+        (["--optimizer", "adan"], "--optimizer: expected adamw or sgd, got 'adan'"),
+        (["--model.kv_heads", "few"], "--model.kv_heads: expected an integer or all, got 'few'"),
+        (["--config", "nope.yaml"], "--config nope.yaml: no such file, and no recipe of that name (pythia-adamw, quick)"),
+        (["--config"], "--config needs a value"),
+        (["--data", "nope"], "--data nope: no such file, and no data recipe of that name (sotu)"),
+        (["64"], "unrecognized arguments: 64"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_one_line(argv: list[str], line: str) -> None:
+    with pytest.raises(RequestError) as error:
+        parse("train", argv)
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("widht: 64", "unknown key widht, did you mean width?"),
+        ("model: {kv: 4}", "unknown key model.kv, did you mean model.kv_heads?"),
+        ("width: [", "parsing"),
+        ("- 3", "unexpected config: - 3"),
+        ("model: 3", "model"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(text: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RequestError) as error:
+        parse("train", ["--config", str(path)])
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
