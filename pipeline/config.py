@@ -180,6 +180,7 @@ class SweepConfig(RunConfig):
     workers: int = 0
     """Worker processes, single-threaded each; 0: one per core."""
 
+
 # What does not change the mathematics of a run: where it goes, what it runs on, how often it writes.
 _NOT_HASHED = {
     "out", "study", "wandb", "devices", "num_nodes", "strategy", "micro_batch",

@@ -1,11 +1,12 @@
-"""Writing files so that a reader sees the old content or the new one, never half of it."""
+"""Files that a reader sees whole: atomic writes, and JSON lines whose torn last line does not count."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 @contextmanager
@@ -29,3 +30,20 @@ def write_atomic(path: Path, text: str) -> None:
     """Replace `path` by `text` (UTF-8), all or nothing."""
     with atomic(path) as stream:
         stream.write(text.encode())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, one per finished line; what stands after the last line break is not one yet.
+
+    Raises `OSError`, and `ValueError` naming the first line that is not a JSON object.
+    """
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"line {number}: not a JSON object")
+        records.append(record)
+    return records

@@ -22,7 +22,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few hundred short paragraphs of plain text."""
     path = tmp_path_factory.mktemp("text") / "corpus.txt"
-    words = "the union of states and its people ask what rate of learning a wide network can bear".split()
+    words = ["the", "union", "of", "states", "and", "people", "ask", "what", "rate", "a", "wide", "network", "bears"]
     paragraphs = (
         " ".join(words[(i * 7 + j * (i % 5 + 1)) % len(words)] for j in range(20 + i % 30)) + f" {i}."
         for i in range(400)

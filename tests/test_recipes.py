@@ -77,7 +77,16 @@ def test_data_by_name_by_text_and_by_yaml(tmp_path: Path, text_file: Path) -> No
 def test_a_runs_config_reads_back(tiny: RunConfig, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(run_settings(tiny) | {"recorded": {"versions": {}}}))
-    assert load_run(path) == tiny
+    assert load_run(path) == tiny == parse("train", ["--config", str(path)])[0]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "width: 64", "{", "width: wide\nmodel: {n_layer: 3}"])
+def test_what_is_not_a_runs_config_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=r"is not a run's config\.yaml") as error:
+        load_run(path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def flops_per_token(gpt: GPT, seq_len: int) -> int:
     """Floating-point operations of a forward and backward pass per token: 6 per matrix weight (the embedding is a
     look-up) and causal attention's 6 T n per block (two T x T products over half the positions, three times)."""
     matrices = sum(m.weight.numel() for m in gpt.modules() if isinstance(m, nn.Linear))
-    return 6 * matrices + 6 * gpt.config.n_layer * seq_len * gpt.config.n_embd
+    return 6 * (matrices + int(gpt.config.n_layer) * seq_len * int(gpt.config.n_embd))
 
 
 def parameter_count(gpt: GPT) -> int:

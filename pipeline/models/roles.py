@@ -49,7 +49,9 @@ def by_name(model: nn.Module, claims: Iterator[Claim]) -> dict[str, TensorSpec]:
     for tensor, spec in claims:
         name = names[id(tensor)]
         if name in specs:
-            raise ValueError(f"{name} is used in two places ({specs[name].role} and {spec.role}): tied tensors have no one role")
+            raise ValueError(
+                f"{name} is used in two places ({specs[name].role} and {spec.role}): tied tensors have no one role"
+            )
         specs[name] = spec
     missing = [name for name in names.values() if name not in specs]
     if missing:

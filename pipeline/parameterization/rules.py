@@ -50,7 +50,7 @@ class Factor:
     r_exponent: int = 0
 
     def at(self, width: Width) -> float:
-        return width.m ** -float(self.exponent) * width.r**self.r_exponent
+        return math.pow(width.m, -self.exponent) * math.pow(width.r, self.r_exponent)
 
 
 Factors = Mapping[Role, Factor]

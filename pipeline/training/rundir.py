@@ -18,7 +18,7 @@ import yaml
 
 from pipeline import __version__
 from pipeline.config import RequestError, RunConfig, run_settings
-from pipeline.files import write_atomic
+from pipeline.files import read_jsonl, write_atomic
 from pipeline.recipes import RECORDED_KEY
 
 FINISHED = {"completed", "diverged", "aborted"}
@@ -84,10 +84,14 @@ class RunDir:
 
     def records(self) -> list[Record]:
         """All records so far; a torn last line is left out."""
-        if not self.metrics_file.exists():
+        try:
+            return read_jsonl(self.metrics_file)
+        except FileNotFoundError:
             return []
-        lines = self.metrics_file.read_bytes().split(b"\n")
-        return [json.loads(line) for line in lines[:-1]]
+        except ValueError as error:
+            raise RequestError(
+                f"{self.metrics_file} is damaged ({error}): delete {self.path} to run it again"
+            ) from None
 
     def cut_back(self, step: int) -> None:
         """Drop the records after `step`: a resumed run writes them again."""

@@ -1,0 +1,77 @@
+"""Which runs and which learning rates are unstable, and where a width's stability edge lies (design, section 4)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Consecutive logged losses above the initial one, at the end of the run, after which it counts as gone for good.
+# More than one, because batches are noisy; few, because catapults recover and must be given the time to.
+PATIENCE = 5
+
+# Cross-entropy by which a final loss may exceed the width's best and still count as stable (paper, D.4: Fig. 5 and 6).
+MARGIN = 1.0
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Bracket of a width's max-stable learning rate: it lies in (last_stable_lr, min_unstable_lr).
+
+    `min_unstable_lr` is nan when no learning rate at or above the optimum was unstable (the edge lies beyond
+    `last_stable_lr`, the largest one tried); both are nan when all were (the edge lies below the smallest one tried).
+    """
+
+    last_stable_lr: float
+    min_unstable_lr: float
+
+    @property
+    def censored(self) -> bool:
+        """The grid shows at most one side of the edge."""
+        return math.isnan(self.min_unstable_lr)
+
+
+def left_for_good(
+    steps: NDArray[np.int64], losses: NDArray[np.float64], warmup_steps: int, patience: int = PATIENCE
+) -> bool:
+    """Whether a run's logged training loss left the stable region and never came back.
+
+    True when each of the last `patience` logged records lies after `warmup_steps` and has a loss above the first
+    record's, which is the loss at initialization. A non-finite loss counts as above. A run with fewer records after
+    warm-up has not been seen long enough, and is not labelled by this rule.
+    """
+    tail = losses[steps > warmup_steps][-patience:]
+    return len(tail) == patience and bool(np.all(~(tail <= losses[0])))  # not `>`: nan > x is False
+
+
+def is_lost(status: str, final_loss: float, left: bool) -> bool:
+    """Whether a finished run has no usable final loss: it diverged, was aborted, or left for good.
+
+    An adaptive sweep aborts only what has left the stable region, so an aborted run is unstable, never slow.
+    """
+    return status != "completed" or not math.isfinite(final_loss) or left
+
+
+def unstable_lrs(losses: NDArray[np.float64], best: int | None) -> NDArray[np.bool_]:
+    """Which learning rates (ascending) of one width are unstable, given their seed-mean final losses.
+
+    `losses` holds inf or nan where any seed is lost (`is_lost`); such a rate is unstable wherever it lies. At or above the
+    optimum, at index `best`, so is one whose mean loss exceeds the best by more than `MARGIN`; below the optimum a
+    large loss only means that the run is under-trained. `best` is None when every rate is lost.
+    """
+    unstable: NDArray[np.bool_] = ~np.isfinite(losses)
+    if best is not None:
+        unstable[best:] |= ~(losses[best:] <= losses[best] + MARGIN)
+    return unstable
+
+
+def stability_edge(lrs: NDArray[np.float64], unstable: NDArray[np.bool_], best: int | None) -> Edge:
+    """The last stable and the minimal unstable learning rate: the smallest unstable one above the optimum (paper, D.4)."""
+    if best is None:
+        return Edge(math.nan, math.nan)
+    beyond = np.flatnonzero(unstable[best:]) + best
+    if not len(beyond):
+        return Edge(float(lrs[-1]), math.nan)
+    first = int(beyond[0])
+    assert first > best, "the optimum itself is stable"
+    return Edge(float(lrs[first - 1]), float(lrs[first]))

@@ -1,0 +1,79 @@
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.analysis.stability import is_lost, left_for_good, stability_edge, unstable_lrs
+
+NAN, INF = math.nan, math.inf
+LRS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+
+
+def left(losses, warmup=2, patience=3):
+    return left_for_good(np.arange(1, len(losses) + 1), np.array(losses), warmup, patience)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([7, 6, 8, 8, 8], True),
+        ([7, 6, 8, 8, 7], False),  # at its initial value is not above it
+        ([7, 9, 9, 8, 6, 5], False),  # a catapult that recovered
+        ([7, 6, 5, 8, NAN, 8], True),  # nan > 7 is False; it counts as above all the same
+        ([7, 8, 8, 8, 8], True),
+        ([7, 8, 8, 8], False),  # two records after warm-up are fewer than three
+        ([NAN], False),
+        ([NAN, NAN, NAN, NAN, NAN], True),
+    ],
+)
+def test_left_for_good(losses, expected):
+    assert left(losses) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "loss", "gone", "expected"),
+    [
+        ("completed", 5.0, False, False),
+        ("completed", NAN, False, True),
+        ("completed", INF, False, True),
+        ("completed", 5.0, True, True),
+        ("diverged", 5.0, False, True),
+        ("aborted", 5.0, False, True),
+    ],
+)
+def test_is_lost(status, loss, gone, expected):
+    assert is_lost(status, loss, gone) is expected
+
+
+def edge(losses, best):
+    losses = np.array(losses, dtype=float)
+    found = stability_edge(LRS, unstable_lrs(losses, best), best)
+    return found.last_stable_lr, found.min_unstable_lr
+
+
+def test_a_loss_more_than_one_above_the_best_is_unstable_at_or_above_the_optimum_only():
+    # 7.0 at lr 1 lies below the optimum: under-trained. 6.0 is exactly best + 1, which is not worse than that.
+    losses = np.array([7.0, 5.0, 5.5, 6.0, 6.001])
+    assert unstable_lrs(losses, 1).tolist() == [False, False, False, False, True]
+    assert edge(losses, 1) == (8.0, 16.0)
+
+
+@pytest.mark.parametrize("gone", [NAN, INF])
+def test_not_finite_is_unstable(gone):
+    assert unstable_lrs(np.array([gone, 5.0, 5.2, gone, 5.3]), 1).tolist() == [True, False, False, True, False]
+    assert edge([5.5, 5.0, 5.2, gone, 5.3], 1) == (4.0, 8.0)  # the smallest, though a larger one came through
+
+
+def test_an_unstable_rate_below_the_optimum_is_not_the_edge():
+    assert edge([NAN, 5.0, 5.2, 5.4, NAN], 1) == (8.0, 16.0)
+
+
+def test_nothing_unstable_leaves_the_edge_open_above():
+    last, first = edge([5.5, 5.0, 5.2, 5.3, 5.4], 1)
+    assert last == 16.0
+    assert math.isnan(first)
+
+
+def test_everything_unstable_leaves_the_edge_open_below():
+    assert all(math.isnan(value) for value in edge([NAN, INF, NAN, NAN, NAN], None))
+    assert unstable_lrs(np.full(5, NAN), None).all()
