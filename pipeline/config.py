@@ -178,7 +178,7 @@ class SweepConfig(RunConfig):
     seeds: tuple[int, ...] = ()
     """Seeds; empty: the one of --seed."""
     workers: int = 0
-    """Worker processes, single-threaded each; 0: one per core."""
+    """Worker processes, single-threaded each; 0: one per GPU or, without one, per core."""
 
 
 # What does not change the mathematics of a run: where it goes, what it runs on, how often it writes.

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.config import DataConfig, RequestError, RunConfig, SweepConfig
+from pipeline.config import DataConfig, ModelConfig, RequestError, RunConfig, SweepConfig
 
 # A recipe is one experiment, study grid included; `train` runs one point of it and leaves the grid alone.
 GRID_KEYS = {f.name for f in dataclasses.fields(SweepConfig)} - {f.name for f in dataclasses.fields(RunConfig)}
@@ -70,12 +70,8 @@ def load_run(path: Path) -> RunConfig:
     try:
         settings = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         settings.pop(RECORDED_KEY, None)
-        for f in dataclasses.fields(RunConfig):
-            if dataclasses.is_dataclass(f.default):
-                settings[f.name] = type(f.default)(**settings[f.name])
-            elif isinstance(f.default, tuple):
-                settings[f.name] = tuple(settings[f.name])
-        return RunConfig(**settings)
+        nested = {"model": ModelConfig(**settings.pop("model")), "data": DataConfig(**settings.pop("data"))}
+        return RunConfig(**settings | nested | {"betas": tuple(settings["betas"])})
     except RequestError:
         raise
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:

@@ -63,7 +63,7 @@ def test_main_prints_the_tables_and_writes_the_files(study, capsys):
     printed = capsys.readouterr().out
     assert printed.isascii()
     assert "64     8e-3     5.005       1.6e-2        3.2e-2" in printed
-    assert "optimal lr     -1.00 +- 0.00" in printed
+    assert "optimal lr     -1.00 " in printed
     assert str(study) in printed
 
     assert (study / "exponents.csv").read_text().splitlines()[0] == HEADER

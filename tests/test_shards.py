@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +93,22 @@ def test_prepared_twice_is_identical(data: DataConfig, tmp_path: Path, monkeypat
     second = prepare(data, 300)
     assert second.parent == tmp_path
     assert {f.name: f.read_bytes() for f in first.iterdir()} == {f.name: f.read_bytes() for f in second.iterdir()}
+
+
+@pytest.mark.slow
+def test_two_processes_prepare_the_same_source_at_once(data: DataConfig, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pipeline.config import DataConfig; from pipeline.data.prepare import prepare\n"
+        "print(prepare(DataConfig(name='x', format='text', path=sys.argv[1], validation_fraction=0.2), 300))"
+    )
+    environment = {**os.environ, "PIPELINE_CACHE": str(tmp_path)}
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, data.path], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    folders = {process.communicate(timeout=60)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert [str(folder) for folder in tmp_path.iterdir()] == list(folders)
 
 
 def test_changed_text_or_vocabulary_is_prepared_anew(tmp_path: Path) -> None:

@@ -240,6 +240,21 @@ def test_killed_runs_resume_bit_identically(tiny: RunConfig, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tiny: RunConfig, tmp_path: Path) -> None:
+    config = changed(tiny, steps=5000)
+    process = start_cli(config, tmp_path / "run.yaml")
+    deadline = time.monotonic() + 120
+    while len(RunDir(config.run_dir).records()) < 10:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.rstrip().endswith("pipeline: error: interrupted; the same command continues")
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_two_ddp_processes_train_the_same_curve(tiny: RunConfig, tmp_path: Path, optimizer: str) -> None:
     """Loss, gradient norm and validation are global whatever the world size; initial values are the same on each."""

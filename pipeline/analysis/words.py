@@ -59,10 +59,10 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def exponent(fit: Exponent) -> str:
-    """``-0.50 ± 0.10``, without an error where two widths allow none."""
+    """``-0.50 ± 0.10``, without an error where two widths or points on a line allow none."""
     if not fit.estimable:
         return "not estimable"
-    if math.isnan(fit.standard_error):
+    if math.isnan(fit.standard_error) or fit.exact:
         return number(fit.exponent)
     return f"{number(fit.exponent)} ± {number(fit.standard_error)}"
 
@@ -108,8 +108,8 @@ def notes(group: "GroupFit") -> list[str]:
             found.append(f"The exponent of the {quantity} is the slope between two widths: it has no error estimate.")
         elif fit.exact:
             found.append(
-                f"The error ± 0.00 of the {quantity}'s exponent comes from the grid and is no certainty: the grid points "
-                "found happen to lie on a line."
+                f"The exponent of the {quantity} has no error estimate: the grid points found happen to lie exactly on a "
+                "line, which is the grid's doing and no certainty."
             )
     if group.optimal.estimable and not math.isnan(group.lr_ratio):
         step = slope_step([w.width for w in group.widths if w.optimum.index is not None], group.lr_ratio)
@@ -174,7 +174,7 @@ def _edge_sentence(group: "GroupFit") -> str:
 
 def _with_interval(fit: Exponent) -> str:
     if fit.exact:
-        return f"{number(fit.exponent)} (grid points exactly on a line, so there is no error estimate)"
+        return f"{exponent(fit)} (grid points exactly on a line, so there is no error estimate)"
     if math.isnan(fit.ci_low):
         return f"{exponent(fit)} (two widths, so there is no error estimate)"
     verdict = f", too wide to tell {number(-1, 0)} from 0" if fit.ci_low < -1 and fit.ci_high > 0 else ""

@@ -1,4 +1,4 @@
-"""A study on this machine: one single-threaded worker process per core, each training many runs."""
+"""A study on this machine: one worker process per GPU or, without one, per core; each trains many runs."""
 
 import fcntl
 import multiprocessing
@@ -53,7 +53,8 @@ def run_study(config: SweepConfig, runs: list[RunConfig]) -> dict[str, str]:
         return {}
     with _study_lock(Path(config.out) / config.study):
         _prepare_data(runs[0])
-        return _Pool(min(len(runs), config.workers or os.cpu_count() or 1), runs).run()
+        gpus = _gpus()
+        return _Pool(min(len(runs), config.workers or len(gpus) or os.cpu_count() or 1), gpus, runs).run()
 
 
 @contextmanager
@@ -78,14 +79,25 @@ def _prepare_data(run: RunConfig) -> None:
     prepare(run.data, run.model.vocab_size)
 
 
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return visible.split(",")
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Workers
 
 
-def _worker(connection: Connection) -> None:
+def _worker(connection: Connection, gpu: str | None) -> None:
     """Train the runs that arrive until the connection closes; answer each with (result, None) or (None, reason)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     import torch
 
     from pipeline.training.trainer import train
@@ -98,6 +110,8 @@ def _worker(connection: Connection) -> None:
             return
         try:
             connection.send((train(run, show_progress=False), None))
+        except KeyboardInterrupt:  # terminated by the parent
+            return
         except RequestError as error:
             connection.send((None, str(error)))
         except Exception as error:
@@ -127,6 +141,7 @@ class _Slot:
 
     process: Any
     connection: Connection
+    gpu: str | None
     run: RunConfig | None = None
     started: float = 0.0
 
@@ -134,20 +149,20 @@ class _Slot:
 class _Pool:
     """Hands runs to workers, replaces workers that die, and shows progress."""
 
-    def __init__(self, workers: int, runs: list[RunConfig]) -> None:
+    def __init__(self, workers: int, gpus: list[str], runs: list[RunConfig]) -> None:
         self.queue = deque(runs)
         self.deaths: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
         self.status = _Status(len(runs), workers)
         os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
-        self.slots = [self._start() for _ in range(workers)]
+        self.slots = [self._start(gpus[i % len(gpus)] if gpus else None) for i in range(workers)]
 
-    def _start(self) -> _Slot:
+    def _start(self, gpu: str | None) -> _Slot:
         ours, theirs = _spawn.Pipe()
-        process = _spawn.Process(target=_worker, args=(theirs,), daemon=True)
+        process = _spawn.Process(target=_worker, args=(theirs, gpu), daemon=True)
         process.start()
         theirs.close()
-        return _Slot(process, ours)
+        return _Slot(process, ours, gpu)
 
     def run(self) -> dict[str, str]:
         try:
@@ -200,7 +215,7 @@ class _Pool:
             self.failures[run.run_name] = reason
             _record_failure(run, reason)
             self.status.finished(run, None, reason, time.monotonic() - slot.started)
-        self.slots[self.slots.index(slot)] = self._start()
+        self.slots[self.slots.index(slot)] = self._start(slot.gpu)
 
 
 class _Status:

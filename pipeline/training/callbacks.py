@@ -45,7 +45,7 @@ class Recorder(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._start = time.monotonic()
-        self._step = self._read_step = trainer.global_step
+        self._step = trainer.global_step
         self._last_record = (trainer.global_step, self.seconds)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:

@@ -86,7 +86,10 @@ def _fit(
         # Lightning advises worker processes for every loader; reading a memory map needs none.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer.fit(module, ckpt_path=run.checkpoint if run.checkpoint.exists() else None, weights_only=True)
+        try:
+            trainer.fit(module, ckpt_path=run.checkpoint if run.checkpoint.exists() else None, weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
+            raise KeyboardInterrupt from None
     if metrics:
         run.write_result(_result(config, run, recorder, trainer.global_step, gpt.parameter_count(module.model)))
     trainer.strategy.barrier()
