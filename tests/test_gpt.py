@@ -135,6 +135,16 @@ def test_a_tensors_values_depend_on_its_name_and_the_seed_alone() -> None:
     assert not torch.equal(other.lm_head.weight, model.lm_head.weight)
 
 
+def test_initial_values_are_the_same_when_built_on_meta_first() -> None:
+    """As sharding strategies build a model: no storage, then empty storage, then each tensor's values."""
+    with torch.device("meta"):
+        later = gpt.build(MODEL, 64, seq_len=32)
+    later.to_empty(device="cpu")
+    initialize_(later, gpt.tensor_specs(later, 64), rules.get("sp"), Width(64, 64, 512), 0)
+    for (name, ours), theirs in zip(later.named_parameters(), initialized(MODEL, 64).parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
 def test_zero_readout() -> None:
     model = gpt.build(MODEL, 128, seq_len=32)
     width = Width(128, 64, 512)
