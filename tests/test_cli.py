@@ -108,9 +108,9 @@ def test_a_full_disk_fails_with_one_line_and_loses_nothing(tiny: RunConfig, tmp_
     )
     full = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
     assert full.returncode == 1
-    assert full.stderr.splitlines()[-1].startswith("pipeline: error: ")
-    assert "Traceback" not in full.stderr
     run = RunDir(tiny.run_dir)
+    assert full.stderr.splitlines()[-1] == f"pipeline: error: File too large: {run.checkpoint}"
+    assert "Traceback" not in full.stderr
     assert run.result() is None
     assert not list(run.checkpoint.parent.iterdir()), "no half-written checkpoint"
     assert main(argv) == 0

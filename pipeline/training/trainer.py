@@ -28,8 +28,13 @@ class CheckpointIO(TorchCheckpointIO):
     """Checkpoints that appear whole and durably, and that can hold nothing but tensors and plain values."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with atomic(Path(path)) as stream:
-            torch.save(checkpoint, stream)
+        try:
+            with atomic(Path(path)) as stream:
+                torch.save(checkpoint, stream)
+        except RuntimeError as error:  # torch's writer hides what the disk said
+            if isinstance(error.__context__, OSError):
+                raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from None
+            raise
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         if not zipfile.is_zipfile(path):  # what torch.save writes; nothing else is looked into
