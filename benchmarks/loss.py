@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.losses import linear_cross_entropy
+from pipeline.losses import linear_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -28,7 +28,7 @@ def plain(h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def ours(h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return linear_cross_entropy(h, weight, targets)[0]
+    return linear_loss(h, weight, targets).loss
 
 
 def torchs(h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -3,48 +3,80 @@
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.parameterization import rules
-from pipeline.parameterization.rules import EmbeddingInit, Width
+from pipeline.parameterization.rules import EmbeddingInit, Role, Width
+from pipeline.validation import RequestError, validate
 
-
-class RequestError(ValueError):
-    """The request was wrong; the message is one line that says what to change. The command line exits with 2."""
+__all__ = ["DataConfig", "ModelConfig", "MultConfig", "RequestError", "RunConfig", "SweepConfig"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture at every width: a Pythia-style GPT (litgpt's model) of which only the width is scaled."""
+    """Architecture at every width; only the width is scaled. Beside kind, n_layer and activation all is about GPTs."""
 
+    kind: Literal["gpt", "mlp"] = "gpt"
+    """gpt: litgpt's GPT on text. mlp: bias-free multilayer perceptron on vectors (paper, D.1)."""
     n_layer: int = 6
-    """Transformer blocks."""
+    """GPT: transformer blocks. MLP: weight matrices, 2 to 10."""
+    activation: Literal["relu", "linear"] = "relu"
+    """MLP: activation function."""
+    name: str = "pythia-14m"
+    """Any architecture that litgpt names; its width, depth and vocabulary are replaced by the settings here."""
     head_size: int = 32
     """Dimension of one attention head, the same at every width; the number of heads is width / head_size."""
     kv_heads: int | Literal["all"] = "all"
     """Key/value heads: all (one per query head) or a fixed number (the published runs: 4). Never more than heads."""
-    mlp_ratio: int = 4
-    """Hidden size of the MLP over the width."""
+    mlp_ratio: float | None = None
+    """Hidden size of the MLP blocks over the width; null: that of the named architecture (Pythia: 4)."""
     vocab_size: int = 50304
     """Rows of the embedding and of the readout. A tokenizer trained by the pipeline gets this many entries."""
     qk_norm: bool = True
-    """LayerNorm on queries and keys, per head."""
+    """Normalize queries and keys."""
     train_norms: bool = True
-    """Train the gains and biases of all LayerNorms; false fixes them at initialization."""
+    """Train the gains and biases of all normalization layers; false fixes them at initialization."""
+
+
+@dataclass(frozen=True)
+class MultConfig:
+    """Constant multipliers per role, the same at every width, on initial stds and learning rates."""
+
+    input_init: float = 1.0
+    """Embedding or first layer: initial std."""
+    hidden_init: float = 1.0
+    """Hidden matrices: initial std."""
+    output_init: float = 1.0
+    """Readout: initial std."""
+    input_lr: float = 1.0
+    """Embedding or first layer: learning rate."""
+    vector_lr: float = 1.0
+    """Gains and biases whose length grows with the width: learning rate."""
+    hidden_lr: float = 1.0
+    """Hidden matrices: learning rate."""
+    output_lr: float = 1.0
+    """Readout: learning rate."""
+    finite_lr: float = 1.0
+    """Tensors of which no dimension grows with the width: learning rate."""
+
+    def init(self, role: Role) -> float:
+        return float(getattr(self, f"{role}_init", 1.0))
+
+    def lr(self, role: Role) -> float:
+        return float(getattr(self, f"{role}_lr"))
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where text comes from and how it becomes tokens."""
+    """Where examples come from; for text, how it becomes tokens."""
 
     name: str = "sotu"
     """Name of the source, shown in reports and used for its cache folder."""
-    format: Literal["sotu", "text"] = "sotu"
-    """sotu: speeches of the installed package of that name. text: plain text, documents parted by blank lines."""
+    format: Literal["sotu", "text", "digits", "multi_index"] = "sotu"
+    """Text: sotu (speeches of the installed package of that name), or text (UTF-8, documents parted by blank lines).
+    Vectors with classes: digits (scikit-learn's), or multi_index (generated; paper, D.2)."""
     path: str = ""
     """File or glob to read, for format text."""
     tokenizer: str = "bpe"
@@ -55,6 +87,11 @@ class DataConfig:
     """Licence of the text, carried into the manifest."""
     citation: str = ""
     """Whom to cite for the text, carried into the manifest."""
+
+    @property
+    def dimensions(self) -> tuple[int, int] | None:
+        """Input dimension and number of classes of data that are vectors; None for text."""
+        return {"digits": (64, 10), "multi_index": (100, 2)}.get(self.format)
 
 
 @dataclass(frozen=True)
@@ -67,10 +104,13 @@ class RunConfig:
     """Parameterization, an entry of pipeline/parameterization/rules.py: sp, mup, ..."""
     lr: float = 3e-3
     """Peak learning rate of the base group, before any width factor of the parameterization."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimizer."""
-    loss: Literal["cross_entropy"] = "cross_entropy"
-    """Training loss."""
+    loss: Literal["cross_entropy", "mse", "softmax_mse"] = "cross_entropy"
+    """Training loss: cross-entropy, or the squared distance of the logits (mse) or of their softmax (softmax_mse) to the
+    one-hot target, summed over the outputs."""
+    z_loss: float = 0.0
+    """Weight of the squared log-partition function that is added to the loss."""
     seed: int = 0
     """Seed of the initialization and of the order of the data."""
     steps: int = 1000
@@ -99,14 +139,20 @@ class RunConfig:
     """neox: under SP the embedding's std shrinks like n^-1/2, as in the published runs. constant: it does not."""
     readout_init: Literal["standard", "zero"] = "standard"
     """Initial readout weight: drawn by the parameterization's rule, or zero (the published muP runs)."""
+    depth_scaling: Literal["none", "sqrt"] = "none"
+    """sqrt: residual branches scaled by (n_layer / base_depth)^-1/2 with the matching learning rate; GPTs only."""
+    base_depth: int = 6
+    """Depth at which depth_scaling changes nothing."""
     weight_decay: float | None = None
-    """Weight decay at the base width, on every tensor; null: 0.1 under AdamW, 0 under SGD."""
+    """Decoupled weight decay at the base width, on every tensor; null: 0.1 under AdamW, 0 under Adam and SGD."""
     weight_decay_scaling: Literal["inverse_lr", "constant"] = "inverse_lr"
     """inverse_lr: decay is divided by the width factor of the learning rate, so lr * decay stays as at base width."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's betas."""
+    """Betas of Adam and AdamW."""
     eps: float = 1e-12
-    """AdamW's epsilon."""
+    """Epsilon of Adam and AdamW."""
+    momentum: float = 0.0
+    """Momentum of SGD."""
     grad_clip: float | None = 1.0
     """Largest global norm of the gradient; null: no clipping."""
     log_interval: int = 1
@@ -126,6 +172,7 @@ class RunConfig:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Mirror to W&B; auto: online where logged in, else disabled."""
     model: ModelConfig = ModelConfig()
+    mult: MultConfig = MultConfig()
     data: DataConfig = DataConfig()
 
     def __post_init__(self) -> None:
@@ -133,7 +180,7 @@ class RunConfig:
             object.__setattr__(self, "weight_decay", 0.1 if self.optimizer == "adamw" else 0.0)
         if self.micro_batch is None:
             object.__setattr__(self, "micro_batch", max(1, self.global_batch // self.world_size))
-        _validate(self)
+        validate(self)
 
     @property
     def world_size(self) -> int:
@@ -146,12 +193,27 @@ class RunConfig:
         return self.global_batch // (self.micro_batch * self.world_size)
 
     @property
+    def tokens_per_step(self) -> int:
+        """Predictions that a step learns from: tokens of text, or examples."""
+        return self.global_batch * (1 if self.data.dimensions else self.seq_len)
+
+    @property
     def total_tokens(self) -> int:
-        return self.steps * self.global_batch * self.seq_len
+        return self.steps * self.tokens_per_step
+
+    @property
+    def is_classification(self) -> bool:
+        """Few classes, of which accuracy says something; language models are not."""
+        return self.data.dimensions is not None
+
+    @property
+    def d_out(self) -> int:
+        """Output dimension: the vocabulary, or the number of classes."""
+        return self.data.dimensions[1] if self.data.dimensions else self.model.vocab_size
 
     @property
     def width_point(self) -> Width:
-        return Width(self.width, self.base_width, self.model.vocab_size)
+        return Width(self.width, self.base_width, self.d_out)
 
     @property
     def run_name(self) -> str:
@@ -215,52 +277,3 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise RequestError(message)
-
-
-def _validate(c: RunConfig) -> None:
-    try:
-        rules.get(c.param)
-    except ValueError as error:
-        raise RequestError(f"--param: {error}") from None
-    _require(math.isfinite(c.lr) and c.lr > 0, f"--lr must be a positive number, got {c.lr:g}")
-    for key in ("width", "base_width", "steps", "global_batch", "seq_len", "devices", "num_nodes",
-                "log_interval", "val_interval", "val_sequences", "checkpoint_interval"):  # fmt: skip
-        _require(getattr(c, key) >= 1, f"--{key} must be at least 1, got {getattr(c, key)}")
-    for key in ("n_layer", "head_size", "mlp_ratio", "vocab_size"):
-        value = getattr(c.model, key)
-        _require(value >= 1, f"--model.{key} must be at least 1, got {value}")
-    _require(0 <= c.warmup_steps <= c.steps, f"--warmup_steps must be 0..steps ({c.steps}), got {c.warmup_steps}")
-    _require(0 <= c.lr_min_ratio <= 1, f"--lr_min_ratio must be 0..1, got {c.lr_min_ratio:g}")
-    _require(0 <= c.seed < 2**63, f"--seed must not be negative, got {c.seed}")
-    _require(all(0 <= b < 1 for b in c.betas), f"--betas must be in [0, 1), got {list(c.betas)}")
-    _require(c.eps >= 0, f"--eps must not be negative, got {c.eps:g}")
-    assert c.weight_decay is not None
-    _require(c.weight_decay >= 0, f"--weight_decay must not be negative, got {c.weight_decay:g}")
-    _require(c.grad_clip is None or c.grad_clip > 0, f"--grad_clip must be positive or null, got {c.grad_clip}")
-    _require(0 < c.data.validation_fraction < 1, "--data.validation_fraction must be between 0 and 1")
-    _require(c.data.format != "text" or bool(c.data.path), "--data.format text needs --data.path")
-    _require(re.fullmatch(r"[\w.+-]+", c.study) is not None, f"--study must be a plain folder name, got {c.study!r}")
-
-    head = c.model.head_size
-    if c.width % head:
-        below, above = c.width // head * head, (c.width // head + 1) * head
-        near = f"{below} or {above}" if below else f"{above}"
-        raise RequestError(f"--width {c.width} is not divisible by the head size {head}: use {near}")
-    _require(c.base_width % head == 0, f"--base_width {c.base_width} is not divisible by the head size {head}")
-    heads, kv = c.width // head, c.model.kv_heads
-    if kv != "all":
-        _require(kv >= 1, f"--model.kv_heads must be at least 1 or all, got {kv}")
-        _require(
-            heads % min(kv, heads) == 0, f"--width {c.width} has {heads} heads, not divisible by --model.kv_heads {kv}"
-        )
-    assert c.micro_batch is not None
-    _require(c.micro_batch >= 1, f"--micro_batch must be at least 1, got {c.micro_batch}")
-    _require(
-        c.global_batch % (c.micro_batch * c.world_size) == 0,
-        f"--global_batch {c.global_batch} is not a multiple of micro_batch {c.micro_batch} x {c.world_size} processes",
-    )

@@ -1,52 +1,123 @@
-"""Cross-entropy straight from hidden states, without ever holding all logits.
+"""Losses straight from hidden states, without ever holding all logits.
 
-Shapes: N token positions, D = n width, V vocabulary, C rows of a chunk.
+Shapes: N positions (tokens or examples), D = n width, V outputs (vocabulary or classes), C rows of a chunk.
 """
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+LossName = Literal["cross_entropy", "mse", "softmax_mse"]
 
 # Large enough that accumulating the readout's gradient costs little beside its matrix products, small enough that a
 # chunk of logits stays far below the model's own activations (50 304 columns: 0.4 GB).
 CHUNK_ROWS = 2048
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class LossOutput(NamedTuple):
+    """Means over all positions. Only `loss` has a gradient."""
+
+    loss: Tensor
+    cross_entropy: Tensor
+    """In nats, whatever `loss` is."""
+    logit_rms: Tensor
+    accuracy: Tensor
+    """Share of positions whose largest logit is the target's; nan unless asked for."""
+
+    def to_vector(self) -> Tensor:
+        """Detached, as (4,) numbers whose mean over batches of equal size is the vector of their union."""
+        return torch.stack([self.loss, self.cross_entropy, self.logit_rms.square(), self.accuracy]).detach()
+
+    @classmethod
+    def from_vector(cls, vector: Tensor) -> "LossOutput":
+        loss, cross_entropy, logit_mean_square, accuracy = vector
+        return cls(loss, cross_entropy, logit_mean_square.sqrt(), accuracy)
+
+
+class _Chunk(NamedTuple):
+    logits_CV: Tensor
+    log_z_C1: Tensor
+    targets_C1: Tensor
+
+
+# A loss maps a chunk to its sum over rows and the gradient of that sum with respect to the logits.
+_Loss = Callable[[_Chunk], tuple[Tensor, Tensor]]
+
+
+def _cross_entropy(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+    loss = (chunk.log_z_C1 - chunk.logits_CV.gather(1, chunk.targets_C1)).sum()
+    return loss, _minus_one_hot((chunk.logits_CV - chunk.log_z_C1).exp_(), chunk.targets_C1)
+
+
+def _mse(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+    """Squared distance of the logits to the one-hot target."""
+    error_CV = _minus_one_hot(chunk.logits_CV.clone(), chunk.targets_C1)
+    return error_CV.square().sum(), 2 * error_CV
+
+
+def _softmax_mse(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+    """Squared distance of the softmax to the one-hot target; the published GPT runs' MSE."""
+    p_CV = (chunk.logits_CV - chunk.log_z_C1).exp_()
+    error_CV = _minus_one_hot(p_CV.clone(), chunk.targets_C1)
+    loss = error_CV.square().sum()
+    return loss, error_CV.sub_((p_CV * error_CV).sum(1, keepdim=True)).mul_(p_CV).mul_(2)
+
+
+_LOSSES: Mapping[LossName, _Loss] = {"cross_entropy": _cross_entropy, "mse": _mse, "softmax_mse": _softmax_mse}
+
+
+def _minus_one_hot(values_CV: Tensor, targets_C1: Tensor) -> Tensor:
+    """In place."""
+    return values_CV.scatter_add_(1, targets_C1, values_CV.new_full(targets_C1.shape, -1.0))
+
+
+class _LinearLoss(torch.autograd.Function):
     """Gradients are formed in the forward pass, while a chunk's logits are at hand; backward only scales them."""
 
     @staticmethod
     def forward(
-        ctx: Any, h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, chunk_rows: int
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        h_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        name: LossName,
+        z_loss: float,
+        chunk_rows: int,
+        accuracy: bool,
+    ) -> tuple[Tensor, ...]:
         need_h, need_weight, need_bias = ctx.needs_input_grad[:3]
         device = h_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
-        total = targets_N.numel()
+        n = targets_N.numel()
         loss = h_ND.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
-        squares = torch.zeros_like(loss)
+        cross_entropy, squares, correct = (torch.zeros_like(loss) for _ in range(3))
         grad_h = torch.empty_like(h_ND) if need_h else None
         grad_weight = torch.zeros_like(weight_VD) if need_weight else None
         grad_bias = torch.zeros_like(bias_V) if need_bias and bias_V is not None else None
 
         with torch.autocast(device, enabled=False):
             weight = weight_VD.to(dtype)
-            for start in range(0, total, chunk_rows):
+            for start in range(0, n, chunk_rows):
                 rows = slice(start, start + chunk_rows)
                 h_CD, targets_C1 = h_ND[rows].to(dtype), targets_N[rows, None]
                 logits_CV = (h_CD @ weight.T).to(loss.dtype)
                 if bias_V is not None:
                     logits_CV += bias_V
-                squares += torch.linalg.vector_norm(logits_CV).square()
                 log_z_C1 = logits_CV.logsumexp(1, keepdim=True)
-                loss += (log_z_C1 - logits_CV.gather(1, targets_C1)).sum()
-                if not (need_h or need_weight or need_bias):
-                    continue
-                grad_CV = logits_CV.sub_(log_z_C1).exp_()  # softmax - one-hot, in the logits' own memory
-                grad_CV.scatter_add_(1, targets_C1, torch.full_like(log_z_C1, -1.0))
-                grad_CV /= total
+                squares += torch.linalg.vector_norm(logits_CV).square()
+                cross_entropy += (log_z_C1 - logits_CV.gather(1, targets_C1)).sum()
+                if accuracy:
+                    correct += (logits_CV.argmax(1, keepdim=True) == targets_C1).sum()
+                value, grad_CV = _LOSSES[name](_Chunk(logits_CV, log_z_C1, targets_C1))
+                loss += value
+                if z_loss:
+                    loss += z_loss * log_z_C1.square().sum()
+                    grad_CV += (logits_CV - log_z_C1).exp_().mul_(2 * z_loss * log_z_C1)
+                grad_CV /= n
                 if grad_bias is not None:
                     grad_bias += grad_CV.sum(0)
                 grad = grad_CV.to(dtype)
@@ -56,24 +127,39 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight += grad.T @ h_CD
 
         ctx.save_for_backward(grad_h, grad_weight, grad_bias)
-        logit_rms = (squares / (total * weight_VD.shape[0])).sqrt()
-        ctx.mark_non_differentiable(logit_rms)
-        return loss / total, logit_rms
+        means = (
+            cross_entropy / n,
+            (squares / (n * weight_VD.shape[0])).sqrt(),
+            correct / n if accuracy else correct / 0,
+        )
+        ctx.mark_non_differentiable(*means)
+        return loss / n, *means
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors]
-        return *scaled, None, None
+        return *scaled, None, None, None, None, None
 
 
-def linear_cross_entropy(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None = None, chunk_rows: int = CHUNK_ROWS
-) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy (nats) of the logits ``h_ND @ weight_VD.T + bias_V``, and the logits' RMS (no gradient).
+def linear_loss(
+    h_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    bias_V: Tensor | None = None,
+    *,
+    loss: LossName = "cross_entropy",
+    z_loss: float = 0.0,
+    chunk_rows: int = CHUNK_ROWS,
+    accuracy: bool = False,
+) -> LossOutput:
+    """Mean loss of the logits ``h_ND @ weight_VD.T + bias_V`` against class indices, `chunk_rows` x V logits at a time.
 
-    Equals ``F.cross_entropy(F.linear(h_ND, weight_VD, bias_V), targets_N)`` while holding `chunk_rows` x V logits at a
-    time. Under autocast, matrix products run in its dtype and the log-sum-exp in fp32. Differentiable once.
+    `cross_entropy` is F.cross_entropy; `mse` and `softmax_mse` are squared distances to the one-hot target summed over
+    the V outputs, of the logits and of their softmax. `z_loss` times the squared log-partition function is added
+    (Chowdhery et al. 2023). Under autocast, matrix products run in its dtype, all else in fp32. Differentiable once.
     """
-    result: tuple[Tensor, Tensor] = _LinearCrossEntropy.apply(h_ND, weight_VD, bias_V, targets_N, chunk_rows)  # type: ignore[no-untyped-call]
-    return result
+    outputs: tuple[Tensor, ...] = _LinearLoss.apply(  # type: ignore[no-untyped-call]
+        h_ND, weight_VD, bias_V, targets_N, loss, z_loss, chunk_rows, accuracy
+    )
+    return LossOutput(*outputs)

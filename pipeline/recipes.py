@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.config import DataConfig, ModelConfig, RequestError, RunConfig, SweepConfig
+from pipeline.config import DataConfig, ModelConfig, MultConfig, RequestError, RunConfig, SweepConfig
 
 # A recipe is one experiment, study grid included; `train` runs one point of it and leaves the grid alone.
 GRID_KEYS = {f.name for f in dataclasses.fields(SweepConfig)} - {f.name for f in dataclasses.fields(RunConfig)}
@@ -70,8 +70,9 @@ def load_run(path: Path) -> RunConfig:
     try:
         settings = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         settings.pop(RECORDED_KEY, None)
-        nested = {"model": ModelConfig(**settings.pop("model")), "data": DataConfig(**settings.pop("data"))}
-        return RunConfig(**settings | nested | {"betas": tuple(settings["betas"])})
+        nested = {"model": ModelConfig, "mult": MultConfig, "data": DataConfig}
+        settings |= {name: cls(**settings[name]) for name, cls in nested.items()}
+        return RunConfig(**settings | {"betas": tuple(settings["betas"])})
     except RequestError:
         raise
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -159,7 +160,12 @@ def _keys(cls: type) -> set[str]:
 def _reject_unknown(key: str, known: set[str], where: str) -> None:
     if key not in known:
         leaf = {name.split(".")[-1]: name for name in known}
-        near = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(key.split(".")[-1], leaf, n=1)
+        longer = [name for name in sorted(known) if name.startswith(key)]
+        near = (
+            longer
+            or difflib.get_close_matches(key, known, n=1)
+            or difflib.get_close_matches(key.split(".")[-1], leaf, n=1)
+        )
         hint = f", did you mean {leaf.get(near[0], near[0])}?" if near else ""
         raise RequestError(f"{where}: unknown key {key}{hint}")
 

@@ -31,13 +31,15 @@ LIGHTNING = {"lightning"}
 # room -> what it must not import: outside packages, and rooms of this one
 FORBIDDEN = {
     "config": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli", "recipes"},
+    "validation": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli", "recipes"},
+    "scaling": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli", "recipes"},
     "recipes": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli"},
     "files": TORCH | {"config", "models", "data", "training", "sweep", "analysis", "cli"},
     "parameterization": TORCH | {"config", "models", "optim", "losses", "data", "training", "sweep", "analysis", "cli"},
     "analysis": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "cli"},
-    "models": LIGHTNING | {"training", "sweep", "analysis", "data", "losses", "cli"},
+    "models": LIGHTNING | {"training", "sweep", "analysis", "data", "losses", "optim", "cli"},
     "losses": LIGHTNING | {"training", "sweep", "analysis", "data", "models", "cli"},
-    "optim": LIGHTNING | {"training", "sweep", "analysis", "data", "models", "cli"},
+    "optim": LIGHTNING | {"training", "sweep", "analysis", "data", "losses", "cli"},
     "data": LIGHTNING | {"training", "sweep", "analysis", "models", "cli"},
     "training": {"sweep", "analysis", "cli"},
     "sweep": {"analysis", "cli", "models", "losses", "optim"},

@@ -1,6 +1,7 @@
 """The model against transformers' GPTNeoX, its roles, and its initialization."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,19 +15,18 @@ from pipeline.models.init import initial_value, initialize_
 from pipeline.models.roles import TensorSpec, by_name
 from pipeline.parameterization import rules
 from pipeline.parameterization.rules import TABLE, Width
+from pipeline.scaling import Scaling
 
 MODEL = ModelConfig(n_layer=3, head_size=16, vocab_size=512)
 
 
+def scaling(width: int, base_width: int = 64, param: str = "sp", **settings: Any) -> Scaling:
+    return Scaling(rules.get(param), "adam", Width(width, base_width, 512), **settings)
+
+
 def initialized(model: ModelConfig, width: int, *, base_width: int = 64, param: str = "sp", seed: int = 0) -> gpt.GPT:
     module = gpt.build(model, width, seq_len=32)
-    initialize_(
-        module,
-        gpt.tensor_specs(module, base_width),
-        rules.get(param),
-        Width(width, base_width, model.vocab_size),
-        seed,
-    )
+    initialize_(module, gpt.tensor_specs(module, base_width), scaling(width, base_width, param), seed)
     return module
 
 
@@ -140,15 +140,14 @@ def test_initial_values_are_the_same_when_built_on_meta_first() -> None:
     with torch.device("meta"):
         later = gpt.build(MODEL, 64, seq_len=32)
     later.to_empty(device="cpu")
-    initialize_(later, gpt.tensor_specs(later, 64), rules.get("sp"), Width(64, 64, 512), 0)
+    initialize_(later, gpt.tensor_specs(later, 64), scaling(64), 0)
     for (name, ours), theirs in zip(later.named_parameters(), initialized(MODEL, 64).parameters(), strict=True):
         assert torch.equal(ours, theirs), name
 
 
 def test_zero_readout() -> None:
     model = gpt.build(MODEL, 128, seq_len=32)
-    width = Width(128, 64, 512)
-    initialize_(model, gpt.tensor_specs(model, 64), rules.get("mup"), width, 0, readout_init="zero")
+    initialize_(model, gpt.tensor_specs(model, 64), scaling(128, param="mup", readout_init="zero"), 0)
     assert not model.lm_head.weight.any()
     assert model.transformer.wte.weight.all()
 

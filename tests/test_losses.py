@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.losses import linear_cross_entropy
+from pipeline.losses import LossName, linear_loss
 
 
 def problem(dtype: torch.dtype, rows: int = 301, vocabulary: int = 97) -> tuple[torch.Tensor, ...]:
@@ -22,7 +22,7 @@ def problem(dtype: torch.dtype, rows: int = 301, vocabulary: int = 97) -> tuple[
 def test_equals_cross_entropy(dtype: torch.dtype, chunk_rows: int, with_bias: bool) -> None:
     h, weight, bias, targets = problem(dtype)
     used = (h, weight, bias) if with_bias else (h, weight)
-    ours, logit_rms = linear_cross_entropy(h, weight, targets, bias if with_bias else None, chunk_rows)
+    ours, _, logit_rms, _ = linear_loss(h, weight, targets, bias if with_bias else None, chunk_rows=chunk_rows)
     logits = F.linear(h, weight, bias if with_bias else None)
     reference = F.cross_entropy(logits, targets)
     torch.testing.assert_close(ours, reference)
@@ -34,19 +34,19 @@ def test_equals_cross_entropy(dtype: torch.dtype, chunk_rows: int, with_bias: bo
 
 def test_large_logits_stay_finite() -> None:
     h, weight, _, targets = problem(torch.float32)
-    ours, _ = linear_cross_entropy(h * 1e4, weight, targets)
+    ours = linear_loss(h * 1e4, weight, targets).loss
     torch.testing.assert_close(ours, F.cross_entropy(F.linear(h * 1e4, weight), targets))
 
 
 def test_divergence_shows() -> None:
     h, weight, _, targets = problem(torch.float32)
-    assert not torch.isfinite(linear_cross_entropy(h * float("nan"), weight, targets)[0])
+    assert not torch.isfinite(linear_loss(h * float("nan"), weight, targets).loss)
 
 
 def test_autocast_computes_in_bf16_and_accumulates_in_fp32() -> None:
     h, weight, bias, targets = problem(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ours, _ = linear_cross_entropy(h, weight, targets, bias, chunk_rows=64)
+        ours = linear_loss(h, weight, targets, bias, chunk_rows=64).loss
         reference = F.cross_entropy(F.linear(h, weight, bias).float(), targets)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, reference, rtol=2e-3, atol=0)
@@ -69,12 +69,13 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_grows_with_batch_times_vocabulary() -> None:
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "softmax_mse"])
+def test_no_tensor_grows_with_batch_times_vocabulary(loss: LossName) -> None:
     sizes = {}
     for rows in (512, 4096):
         h, weight, _, targets = problem(torch.float32, rows=rows, vocabulary=2000)
         with LargestTensor() as largest:
-            linear_cross_entropy(h, weight, targets, chunk_rows=128)[0].backward()
+            linear_loss(h, weight, targets, loss=loss, z_loss=1e-3, chunk_rows=128).loss.backward()
         sizes[rows] = largest.elements
     assert sizes[512] == sizes[4096] == 128 * 2000
 
@@ -82,6 +83,42 @@ def test_no_tensor_grows_with_batch_times_vocabulary() -> None:
 def test_validation_forms_no_gradients() -> None:
     h, weight, _, targets = problem(torch.float32)
     with torch.no_grad():
-        loss, _ = linear_cross_entropy(h, weight, targets, chunk_rows=64)
+        loss = linear_loss(h, weight, targets, chunk_rows=64).loss
     assert not loss.requires_grad
     torch.testing.assert_close(loss, F.cross_entropy(F.linear(h, weight), targets))
+
+
+def reference(name: LossName, z_loss: float, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The losses as their definitions read, for autograd."""
+    one_hot = F.one_hot(targets, logits.shape[1]).to(logits.dtype)
+    value = {
+        "cross_entropy": lambda: F.cross_entropy(logits, targets),
+        "mse": lambda: F.mse_loss(logits, one_hot, reduction="sum") / len(targets),
+        "softmax_mse": lambda: F.mse_loss(logits.softmax(1), one_hot, reduction="sum") / len(targets),
+    }[name]()
+    return value + z_loss * logits.logsumexp(1).square().mean()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "mse", "softmax_mse"])
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+@pytest.mark.parametrize("chunk_rows", [64, 4096])
+def test_every_loss_equals_autograd(name: LossName, z_loss: float, chunk_rows: int) -> None:
+    h, weight, bias, targets = problem(torch.float64)
+    ours = linear_loss(h, weight, targets, bias, loss=name, z_loss=z_loss, chunk_rows=chunk_rows, accuracy=True)
+    logits = F.linear(h, weight, bias)
+    theirs = reference(name, z_loss, logits, targets)
+    torch.testing.assert_close(ours.loss, theirs)
+    torch.testing.assert_close(ours.cross_entropy, F.cross_entropy(logits, targets).detach())
+    torch.testing.assert_close(ours.accuracy, (logits.argmax(1) == targets).double().mean())
+    parameters = (h, weight, bias)
+    for mine, other in zip(
+        torch.autograd.grad(ours.loss, parameters), torch.autograd.grad(theirs, parameters), strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
+def test_only_the_loss_has_a_gradient_and_accuracy_is_asked_for() -> None:
+    h, weight, _, targets = problem(torch.float32)
+    output = linear_loss(h, weight, targets)
+    assert [value.requires_grad for value in output] == [True, False, False, False]
+    assert output.accuracy.isnan()

@@ -7,27 +7,28 @@ import pytest
 import torch
 
 from pipeline.config import ModelConfig, RunConfig
-from pipeline.losses import linear_cross_entropy
+from pipeline.losses import linear_loss
 from pipeline.models import gpt
+from pipeline.models.build import build
 from pipeline.models.init import initialize_
-from pipeline.optim import FAMILY, build_optimizer, parameter_groups, schedule
+from pipeline.models.roles import TensorSpec
+from pipeline.optim import build_optimizer, parameter_groups, schedule
 from pipeline.parameterization import rules
 from pipeline.parameterization.rules import TABLE, Width
+from pipeline.scaling import FAMILY, Scaling, scaling_of
 from tests.conftest import changed
 
 MODEL = ModelConfig(n_layer=2, head_size=16, vocab_size=256)
 
 
 def built(config: RunConfig) -> tuple[gpt.GPT, torch.optim.Optimizer]:
-    model = gpt.build(config.model, config.width, config.seq_len)
-    specs = gpt.tensor_specs(model, config.base_width)
-    initialize_(model, specs, rules.get(config.param), config.width_point, config.seed)
+    model, specs = build(config)
+    assert isinstance(model, gpt.GPT)
+    initialize_(model, specs, scaling_of(config), config.seed)
     groups = parameter_groups(
         model.named_parameters(),
-        {name: spec.role for name, spec in specs.items()},
-        rules.get(config.param),
-        FAMILY[config.optimizer],
-        config.width_point,
+        specs,
+        scaling_of(config),
         lr=config.lr,
         weight_decay=config.weight_decay or 0.0,
         weight_decay_scaling=config.weight_decay_scaling,
@@ -39,7 +40,7 @@ def first_step(config: RunConfig) -> dict[str, torch.Tensor]:
     model, optimizer = built(config)
     tokens = torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(1))
     h = model(tokens[:, :-1])
-    linear_cross_entropy(h.flatten(0, 1), model.lm_head.weight, tokens[:, 1:].flatten())[0].backward()
+    linear_loss(h.flatten(0, 1), model.lm_head.weight, tokens[:, 1:].flatten()).loss.backward()
     optimizer.step()
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
@@ -95,9 +96,8 @@ def test_sgds_coupled_decay_is_the_decoupled_one() -> None:
     """p <- p - lr g - (lr wd) p, with lr wd as at the base width."""
     p = torch.nn.Parameter(torch.tensor([2.0]))
     p.grad = torch.tensor([1.0])
-    groups = parameter_groups(
-        [("w", p)], {"w": "hidden"}, rules.get("sp_full_align"), "sgd", Width(128, 32, 10), lr=0.1, weight_decay=0.3
-    )
+    scaling = Scaling(rules.get("sp_full_align"), "sgd", Width(128, 32, 10))
+    groups = parameter_groups([("w", p)], {"w": TensorSpec("hidden", 0.0)}, scaling, lr=0.1, weight_decay=0.3)
     build_optimizer(RunConfig(optimizer="sgd"), groups).step()
     factor = float(Fraction(1, 2))  # m^-1/2 at m = 4
     assert p.item() == pytest.approx(2.0 - 0.1 * factor * 1.0 - 0.1 * 0.3 * 2.0)

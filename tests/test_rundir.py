@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import RequestError, RunConfig
 from pipeline.recipes import load_run
-from pipeline.training.rundir import RunDir, final_losses
+from pipeline.training.rundir import RunDir, final_values
 
 
 @pytest.fixture
@@ -63,13 +63,22 @@ def test_a_run_is_trained_by_one_process(run: RunDir) -> None:
         pass
 
 
-def test_final_losses_average_the_last_twentieth() -> None:
+def test_final_values_average_the_last_twentieth() -> None:
     records = [{"step": s, "loss": float(s)} for s in range(1, 101)]
     records[49]["val_loss"] = 7.0
-    assert final_losses(records, 100) == (pytest.approx((96 + 97 + 98 + 99 + 100) / 5), 7.0)
-    assert final_losses(records[:3], 3) == (3.0, None)
-    assert final_losses([{"step": 10, "loss": 2.0}, {"step": 90, "loss": 4.0}], 100) == (4.0, None)
-    assert final_losses([], 100) == (None, None)
+    assert final_values(records, 100) == {
+        "final_train_loss": pytest.approx((96 + 97 + 98 + 99 + 100) / 5),
+        "final_val_loss": 7.0,
+    }
+    assert final_values(records[:3], 3) == {"final_train_loss": 3.0, "final_val_loss": None}
+    sparse = [
+        {"step": 10, "loss": 2.0, "accuracy": 0.1},
+        {"step": 90, "loss": 4.0, "accuracy": 0.5, "val_accuracy": 0.4},
+    ]
+    assert final_values(sparse, 100) == {
+        "final_train_loss": 4.0, "final_val_loss": None, "final_train_accuracy": 0.5, "final_val_accuracy": 0.4,
+    }  # fmt: skip
+    assert final_values([], 100) == {"final_train_loss": None, "final_val_loss": None}
 
 
 def test_an_unwritable_place_is_one_line(tiny: RunConfig, tmp_path: Path) -> None:

@@ -14,16 +14,9 @@ import torch
 from scipy import stats
 
 from pipeline.config import DataConfig, RequestError
+from pipeline.data.order import permute, sample_order, training_batches, validation_batches
 from pipeline.data.prepare import END_OF_TEXT, is_validation, prepare
-from pipeline.data.shards import (
-    MANIFEST,
-    TokenWindows,
-    permute,
-    read_manifest,
-    training_batches,
-    validation_batches,
-    window_order,
-)
+from pipeline.data.shards import MANIFEST, TokenWindows, read_manifest
 from pipeline.data.sources import documents
 
 
@@ -61,11 +54,11 @@ def test_permutation_is_uniform() -> None:
 
 
 def test_every_window_once_per_epoch_in_another_order_each() -> None:
-    order = window_order(np.arange(300), 100, seed=3).reshape(3, 100)
+    order = sample_order(np.arange(300), 100, seed=3).reshape(3, 100)
     for epoch in order:
         assert sorted(epoch) == list(range(100))
     assert not np.array_equal(order[0], order[1])
-    assert not np.array_equal(window_order(np.arange(100), 100, seed=4), order[0])
+    assert not np.array_equal(sample_order(np.arange(100), 100, seed=4), order[0])
 
 
 def test_windows_are_the_tokens_of_the_documents(data: DataConfig) -> None:
@@ -169,7 +162,7 @@ def test_validation_reads_the_same_first_windows_at_any_world_size(folder: Path)
     windows = TokenWindows(folder, "val", seq_len=16)
     for world_size in (1, 3):
         rows = [b for r in range(world_size)
-                for b in validation_batches(windows, sequences=10, batch=3, rank=r, world_size=world_size)]  # fmt: skip
+                for b in validation_batches(windows, count=10, batch=3, rank=r, world_size=world_size)]  # fmt: skip
         assert sorted(map(tuple, torch.cat(rows).tolist())) == sorted(map(tuple, windows[np.arange(10)].tolist()))
 
 

@@ -17,12 +17,13 @@ import yaml
 from torch.nn import functional as F
 
 from pipeline.config import RequestError, RunConfig, run_settings
+from pipeline.data.order import training_batches
 from pipeline.data.prepare import prepare
-from pipeline.data.shards import TokenWindows, training_batches
+from pipeline.data.shards import TokenWindows
 from pipeline.models import gpt
 from pipeline.models.init import initialize_
 from pipeline.optim import schedule
-from pipeline.parameterization import rules
+from pipeline.scaling import scaling_of
 from pipeline.training.callbacks import Recorder
 from pipeline.training.rundir import RunDir
 from pipeline.training.trainer import train
@@ -68,7 +69,7 @@ def test_steps_are_those_of_a_plain_torch_loop(tiny: RunConfig) -> None:
     train(config)
     model = gpt.build(config.model, 64, config.seq_len)
     specs = gpt.tensor_specs(model, 32)
-    initialize_(model, specs, rules.get("mup"), config.width_point, 0, embedding_init="neox")
+    initialize_(model, specs, scaling_of(config), 0)
     shrunk = {"hidden": 0.5, "output": 0.5}  # m = 2
     optimizer = torch.optim.AdamW(
         [
@@ -99,7 +100,7 @@ def test_validation_loss_is_the_mean_over_its_windows(tiny: RunConfig) -> None:
     config = changed(tiny, steps=1, warmup_steps=0, lr=1e-30, weight_decay=0.0, val_sequences=7, micro_batch=2)
     train(config)
     model = gpt.build(config.model, 32, 16)
-    initialize_(model, gpt.tensor_specs(model, 32), rules.get("sp"), config.width_point, 0)
+    initialize_(model, gpt.tensor_specs(model, 32), scaling_of(config), 0)
     import numpy as np
 
     tokens = TokenWindows(prepare(config.data, 300), "val", 16)[np.arange(7)]

@@ -1,4 +1,4 @@
-"""Token shards on disk, and the seeded order in which training reads their windows.
+"""Token shards on disk.
 
 A folder holds ``train-00000.bin ...``, ``val-00000.bin ...`` (little-endian uint16 or uint32 token ids), tokenizer.json,
 and manifest.json, written last. A window is T + 1 consecutive tokens of one shard; windows overlap by one token, so
@@ -7,23 +7,20 @@ every token but a shard's first is predicted once per epoch.
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import RequestError
+from pipeline.data.order import Indices
 
 Split = Literal["train", "val"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-
-Indices = NDArray[np.int64]
 
 
 def file_sha256(path: Path) -> str:
@@ -83,83 +80,3 @@ class TokenWindows:
             start = (index - (self._ends[shard - 1] if shard else 0)) * self.seq_len
             windows[row] = self._shards[shard][start : start + self.seq_len + 1]
         return torch.from_numpy(windows)
-
-
-def permute(indices: Indices, size: int, key: int) -> Indices:
-    """A pseudo-random permutation of ``range(size)``, evaluated at `indices` in O(1) memory.
-
-    A six-round Feistel network on the smallest even number of bits that holds `size`; values past the end walk on
-    along their cycle until they fall inside.
-    """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    mask = np.uint64((1 << int(half)) - 1)
-    rounds = [np.uint64(_hash(f"{key}/{r}")) for r in range(6)]
-
-    def encrypt(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        left, right = x >> half, x & mask
-        for round_key in rounds:
-            left, right = right, left ^ (_mix(right ^ round_key) & mask)
-        return (left << half) | right
-
-    values = encrypt(indices.astype(np.uint64))
-    while (outside := values >= size).any():
-        values[outside] = encrypt(values[outside])
-    return values.astype(np.int64)
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finalizer of splitmix64: every input bit reaches every output bit (arithmetic modulo 2^64)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def window_order(samples: Indices, size: int, seed: int) -> Indices:
-    """The windows that the given samples of an endless training run read.
-
-    Sample j is window ``permute(j mod size)`` of epoch ``j // size``: a pure function of (seed, epoch, j mod size), so
-    that the number of consumed samples is all the state there is.
-    """
-    epochs, offsets = np.divmod(samples, size)
-    order = np.empty_like(samples)
-    for epoch in np.unique(epochs):
-        members = epochs == epoch
-        order[members] = permute(offsets[members], size, _hash(f"{seed}/{epoch}"))
-    return order
-
-
-def training_batches(
-    windows: TokenWindows,
-    *,
-    seed: int,
-    first_step: int,
-    global_batch: int,
-    micro_batch: int,
-    rank: int,
-    world_size: int,
-) -> Iterator[Tensor]:
-    """Endless micro-batches (micro_batch, T + 1) of one rank from optimizer step `first_step` on.
-
-    Step s consumes samples ``s * global_batch ...`` whatever the world size; each rank reads a contiguous part.
-    """
-    per_rank = global_batch // world_size
-    step = first_step
-    while True:
-        start = step * global_batch + rank * per_rank
-        for offset in range(0, per_rank, micro_batch):
-            samples = np.arange(start + offset, start + offset + micro_batch)
-            yield windows[window_order(samples, len(windows), seed)]
-        step += 1
-
-
-def validation_batches(
-    windows: TokenWindows, *, sequences: int, batch: int, rank: int, world_size: int
-) -> Iterator[Tensor]:
-    """One rank's share of the split's first `sequences` windows, in batches of at most `batch`."""
-    mine = np.arange(min(sequences, len(windows)))[rank::world_size]
-    for start in range(0, len(mine), batch):
-        yield windows[mine[start : start + batch]]

@@ -1,25 +1,22 @@
-"""The GPT of the study: litgpt's, Pythia-style with qk-LayerNorm, scaled in width only (paper, D.3).
+"""The GPT of the study: litgpt's, by default Pythia-style with qk-LayerNorm, scaled in width only (paper, D.3).
 
 Shapes: B sequences, T tokens, D = n width, V vocabulary.
 """
 
+import difflib
 import math
 from collections.abc import Iterator
 
 import litgpt
+import litgpt.config
 import litgpt.model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config import ModelConfig
-from pipeline.models.roles import Claim, TensorSpec, by_name, linear, norm
+from pipeline.config import ModelConfig, RequestError
+from pipeline.models.roles import Claim, Readout, TensorSpec, by_name, linear, norm
 
-
-class Readout(nn.Linear):
-    """The unembedding. Its forward hands the hidden states on: the loss applies the weight, a chunk at a time."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input
+from pipeline.parameterization.rules import Role
 
 
 class GPT(litgpt.GPT):
@@ -29,26 +26,49 @@ class GPT(litgpt.GPT):
         super().__init__(config)
         self.lm_head = Readout(config.n_embd, config.padded_vocab_size, bias=config.lm_head_bias)
 
+    @property
+    def readout(self) -> Readout:
+        return self.lm_head
+
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """All logits_BTV at once, for inspection; training never holds them (`pipeline.losses`)."""
         return F.linear(self(tokens_BT), self.lm_head.weight, self.lm_head.bias)
 
 
 def litgpt_config(model: ModelConfig, width: int, seq_len: int) -> litgpt.Config:
-    """litgpt's description of the model at a width: heads and MLP size follow from it."""
+    """litgpt's description of the named architecture at a width: heads and MLP size follow from it.
+
+    Two things that litgpt does for some architectures are left out, because they would scale with width outside the
+    parameterization: the factor sqrt(n) on Gemma's embeddings, and tied embeddings (litgpt never ties them). Raises
+    `RequestError` for a name that litgpt does not know and for architectures without a width rule.
+    """
+    known = litgpt.config.name_to_config
+    if model.name not in known:
+        near = difflib.get_close_matches(model.name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see litgpt.config.name_to_config"
+        raise RequestError(f"--model.name: litgpt knows no architecture {model.name!r}: {hint}")
+    named = litgpt.Config.from_name(model.name)
+    for reason, present in {
+        "a mixture of experts": named.n_expert > 0,
+        "multi-head latent attention": named.latent_attention is not None,
+        "a cap on its logits": named.final_logit_softcapping is not None,
+    }.items():
+        if present:
+            raise RequestError(f"--model.name {model.name} has {reason}, for which there is no width rule here")
     n_head = width // model.head_size
-    kv_heads = n_head if model.kv_heads == "all" else min(model.kv_heads, n_head)
+    ratio = model.mlp_ratio if model.mlp_ratio is not None else named.intermediate_size / named.n_embd
     return litgpt.Config.from_name(
-        "pythia-14m",
+        model.name,
         n_layer=model.n_layer,
         n_embd=width,
         n_head=n_head,
         head_size=model.head_size,
-        n_query_groups=kv_heads,
-        intermediate_size=model.mlp_ratio * width,
+        n_query_groups=n_head if model.kv_heads == "all" else min(model.kv_heads, n_head),
+        intermediate_size=round(ratio * width),
         padded_vocab_size=model.vocab_size,
         block_size=seq_len,
         norm_qk=model.qk_norm,
+        scale_embeddings=False,
     )
 
 
@@ -56,32 +76,48 @@ def build(model: ModelConfig, width: int, seq_len: int) -> GPT:
     """The model with unset weights (see `pipeline.models.init`), on torch's current default device."""
     gpt = GPT(litgpt_config(model, width, seq_len))
     if not model.train_norms:
-        for module in gpt.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.requires_grad_(False)
+        for tensor, _ in _norm_claims(gpt):
+            tensor.requires_grad_(False)
     return gpt
 
 
-def tensor_specs(gpt: GPT, base_width: int) -> dict[str, TensorSpec]:
-    """Role and base initialization of every tensor, by name (the published runs' NeoX initialization, facts.md)."""
-    return by_name(gpt, _claims(gpt, base_width))
+def tensor_specs(gpt: GPT, base_width: int, base_depth: int | None = None) -> dict[str, TensorSpec]:
+    """Role and base initialization of every tensor, by name (the published runs' NeoX initialization, facts.md).
+
+    `base_depth` is the depth L in attn.proj's std 1 / (L sqrt(n)); the model's own by default.
+    """
+    return by_name(gpt, (*_matrix_claims(gpt, base_width, base_depth or gpt.config.n_layer), *_norm_claims(gpt)))
 
 
-def _claims(gpt: GPT, base_width: int) -> Iterator[Claim]:
+def _matrix_claims(gpt: GPT, base_width: int, base_depth: int) -> Iterator[Claim]:
     std = math.sqrt(2 / (5 * base_width))
-    residual_std = 1 / (gpt.config.n_layer * math.sqrt(base_width))
     yield gpt.transformer.wte.weight, TensorSpec("input", std)
-    for block in gpt.transformer.h:
-        yield from norm(block.norm_1, "vector")
-        yield from linear(block.attn.qkv, "hidden", std)
-        yield from norm(block.attn.norm_q, "finite")
-        yield from norm(block.attn.norm_k, "finite")
-        yield from linear(block.attn.proj, "hidden", residual_std)
-        yield from norm(block.norm_2, "vector")
-        yield from linear(block.mlp.fc, "hidden", std)
-        yield from linear(block.mlp.proj, "hidden", std)
-    yield from norm(gpt.transformer.ln_f, "vector")
     yield from linear(gpt.lm_head, "output", std)
+    for block in gpt.transformer.h:
+        yield from linear(block.attn.qkv, "hidden", std, place="branch")
+        yield from linear(block.attn.proj, "hidden", 1 / (base_depth * math.sqrt(base_width)), place="branch_end")
+        if isinstance(block.mlp, litgpt.model.LLaMAMLP):  # Gemma's is one too
+            yield from linear(block.mlp.fc_1, "hidden", std, place="branch")
+            yield from linear(block.mlp.fc_2, "hidden", std, place="branch")
+        else:
+            yield from linear(block.mlp.fc, "hidden", std, place="branch")
+        yield from linear(block.mlp.proj, "hidden", std, place="branch_end")
+
+
+def _norm_claims(gpt: GPT) -> Iterator[Claim]:
+    # OLMo 2 normalizes q and k over all heads at once, the others over a single head, whose size is fixed
+    qk_role: Role = "vector" if gpt.config.norm_qk_type == "olmo2" else "finite"
+    for block in gpt.transformer.h:
+        yield from norm(block.attn.norm_q, qk_role, place="branch")
+        yield from norm(block.attn.norm_k, qk_role, place="branch")
+        for module in (block.norm_1, block.norm_2, block.post_attention_norm, block.post_mlp_norm):
+            yield from norm(module, "vector", place="branch")
+    yield from norm(gpt.transformer.ln_f, "vector")
+
+
+def ends_branches_with_norms(gpt: GPT) -> bool:
+    """Whether residual branches end with a normalization layer, as in OLMo 2 and Gemma 2."""
+    return bool(gpt.config.post_attention_norm or gpt.config.post_mlp_norm)
 
 
 def flops_per_token(gpt: GPT, seq_len: int) -> int:
@@ -89,7 +125,3 @@ def flops_per_token(gpt: GPT, seq_len: int) -> int:
     look-up) and causal attention's 6 T n per block (two T x T products over half the positions, three times)."""
     matrices = sum(m.weight.numel() for m in gpt.modules() if isinstance(m, nn.Linear))
     return 6 * (matrices + int(gpt.config.n_layer) * seq_len * int(gpt.config.n_embd))
-
-
-def parameter_count(gpt: GPT) -> int:
-    return sum(p.numel() for p in gpt.parameters())

@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models.roles import TensorSpec
-from pipeline.parameterization.rules import EmbeddingInit, Parameterization, Width
+from pipeline.scaling import Scaling
 
 
 def tensor_seed(seed: int, name: str) -> int:
@@ -25,20 +24,9 @@ def initial_value(name: str, shape: torch.Size, seed: int, mean: float, std: flo
 
 
 @torch.no_grad()
-def initialize_(
-    model: nn.Module,
-    specs: Mapping[str, TensorSpec],
-    parameterization: Parameterization,
-    width: Width,
-    seed: int,
-    *,
-    embedding_init: EmbeddingInit = "constant",
-    readout_init: Literal["standard", "zero"] = "standard",
-) -> None:
-    """Set every parameter in place: std of its spec times the parameterization's factor at this width."""
+def initialize_(model: nn.Module, specs: Mapping[str, TensorSpec], scaling: Scaling, seed: int) -> None:
+    """Set every parameter in place: std of its spec times the scaling's factor."""
     for name, parameter in model.named_parameters():
         spec = specs[name]
-        std = spec.init_std * parameterization.init_factor(spec.role, width, embedding_init)
-        if spec.role == "output" and readout_init == "zero":
-            std = 0.0
+        std = spec.init_std * scaling.init(spec.role, spec.place)
         parameter.copy_(initial_value(name, parameter.shape, seed, spec.init_mean, std))

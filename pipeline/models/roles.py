@@ -4,42 +4,53 @@
 that no owner claims, or that two owners claim (tied weights), is an error, never a guess.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from pipeline.parameterization.rules import Role
+from pipeline.scaling import Place
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor's role and its initial distribution N(init_mean, init_std^2) at the base width."""
+    """A tensor's role, its initial distribution N(init_mean, init_std^2) at the base width, and its place."""
 
     role: Role
     init_std: float
     init_mean: float = 0.0
+    place: Place = "trunk"
 
 
 Claim = tuple[Tensor, TensorSpec]
 
 
-def linear(module: nn.Linear, role: Role, init_std: float) -> Iterator[Claim]:
+class Readout(nn.Linear):
+    """The last layer of a model. Its forward hands the hidden states on: the loss applies the weight, a chunk at a time."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
+
+
+def linear(module: nn.Linear, role: Role, init_std: float, place: Place = "trunk") -> Iterator[Claim]:
     """A matrix of the given role; its bias starts at zero and grows with n unless the module is the readout."""
-    yield module.weight, TensorSpec(role, init_std)
+    yield module.weight, TensorSpec(role, init_std, place=place)
     if module.bias is not None:
-        yield module.bias, TensorSpec("finite" if role == "output" else "vector", 0.0)
+        yield module.bias, TensorSpec("finite" if role == "output" else "vector", 0.0, place=place)
 
 
-def norm(module: nn.Module | None, role: Role) -> Iterator[Claim]:
-    """Gains (one) and biases (zero) of a normalization layer, if it has any."""
-    if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
-        yield module.weight, TensorSpec(role, 0.0, init_mean=1.0)
-        if module.bias is not None:
-            yield module.bias, TensorSpec(role, 0.0)
+def norm(module: nn.Module | None, role: Role, place: Place = "trunk") -> Iterator[Claim]:
+    """Gains (an effective one) and biases (zero) of a normalization layer, if it has any."""
+    gain, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if isinstance(gain, Tensor):
+        offset = getattr(module, "add_unit_offset", False)  # litgpt's RMSNorm for Gemma multiplies by 1 + weight
+        yield gain, TensorSpec(role, 0.0, init_mean=0.0 if offset else 1.0, place=place)
+    if isinstance(bias, Tensor):
+        yield bias, TensorSpec(role, 0.0, place=place)
 
 
-def by_name(model: nn.Module, claims: Iterator[Claim]) -> dict[str, TensorSpec]:
+def by_name(model: nn.Module, claims: Iterable[Claim]) -> dict[str, TensorSpec]:
     """Specs by parameter name, in the model's order; every tensor claimed exactly once.
 
     Raises `ValueError` naming the tensors that no claim, or more than one, covers.

@@ -74,9 +74,9 @@ def _study_lock(folder: Path) -> Iterator[None]:
 
 def _prepare_data(run: RunConfig) -> None:
     """Once, before the workers start, so that they do not all do it."""
-    from pipeline.data.prepare import prepare
+    from pipeline.data.open import open_data
 
-    prepare(run.data, run.model.vocab_size)
+    open_data(run)
 
 
 def _gpus() -> list[str]:

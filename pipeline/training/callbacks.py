@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from pipeline.config import RunConfig
+from pipeline.losses import LossOutput
 from pipeline.training.module import TrainingModule
 from pipeline.training.rundir import MetricsWriter, Record, RunDir
 
@@ -60,47 +61,57 @@ class Recorder(Callback):
         if not (record or checkpoint):
             return
         assert isinstance(module, TrainingModule)
-        losses = self._read_losses(trainer, module)
-        bad = [i for i, loss in enumerate(losses) if not torch.isfinite(loss)]
+        outputs = self._read(trainer, module)
+        bad = [i for i, output in enumerate(outputs) if not output.loss.isfinite()]
         if bad:
-            self.diverged_at = step - len(losses) + 1 + bad[0]
+            self.diverged_at = step - len(outputs) + 1 + bad[0]
             trainer.should_stop = True
         if record or bad:
-            self._record(trainer, module, losses[-1].item(), validate and not bad)
+            self._record(trainer, module, outputs[-1], validate and not bad)
         if checkpoint and not bad:
             if self.metrics:
                 self.metrics.sync()
             trainer.save_checkpoint(self.run.checkpoint, weights_only=False)
 
-    def _read_losses(self, trainer: pl.Trainer, module: TrainingModule) -> torch.Tensor:
-        """Global mean loss of every step since the last reading."""
-        passes = torch.stack(module.losses).view(-1, self.config.accumulation)
-        module.losses.clear()
-        losses = trainer.strategy.reduce(passes.mean(1), reduce_op="mean")
-        assert isinstance(losses, torch.Tensor)
-        return losses.cpu()
+    def _read(self, trainer: pl.Trainer, module: TrainingModule) -> list[LossOutput]:
+        """What every step since the last reading gave, means over its passes and over all ranks."""
+        passes = torch.stack(module.passes).view(-1, self.config.accumulation, len(LossOutput._fields))
+        module.passes.clear()
+        means = trainer.strategy.reduce(passes.mean(1), reduce_op="mean")
+        assert isinstance(means, torch.Tensor)
+        return [LossOutput.from_vector(row) for row in means.cpu()]
 
-    def _record(self, trainer: pl.Trainer, module: TrainingModule, loss: float, validate: bool) -> None:
+    def _record(self, trainer: pl.Trainer, module: TrainingModule, output: LossOutput, validate: bool) -> None:
         c, step = self.config, self._step
-        recent = torch.stack(module.logit_rms[-c.accumulation :]).square().mean()
-        module.logit_rms.clear()
-        mean_square = trainer.strategy.reduce(recent, reduce_op="mean")
-        per_step = c.global_batch * c.seq_len
         last_step, last_seconds = self._last_record
         record: Record = {
             "step": step,
-            "loss": loss,
+            "loss": output.loss.item(),
             "lr": c.lr * trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0](step - 1),
             "grad_norm": module.grad_norm.item(),
-            "tokens": step * per_step,
-            "tokens_per_second": round((step - last_step) * per_step / max(1e-9, self.seconds - last_seconds), 1),
-            "logit_rms": float(mean_square.sqrt()),
+            "tokens": step * c.tokens_per_step,
+            "tokens_per_second": round(
+                (step - last_step) * c.tokens_per_step / max(1e-9, self.seconds - last_seconds), 1
+            ),
+            "logit_rms": output.logit_rms.item(),
+            **self._beside_the_loss(output),
         }
         if validate:
-            record["val_loss"] = module.validation_loss()
+            validation = module.validate()
+            beside = {f"val_{key}": value for key, value in self._beside_the_loss(validation).items()}
+            record |= {"val_loss": validation.loss.item(), **beside}
         self._last_record = (step, self.seconds)
         for sink in self.sinks:
             sink(record)
+
+    def _beside_the_loss(self, output: LossOutput) -> Record:
+        """Cross-entropy where the loss is another, accuracy where there are classes."""
+        beside = {}
+        if self.config.loss != "cross_entropy" or self.config.z_loss:
+            beside["cross_entropy"] = output.cross_entropy.item()
+        if self.config.is_classification:
+            beside["accuracy"] = output.accuracy.item()
+        return beside
 
 
 class Progress:

@@ -10,52 +10,52 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.config import RunConfig
-from pipeline.data.shards import TokenWindows, training_batches, validation_batches
-from pipeline.losses import linear_cross_entropy
-from pipeline.models import gpt
+from pipeline.data.open import Data
+from pipeline.data.order import training_batches, validation_batches
+from pipeline.losses import LossOutput, linear_loss
+from pipeline.models.build import build
 from pipeline.models.init import initialize_
-from pipeline.optim import FAMILY, build_optimizer, parameter_groups, schedule
-from pipeline.parameterization import rules
+from pipeline.optim import build_optimizer, parameter_groups, schedule
+from pipeline.scaling import scaling_of
+
+Batch = Tensor | tuple[Tensor, Tensor]
+"""Windows of tokens (B, T + 1), or examples x (B, d_in) and their classes (B,)."""
 
 
 class TrainingModule(pl.LightningModule):
-    """A GPT at one width under one parameterization.
+    """A model at one width under one parameterization.
 
-    `losses` and `logit_rms` collect one value per forward pass, `grad_norm` holds the last step's gradient norm before
-    clipping; `pipeline.training.callbacks.Recorder` reads them.
+    `passes` collects the `LossOutput` of every forward pass, as a vector, and `grad_norm` holds the last step's
+    gradient norm before clipping; `pipeline.training.callbacks.Recorder` reads and clears them.
     """
 
-    def __init__(self, config: RunConfig, train: TokenWindows, val: TokenWindows) -> None:
+    def __init__(self, config: RunConfig, data: Data) -> None:
         super().__init__()
-        self.config = config
-        self.parameterization = rules.get(config.param)
-        self.model = gpt.build(config.model, config.width, config.seq_len)
-        self.specs = gpt.tensor_specs(self.model, config.base_width)
-        initialize_(
-            self.model,
-            self.specs,
-            self.parameterization,
-            config.width_point,
-            config.seed,
-            embedding_init=config.embedding_init,
-            readout_init=config.readout_init,
-        )
-        self._train_windows, self._val_windows = train, val
-        self.losses: list[Tensor] = []
-        self.logit_rms: list[Tensor] = []
+        self.config, self.data = config, data
+        self.scaling = scaling_of(config)
+        self.model, self.specs = build(config)
+        initialize_(self.model, self.specs, self.scaling, config.seed)
+        self.passes: list[Tensor] = []
         self.grad_norm = torch.tensor(0.0)
 
-    def loss(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean next-token cross-entropy of windows (B, T + 1), and the RMS of the logits."""
-        h_BTD = self.model(tokens[:, :-1])
-        readout = self.model.lm_head
-        return linear_cross_entropy(h_BTD.flatten(0, 1), readout.weight, tokens[:, 1:].flatten(), readout.bias)
+    def loss(self, batch: Batch) -> LossOutput:
+        """The training loss of a batch, the mean over its tokens or examples, and what else is recorded of it."""
+        inputs, targets = (batch[:, :-1], batch[:, 1:]) if isinstance(batch, Tensor) else batch
+        hidden, readout = self.model(inputs), self.model.readout
+        return linear_loss(
+            hidden.reshape(-1, hidden.shape[-1]),
+            readout.weight,
+            targets.reshape(-1),
+            readout.bias,
+            loss=self.config.loss,
+            z_loss=self.config.z_loss,
+            accuracy=self.config.is_classification,
+        )
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        loss, logit_rms = self.loss(batch)
-        self.losses.append(loss.detach())
-        self.logit_rms.append(logit_rms)
-        return loss
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        output = self.loss(batch)
+        self.passes.append(output.to_vector())
+        return output.loss
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -68,10 +68,8 @@ class TrainingModule(pl.LightningModule):
         assert c.weight_decay is not None
         groups = parameter_groups(
             self.model.named_parameters(),
-            {name: spec.role for name, spec in self.specs.items()},
-            self.parameterization,
-            FAMILY[c.optimizer],
-            c.width_point,
+            self.specs,
+            self.scaling,
             lr=c.lr,
             weight_decay=c.weight_decay,
             weight_decay_scaling=c.weight_decay_scaling,
@@ -80,11 +78,11 @@ class TrainingModule(pl.LightningModule):
         factor = lambda step: schedule(step, steps=c.steps, warmup_steps=c.warmup_steps, min_ratio=c.lr_min_ratio)  # noqa: E731
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
-    def train_dataloader(self) -> Iterator[Tensor]:
+    def train_dataloader(self) -> Iterator[Batch]:
         """Called by Lightning after a checkpoint is restored, so the step is all the state the data order needs."""
         assert self.config.micro_batch is not None
         return training_batches(
-            self._train_windows,
+            self.data.train,
             seed=self.config.seed,
             first_step=self.trainer.global_step,
             global_batch=self.config.global_batch,
@@ -94,20 +92,21 @@ class TrainingModule(pl.LightningModule):
         )
 
     @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Mean cross-entropy over the validation windows, all ranks together."""
+    def validate(self) -> LossOutput:
+        """Means over the validation samples, all ranks together."""
         assert self.config.micro_batch is not None
-        batches = validation_batches(
-            self._val_windows,
-            sequences=self.config.val_sequences,
+        batches: Iterator[Batch] = validation_batches(
+            self.data.val,
+            count=self.config.val_sequences,
             batch=self.config.micro_batch,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        total = torch.zeros(2, dtype=torch.float64, device="cpu")
+        total, count = torch.zeros(len(LossOutput._fields), dtype=torch.float64, device=self.device), 0
         for batch in batches:
+            size = len(batch) if isinstance(batch, Tensor) else len(batch[0])
             with self.trainer.precision_plugin.val_step_context():
-                loss, _ = self.loss(batch.to(self.device))
-            total += torch.tensor([loss.item() * len(batch), len(batch)], dtype=torch.float64)
-        total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")
-        return float(total[0] / total[1])
+                total += self.loss(self.trainer.strategy.batch_to_device(batch)).to_vector().double() * size
+            count += size
+        summed: Tensor = self.trainer.strategy.reduce(torch.cat([total, total.new_tensor([count])]), reduce_op="sum")
+        return LossOutput.from_vector(summed[:-1] / summed[-1])

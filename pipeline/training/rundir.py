@@ -123,11 +123,18 @@ class MetricsWriter:
         os.fsync(self._stream.fileno())
 
 
-def final_losses(records: list[Record], steps: int) -> tuple[float | None, float | None]:
-    """Mean training loss over the records of the last 5 % of `steps` (at least the last record), last validation loss."""
-    tail = [r["loss"] for r in records if r["step"] > 0.95 * steps] or [r["loss"] for r in records[-1:]]
-    val = next((r["val_loss"] for r in reversed(records) if "val_loss" in r), None)
-    return (None if not tail or None in tail else sum(tail) / len(tail)), val
+def final_values(records: list[Record], steps: int) -> Record:
+    """``final_train_*``: mean over the records of the last 5 % of `steps` (at least the last record); ``final_val_*``: the
+    last validation's. Of the loss always, of cross-entropy and accuracy where they are recorded."""
+    final: Record = {}
+    for name in ("loss", "cross_entropy", "accuracy"):
+        tail = [r for r in records if r["step"] > 0.95 * steps] or records[-1:]
+        train = [r[name] for r in tail if name in r]
+        val = [r[f"val_{name}"] for r in records if f"val_{name}" in r]
+        if train or name == "loss":
+            final[f"final_train_{name}"] = None if not train or None in train else sum(train) / len(train)
+            final[f"final_val_{name}"] = val[-1] if val else None
+    return final
 
 
 def _strict(record: Mapping[str, Any]) -> Record:

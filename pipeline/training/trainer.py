@@ -14,13 +14,12 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from pipeline.config import RequestError, RunConfig
-from pipeline.data.prepare import prepare
-from pipeline.data.shards import TokenWindows, read_manifest
+from pipeline.data.open import open_data
 from pipeline.files import atomic
-from pipeline.models import gpt
+from pipeline.models.build import parameter_count
 from pipeline.training.callbacks import Progress, Recorder
 from pipeline.training.module import TrainingModule
-from pipeline.training.rundir import MetricsWriter, Record, RunDir, final_losses
+from pipeline.training.rundir import MetricsWriter, Record, RunDir, final_values
 from pipeline.training.wandb_mirror import WandbMirror
 
 
@@ -55,12 +54,11 @@ def train(config: RunConfig, *, show_progress: bool = True) -> Record:
     run = RunDir(config.run_dir)
     if (done := run.result()) is not None:
         return done
-    folder = prepare(config.data, config.model.vocab_size)
-    train_windows, val_windows = (TokenWindows(folder, split, config.seq_len) for split in ("train", "val"))
-    module = TrainingModule(config, train_windows, val_windows)
+    data = open_data(config)
+    module = TrainingModule(config, data)
     if not _first_process():
         return _fit(config, run, module, None, [])
-    run.create(config, read_manifest(folder)["fingerprint"])
+    run.create(config, data.fingerprint)
     with run.lock():
         run.cut_back(_checkpoint_step(run.checkpoint) if run.checkpoint.exists() else 0)
         mirror, progress = WandbMirror(config), Progress(config)
@@ -96,7 +94,7 @@ def _fit(
         except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
             raise KeyboardInterrupt from None
     if metrics:
-        run.write_result(_result(config, run, recorder, trainer.global_step, gpt.parameter_count(module.model)))
+        run.write_result(_result(config, run, recorder, trainer.global_step, parameter_count(module.model)))
     trainer.strategy.barrier()
     result = run.result()
     assert result is not None
@@ -128,12 +126,11 @@ def _checkpoint_step(path: Path) -> int:
 
 def _result(config: RunConfig, run: RunDir, recorder: Recorder, steps: int, parameters: int) -> Record:
     diverged = recorder.diverged_at is not None
-    train_loss, val_loss = (None, None) if diverged else final_losses(run.records(), config.steps)
-    tokens = steps * config.global_batch * config.seq_len
+    tokens = steps * config.tokens_per_step
+    final = final_values(run.records(), config.steps)
     return {
         "status": "diverged" if diverged else "completed",
-        "final_train_loss": train_loss,
-        "final_val_loss": val_loss,
+        **(dict.fromkeys(final) if diverged else final),
         "steps": steps,
         "tokens": tokens,
         "seconds": round(recorder.seconds, 3),

@@ -1,0 +1,99 @@
+"""The seeded order in which training reads its samples: a pure function, so that a step number is all the state there is."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+Batch = TypeVar("Batch", covariant=True)
+
+
+class Samples(Protocol[Batch]):
+    """A split: ``samples[indices]`` is a batch."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Indices) -> Batch: ...
+
+
+def permute(indices: Indices, size: int, key: int) -> Indices:
+    """A pseudo-random permutation of ``range(size)``, evaluated at `indices` in O(1) memory.
+
+    A six-round Feistel network on the smallest even number of bits that holds `size`; values past the end walk on
+    along their cycle until they fall inside.
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+    rounds = [np.uint64(_hash(f"{key}/{r}")) for r in range(6)]
+
+    def encrypt(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        left, right = x >> half, x & mask
+        for round_key in rounds:
+            left, right = right, left ^ (_mix(right ^ round_key) & mask)
+        return (left << half) | right
+
+    values = encrypt(indices.astype(np.uint64))
+    while (outside := values >= size).any():
+        values[outside] = encrypt(values[outside])
+    return values.astype(np.int64)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finalizer of splitmix64: every input bit reaches every output bit (arithmetic modulo 2^64)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def sample_order(consumed: Indices, size: int, seed: int) -> Indices:
+    """The samples that an endless training run reads at the given places of its sequence.
+
+    Place j holds sample ``permute(j mod size)`` of epoch ``j // size``: a pure function of (seed, epoch, j mod size), so
+    that the number of consumed samples is all the state there is.
+    """
+    epochs, offsets = np.divmod(consumed, size)
+    order = np.empty_like(consumed)
+    for epoch in np.unique(epochs):
+        members = epochs == epoch
+        order[members] = permute(offsets[members], size, _hash(f"{seed}/{epoch}"))
+    return order
+
+
+def training_batches(
+    samples: Samples[Batch],
+    *,
+    seed: int,
+    first_step: int,
+    global_batch: int,
+    micro_batch: int,
+    rank: int,
+    world_size: int,
+) -> Iterator[Batch]:
+    """Endless micro-batches of one rank from optimizer step `first_step` on.
+
+    Step s consumes samples ``s * global_batch ...`` whatever the world size; each rank reads a contiguous part.
+    """
+    per_rank = global_batch // world_size
+    step = first_step
+    while True:
+        start = step * global_batch + rank * per_rank
+        for offset in range(0, per_rank, micro_batch):
+            consumed = np.arange(start + offset, start + offset + micro_batch)
+            yield samples[sample_order(consumed, len(samples), seed)]
+        step += 1
+
+
+def validation_batches(
+    samples: Samples[Batch], *, count: int, batch: int, rank: int, world_size: int
+) -> Iterator[Batch]:
+    """One rank's share of the split's first `count` samples, in batches of at most `batch`."""
+    mine = np.arange(min(count, len(samples)))[rank::world_size]
+    for start in range(0, len(mine), batch):
+        yield samples[mine[start : start + batch]]
