@@ -11,12 +11,18 @@ NAN = math.nan
 
 def curve(losses):
     n = len(losses)
-    return Curve(2.0 ** np.arange(n), np.array(losses, dtype=float), np.ones(n, dtype=int), np.zeros(n, dtype=int))
+    return Curve(
+        2.0 ** np.arange(n),
+        np.array(losses, dtype=float),
+        np.full(n, np.nan),
+        np.ones(n, dtype=int),
+        np.zeros(n, dtype=int),
+    )
 
 
 def runs(rows):
     table = pd.DataFrame(rows, columns=["lr", "final_train_loss", "status", "left_for_good"])
-    return table.assign(final_val_loss=10 - table["final_train_loss"])
+    return table.assign(final_val_loss=10 - table["final_train_loss"], final_train_accuracy=NAN)
 
 
 def test_the_curve_averages_seeds_and_one_lost_seed_loses_the_learning_rate():

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.analysis.stability import is_lost, left_for_good, stability_edge, unstable_lrs
+from pipeline.analysis.stability import accuracy_floor, is_lost, left_for_good, stability_edge, unstable_lrs
 
 NAN, INF = math.nan, math.inf
 LRS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
@@ -77,3 +77,22 @@ def test_nothing_unstable_leaves_the_edge_open_above():
 def test_everything_unstable_leaves_the_edge_open_below():
     assert all(math.isnan(value) for value in edge([NAN, INF, NAN, NAN, NAN], None))
     assert unstable_lrs(np.full(5, NAN), None).all()
+
+
+def test_the_accuracy_floor_is_the_papers_at_ten_classes():
+    assert accuracy_floor(10) == pytest.approx(0.2)
+    assert accuracy_floor(2) == pytest.approx(0.5 + 0.5 / 9)
+
+
+def test_a_classifier_near_chance_is_unstable_at_or_above_the_optimum_only():
+    losses = np.array([2.3, 0.5, 0.4, 9.0, 2.2])
+    accuracies = np.array([0.1, 0.8, 0.9, 0.7, 0.19])
+    found = unstable_lrs(losses, 2, accuracies=accuracies, n_classes=10)
+    assert found.tolist() == [False, False, False, False, True]
+
+
+def test_under_squared_losses_only_divergence_counts():
+    losses = np.array([1.0, 0.5, 9.0, INF, NAN])
+    assert unstable_lrs(losses, 1, loss="mse").tolist() == [False, False, False, True, True]
+    accuracies = np.full(5, 0.1)
+    assert unstable_lrs(losses, 1, loss="mse", accuracies=accuracies, n_classes=10).tolist()[2] is False

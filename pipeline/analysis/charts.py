@@ -181,7 +181,13 @@ def _hover(w: WidthFit, place: int) -> str:
     else:
         outcome = f"loss {curve.losses[place]:.3f}, {seeds}"
         if w.unstable[place]:
-            outcome += f"<br>unstable: more than 1 above the best {w.optimum.loss:.3f}"
+            accuracy = curve.accuracies[place]
+            reason = (
+                f"more than 1 above the best {w.optimum.loss:.3f}"
+                if math.isnan(accuracy)
+                else f"accuracy {accuracy:.0%}"
+            )
+            outcome += f"<br>unstable: {reason}"
     best = "<br>optimum of this width" if place == w.optimum.index else ""
     return f"width {w.width}<br>lr {words.lr(float(curve.lrs[place]))}<br>{outcome}{best}"
 

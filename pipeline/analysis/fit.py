@@ -69,7 +69,7 @@ class GroupFit:
 
 @dataclass(frozen=True)
 class StudyFit:
-    """A study and what was fitted to it, by one metric: train or val, the final cross-entropy in nats per token."""
+    """A study and what was fitted to it, by one metric: train or val, the final training or validation loss (`words.unit`)."""
 
     study: Study
     metric: Metric
@@ -85,13 +85,15 @@ def fit(study_dirs: Sequence[Path], metric: Metric = "train") -> StudyFit:
             f"{study.name}: no completed run has a finite {words.METRIC_NAME[metric]}; try another --metric"
         )
     order = {name: place for place, name in enumerate(rules.TABLE)}
-    groups = [_fit_group(key, rows, metric) for key, rows in study.runs.groupby(GROUP)]
+    dimensions = study.config.data.dimensions
+    n_classes = dimensions[1] if dimensions else None
+    groups = [_fit_group(key, rows, metric, n_classes) for key, rows in study.runs.groupby(GROUP)]
     groups.sort(key=lambda group: (order[group.param], group.optimizer, group.loss))
     return StudyFit(study, metric, tuple(groups))
 
 
-def _fit_group(key: Any, rows: pd.DataFrame, metric: Metric) -> GroupFit:
-    widths = [_fit_width(int(str(width)), runs, metric) for width, runs in rows.groupby("width")]
+def _fit_group(key: Any, rows: pd.DataFrame, metric: Metric, n_classes: int | None) -> GroupFit:
+    widths = [_fit_width(int(str(width)), runs, metric, n_classes) for width, runs in rows.groupby("width")]
     optima = [w for w in widths if w.optimum.index is not None]
     edges = [w for w in widths if not w.edge.censored]
     param, optimizer, loss = key
@@ -105,10 +107,11 @@ def _fit_group(key: Any, rows: pd.DataFrame, metric: Metric) -> GroupFit:
     )
 
 
-def _fit_width(width: int, runs: pd.DataFrame, metric: Metric) -> WidthFit:
+def _fit_width(width: int, runs: pd.DataFrame, metric: Metric, n_classes: int | None) -> WidthFit:
     curve = seed_mean_curve(runs, metric)
     optimum = grid_optimum(curve)
-    unstable = unstable_lrs(curve.losses, optimum.index)
+    loss = str(runs["loss"].iloc[0])
+    unstable = unstable_lrs(curve.losses, optimum.index, loss=loss, accuracies=curve.accuracies, n_classes=n_classes)
     return WidthFit(width, curve, unstable, optimum, stability_edge(curve.lrs, unstable, optimum.index), len(runs))
 
 

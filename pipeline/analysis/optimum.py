@@ -23,6 +23,8 @@ class Curve:
     lrs: NDArray[np.float64]
     losses: NDArray[np.float64]
     """Mean over the seeds; inf where any seed is lost, as the published averages over NaN are."""
+    accuracies: NDArray[np.float64]
+    """Mean final training accuracy over the seeds that have one; nan without classes."""
     n_seeds: NDArray[np.int64]
     n_lost: NDArray[np.int64]
     """Seeds without a usable final loss (`stability.is_lost`)."""
@@ -44,11 +46,13 @@ def seed_mean_curve(runs: pd.DataFrame, metric: Metric = "train") -> Curve:
     loss = runs[COLUMN[metric]].to_numpy(dtype=np.float64)
     ended = zip(runs["status"], loss, runs["left_for_good"], strict=True)
     lost = np.array([stability.is_lost(*run) for run in ended])
-    by_lr = pd.DataFrame({"lr": runs["lr"], "loss": np.where(lost, math.inf, loss), "lost": lost}).groupby("lr")
+    columns = {"lr": runs["lr"], "loss": np.where(lost, math.inf, loss), "lost": lost}
+    by_lr = pd.DataFrame(columns | {"accuracy": runs["final_train_accuracy"]}).groupby("lr")
     mean = by_lr["loss"].mean()
     return Curve(
         lrs=mean.index.to_numpy(dtype=np.float64),
         losses=mean.to_numpy(dtype=np.float64),
+        accuracies=by_lr["accuracy"].mean().to_numpy(dtype=np.float64),
         n_seeds=np.asarray(by_lr.size(), dtype=np.int64),
         n_lost=np.asarray(by_lr["lost"].sum(), dtype=np.int64),
     )

@@ -66,7 +66,7 @@ def _subtitle(fit: StudyFit) -> str:
         f"widths {', '.join(map(str, widths))}",
         f"{runs['lr'].nunique()} learning rates from {words.lr(runs['lr'].min())} to {words.lr(runs['lr'].max())}",
         f"{runs['seed'].nunique()} seed{'s' * (runs['seed'].nunique() > 1)}",
-        f"compared by {words.METRIC_NAME[fit.metric]} (nats per token)",
+        f"compared by {words.METRIC_NAME[fit.metric]} ({words.unit(fit)})",
     ]
     left_out = words.left_out(fit)
     return escape(" · ".join([*parts, left_out] if left_out else parts))

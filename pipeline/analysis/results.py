@@ -20,7 +20,7 @@ GROUP = ["param", "optimizer", "loss"]
 """Columns whose values make one family of curves."""
 POINT = [*GROUP, "width", "lr", "seed"]
 """Columns that tell the runs of a study apart; every other setting must be the same in all of them ..."""
-_WITH_OPTIMIZER = {"weight_decay", "betas", "eps"}  # ... except these, the same among runs of one optimizer
+_WITH_OPTIMIZER = {"weight_decay", "betas", "eps", "momentum"}  # ... except these, the same among runs of one optimizer
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Study:
     """The finished runs of one or more study folders, all of one recipe.
 
     `runs` has one row per run, ordered by `POINT`: run, param, optimizer, loss, width, base_width, lr, seed, status
-    (completed, diverged, aborted), initial_loss, final_train_loss, final_val_loss (nats per token; nan: not finite), steps,
-    tokens, seconds, tokens_per_second, parameters, diverged_at (step or nan) and left_for_good.
+    (completed, diverged, aborted), initial_loss, final_train_loss, final_val_loss (of the
+    training loss, in nats for cross-entropy; nan: not finite), final_train_accuracy, final_val_accuracy (nan without classes), steps, tokens, seconds, tokens_per_second, parameters, diverged_at (step or nan) and left_for_good.
     """
 
     dirs: tuple[Path, ...]
@@ -126,6 +126,8 @@ def _row(run_dir: Path, config: RunConfig, result: dict[str, Any]) -> dict[str, 
             "initial_loss": losses[0],
             "final_train_loss": _number(result["final_train_loss"]),
             "final_val_loss": _number(result["final_val_loss"]),
+            "final_train_accuracy": _number(result.get("final_train_accuracy")),
+            "final_val_accuracy": _number(result.get("final_val_accuracy")),
             "steps": int(result["steps"]),
             "tokens": int(result["tokens"]),
             "seconds": _number(result["seconds"]),

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 # More than one, because batches are noisy; few, because catapults recover and must be given the time to.
 PATIENCE = 5
 
-# Cross-entropy by which a final loss may exceed the width's best and still count as stable (paper, D.4: Fig. 5 and 6).
+# Cross-entropy by which a language model's final loss may exceed the width's best and still count as stable (paper, D.4:
+# Fig. 5 and 6).
 MARGIN = 1.0
 
 
@@ -52,17 +53,37 @@ def is_lost(status: str, final_loss: float, left: bool) -> bool:
     return status != "completed" or not math.isfinite(final_loss) or left
 
 
-def unstable_lrs(losses: NDArray[np.float64], best: int | None) -> NDArray[np.bool_]:
+def unstable_lrs(
+    losses: NDArray[np.float64],
+    best: int | None,
+    *,
+    loss: str = "cross_entropy",
+    accuracies: NDArray[np.float64] | None = None,
+    n_classes: int | None = None,
+) -> NDArray[np.bool_]:
     """Which learning rates (ascending) of one width are unstable, given their seed-mean final losses.
 
-    `losses` holds inf or nan where any seed is lost (`is_lost`); such a rate is unstable wherever it lies. At or above the
-    optimum, at index `best`, so is one whose mean loss exceeds the best by more than `MARGIN`; below the optimum a
-    large loss only means that the run is under-trained. `best` is None when every rate is lost.
+    `losses` holds inf or nan where any seed is lost (`is_lost`); such a rate is unstable wherever it lies. Under
+    cross-entropy, at or above the optimum, at index `best`, so is one that failed: whose mean loss exceeds the best by
+    more than `MARGIN`, or, with `n_classes`, whose mean training accuracy is below `accuracy_floor`. Below the optimum
+    that only means that the run is under-trained. Under the squared losses nothing else is (paper, D.4). `best` is None
+    when every rate is lost.
     """
     unstable: NDArray[np.bool_] = ~np.isfinite(losses)
-    if best is not None:
+    if best is None or loss != "cross_entropy":
+        return unstable
+    if n_classes is None:
         unstable[best:] |= ~(losses[best:] <= losses[best] + MARGIN)
+    else:
+        assert accuracies is not None
+        unstable[best:] |= ~(accuracies[best:] >= accuracy_floor(n_classes))
     return unstable
+
+
+def accuracy_floor(n_classes: int) -> float:
+    """Least accuracy of a stable classifier, chance + min(chance, (1 - chance) / 9): the paper's 20 % at 10 classes."""
+    chance = 1 / n_classes
+    return chance + min(chance, (1 - chance) / 9)
 
 
 def stability_edge(lrs: NDArray[np.float64], unstable: NDArray[np.bool_], best: int | None) -> Edge:

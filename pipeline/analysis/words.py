@@ -22,6 +22,9 @@ _LABELS = {
     "musoli": "MUSOLI",
     "sp_transition": "SP-transition",
     "adamw": "AdamW",
+    "adam": "Adam",
+    "mse": "MSE",
+    "softmax_mse": "softmax + MSE",
     "sgd": "SGD",
 }
 
@@ -32,6 +35,13 @@ _ASCII = {
 }
 
 
+def unit(fit: "StudyFit") -> str:
+    """What losses are measured in."""
+    config = fit.study.config
+    of = "example" if config.is_classification else "token"
+    return f"nats per {of}" if config.loss == "cross_entropy" else f"squared error per {of}"
+
+
 def label(name: str) -> str:
     """How people write the name of a parameterization or an optimizer."""
     return _LABELS.get(name, name)
@@ -39,7 +49,7 @@ def label(name: str) -> str:
 
 def group_title(group: "GroupFit") -> str:
     parts = [label(group.param), label(group.optimizer)]
-    return " · ".join(parts if group.loss == "cross_entropy" else [*parts, group.loss])
+    return " · ".join(parts if group.loss == "cross_entropy" else [*parts, label(group.loss)])
 
 
 def lr(value: float) -> str:
