@@ -17,6 +17,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mup==1.0.0 # declares torchvision, needs only torch
 	touch $(READY)
 
 demo: $(READY)

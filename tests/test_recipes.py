@@ -7,8 +7,9 @@ import torch
 import yaml
 
 from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings
-from pipeline.models import gpt
+from pipeline.models.build import build
 from pipeline.recipes import load_run, parse, shipped
+from pipeline.sweep.plan import grid
 from pipeline.training.describe import describe
 
 
@@ -20,10 +21,10 @@ def test_every_recipe_parses_and_builds(name: str) -> None:
     assert isinstance(study, SweepConfig)
     assert study.widths
     assert study.lrs
-    for width in study.widths:
+    for run in grid(study):
         with torch.device("meta"):
-            model = gpt.build(config.model, width, config.seq_len)
-        assert gpt.tensor_specs(model, config.base_width).keys() == dict(model.named_parameters()).keys()
+            model, specs = build(run)
+        assert specs.keys() == dict(model.named_parameters()).keys()
 
 
 # What the paper calls 30M, 167M and 1.4B; the default recipe: L (12 n^2 + 13 n + 4 x 32) + 2 V n + 2 n.
@@ -35,6 +36,8 @@ def test_every_recipe_parses_and_builds(name: str) -> None:
         ("pythia-adamw", 4096, 1_425_295_616),
         ("quick", 64, 362_496),
         ("quick", 1024, 29_389_056),
+        ("mlp-multi-index", 256, 100 * 256 + 256**2 + 256 * 2),
+        ("mlp-digits", 1024, 64 * 1024 + 6 * 1024**2 + 1024 * 10),
     ],
 )
 def test_parameter_counts(recipe: str, width: int, parameters: int) -> None:
