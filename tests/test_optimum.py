@@ -9,7 +9,7 @@ from pipeline.analysis.optimum import Curve, grid_optimum, seed_mean_curve
 NAN = math.nan
 
 
-def curve(losses):
+def curve(losses, left=None):
     n = len(losses)
     return Curve(
         2.0 ** np.arange(n),
@@ -17,6 +17,7 @@ def curve(losses):
         np.full(n, np.nan),
         np.ones(n, dtype=int),
         np.zeros(n, dtype=int),
+        np.zeros(n, dtype=bool) if left is None else np.array(left),
     )
 
 
@@ -25,7 +26,7 @@ def runs(rows):
     return table.assign(final_val_loss=10 - table["final_train_loss"], final_train_accuracy=NAN)
 
 
-def test_the_curve_averages_seeds_and_one_lost_seed_loses_the_learning_rate():
+def test_the_curve_averages_seeds_and_one_lost_or_left_seed_rules_a_learning_rate_out():
     found = seed_mean_curve(
         runs(
             [
@@ -40,9 +41,10 @@ def test_the_curve_averages_seeds_and_one_lost_seed_loses_the_learning_rate():
         )
     )
     assert found.lrs.tolist() == [1, 2, 4, 8]
-    assert found.losses.tolist() == [6.25, math.inf, math.inf, math.inf]
+    assert found.losses.tolist() == [6.25, math.inf, 5.0, math.inf]
+    assert found.left.tolist() == [False, False, True, False]
     assert found.n_seeds.tolist() == [2, 2, 2, 1]
-    assert found.n_lost.tolist() == [0, 1, 1, 1]
+    assert found.n_lost.tolist() == [0, 1, 0, 1]
     assert grid_optimum(found).lr == 1.0
 
 
@@ -70,6 +72,11 @@ def test_the_metric_chooses_the_loss():
 def test_grid_optimum(losses, lr, at_edge):
     found = grid_optimum(curve(losses))
     assert (found.lr, found.loss, found.at_edge) == (lr, 2 if 2 in losses else 3, at_edge)
+
+
+def test_what_left_for_good_is_no_optimum():
+    assert grid_optimum(curve([3, 1, 2], left=[False, True, False])).lr == 4
+    assert grid_optimum(curve([3, 1], left=[True, True])).index is None
 
 
 def test_no_optimum_where_every_learning_rate_is_lost():

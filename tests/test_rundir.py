@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import RequestError, RunConfig
 from pipeline.recipes import load_run
-from pipeline.training.rundir import RunDir, final_values
+from pipeline.training.rundir import RunDir, final_values, outcome
 
 
 @pytest.fixture
@@ -79,6 +79,13 @@ def test_final_values_average_the_last_twentieth() -> None:
         "final_train_loss": 4.0, "final_val_loss": None, "final_train_accuracy": 0.5, "final_val_accuracy": 0.4,
     }  # fmt: skip
     assert final_values([], 100) == {"final_train_loss": None, "final_val_loss": None}
+
+
+def test_outcome_in_words() -> None:
+    result = {"status": "completed", "final_train_loss": 1.25, "final_val_loss": None, "diverged_at": None}
+    assert outcome(result) == "training loss 1.2500, validation not finite", "the last update may be the one too many"
+    assert outcome(result | {"final_val_loss": 2.0}) == "training loss 1.2500, validation 2.0000"
+    assert "not finite at step 7" in outcome({"status": "diverged", "diverged_at": 7})
 
 
 def test_an_unwritable_place_is_one_line(tiny: RunConfig, tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def _fit_width(width: int, runs: pd.DataFrame, metric: Metric, n_classes: int | 
     curve = seed_mean_curve(runs, metric)
     optimum = grid_optimum(curve)
     loss = str(runs["loss"].iloc[0])
-    unstable = unstable_lrs(curve.losses, optimum.index, loss=loss, accuracies=curve.accuracies, n_classes=n_classes)
+    unstable = unstable_lrs(
+        curve.losses, optimum.index, left=curve.left, loss=loss, accuracies=curve.accuracies, n_classes=n_classes
+    )
     return WidthFit(width, curve, unstable, optimum, stability_edge(curve.lrs, unstable, optimum.index), len(runs))
 
 

@@ -28,6 +28,8 @@ class Curve:
     n_seeds: NDArray[np.int64]
     n_lost: NDArray[np.int64]
     """Seeds without a usable final loss (`stability.is_lost`)."""
+    left: NDArray[np.bool_]
+    """Whether any seed left the stable region for good (`stability.left_for_good`): never the optimum."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ class Optimum:
 def seed_mean_curve(runs: pd.DataFrame, metric: Metric = "train") -> Curve:
     """The curve of one width from its rows of the run table (`results.load_study`)."""
     loss = runs[COLUMN[metric]].to_numpy(dtype=np.float64)
-    ended = zip(runs["status"], loss, runs["left_for_good"], strict=True)
-    lost = np.array([stability.is_lost(*run) for run in ended])
+    lost = np.array([stability.is_lost(*run) for run in zip(runs["status"], loss, strict=True)])
     columns = {"lr": runs["lr"], "loss": np.where(lost, math.inf, loss), "lost": lost}
-    by_lr = pd.DataFrame(columns | {"accuracy": runs["final_train_accuracy"]}).groupby("lr")
+    columns |= {"accuracy": runs["final_train_accuracy"], "left": runs["left_for_good"]}
+    by_lr = pd.DataFrame(columns).groupby("lr")
     mean = by_lr["loss"].mean()
     return Curve(
         lrs=mean.index.to_numpy(dtype=np.float64),
@@ -55,12 +57,13 @@ def seed_mean_curve(runs: pd.DataFrame, metric: Metric = "train") -> Curve:
         accuracies=by_lr["accuracy"].mean().to_numpy(dtype=np.float64),
         n_seeds=np.asarray(by_lr.size(), dtype=np.int64),
         n_lost=np.asarray(by_lr["lost"].sum(), dtype=np.int64),
+        left=by_lr["left"].any().to_numpy(dtype=np.bool_),
     )
 
 
 def grid_optimum(curve: Curve) -> Optimum:
     """The learning rate with the smallest mean final loss; of equal ones the smallest."""
-    usable = np.where(np.isfinite(curve.losses), curve.losses, math.inf)
+    usable = np.where(np.isfinite(curve.losses) & ~curve.left, curve.losses, math.inf)
     index = int(np.argmin(usable))
     if math.isinf(usable[index]):
         return Optimum(None, math.nan, math.nan, "no")

@@ -45,32 +45,38 @@ def left_for_good(
     return len(tail) == patience and bool(np.all(~(tail <= losses[0])))  # not `>`: nan > x is False
 
 
-def is_lost(status: str, final_loss: float, left: bool) -> bool:
-    """Whether a finished run has no usable final loss: it diverged, was aborted, or left for good.
+def is_lost(status: str, final_loss: float) -> bool:
+    """Whether a finished run has no usable final loss: it diverged, or was aborted.
 
     An adaptive sweep aborts only what has left the stable region, so an aborted run is unstable, never slow.
     """
-    return status != "completed" or not math.isfinite(final_loss) or left
+    return status != "completed" or not math.isfinite(final_loss)
 
 
 def unstable_lrs(
     losses: NDArray[np.float64],
     best: int | None,
     *,
+    left: NDArray[np.bool_] | None = None,
     loss: str = "cross_entropy",
     accuracies: NDArray[np.float64] | None = None,
     n_classes: int | None = None,
 ) -> NDArray[np.bool_]:
     """Which learning rates (ascending) of one width are unstable, given their seed-mean final losses.
 
-    `losses` holds inf or nan where any seed is lost (`is_lost`); such a rate is unstable wherever it lies. Under
-    cross-entropy, at or above the optimum, at index `best`, so is one that failed: whose mean loss exceeds the best by
-    more than `MARGIN`, or, with `n_classes`, whose mean training accuracy is below `accuracy_floor`. Below the optimum
-    that only means that the run is under-trained. Under the squared losses nothing else is (paper, D.4). `best` is None
-    when every rate is lost.
+    `losses` holds inf or nan where any seed is lost (`is_lost`); such a rate is unstable wherever it lies. At or above
+    the optimum, at index `best`, so is one where any seed `left` for good, and, under cross-entropy, one that failed:
+    whose mean loss exceeds the best by more than `MARGIN`, or, with `n_classes`, whose mean training accuracy is below
+    `accuracy_floor` (paper, D.4; under the squared losses nothing else counts). Below the optimum all this only means
+    that the run is under-trained: at tiny learning rates the batches' noise alone can keep the loss above its first
+    value. `best` is None when no rate is usable.
     """
     unstable: NDArray[np.bool_] = ~np.isfinite(losses)
-    if best is None or loss != "cross_entropy":
+    if best is None:
+        return unstable
+    if left is not None:
+        unstable[best:] |= left[best:]
+    if loss != "cross_entropy":
         return unstable
     if n_classes is None:
         unstable[best:] |= ~(losses[best:] <= losses[best] + MARGIN)

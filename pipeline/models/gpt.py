@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from pipeline.config import ModelConfig, RequestError
 from pipeline.models.roles import Claim, Readout, TensorSpec, by_name, linear, norm
-
 from pipeline.parameterization.rules import Role
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from pipeline.config import RequestError, RunConfig, SweepConfig
 from pipeline.recipes import parse
 from pipeline.sweep.plan import cost, grid
-from pipeline.training.rundir import Record, RunDir
+from pipeline.training.rundir import Record, RunDir, outcome
 
 MAX_DEATHS = 3  # a run that takes its worker down this often is given up
 
@@ -237,18 +237,13 @@ class _Status:
     def finished(self, run: RunConfig, result: Record | None, reason: str | None, seconds: float) -> None:
         self.done += 1
         self.bar.update(1)
-        if result is None:
-            outcome = f"failed: {reason}"
-        elif result["status"] == "diverged":
-            outcome = f"diverged at step {result['diverged_at']}"
-        else:
-            outcome = f"loss {result['final_train_loss']:.4f}  val {result['final_val_loss']:.4f}"
+        said = f"failed: {reason}" if result is None else outcome(result)
         if result is not None and result["status"] == "completed":
             self.seconds.setdefault(run.width, []).append(seconds)
             self.unit_cost.append(seconds / cost(run))
         eta = f"  about {_duration(self.left)} left" if self.bar.disable and self.left else ""
         name = f"{run.param:>4} width {run.width:<5} lr {run.lr:<8.3g} seed {run.seed}"
-        self.say(f"[{self.done}/{self.total}] {name}  {outcome}  ({seconds:.0f} s){eta}")
+        self.say(f"[{self.done}/{self.total}] {name}  {said}  ({seconds:.0f} s){eta}")
 
     def refresh(self, slots: list[_Slot], queue: Sequence[RunConfig]) -> None:
         if not self.unit_cost:

@@ -137,6 +137,16 @@ def final_values(records: list[Record], steps: int) -> Record:
     return final
 
 
+def outcome(result: Record) -> str:
+    """How a finished run ended, in a few words. A validation loss may be infinite where the training loss was not yet."""
+    if result["status"] == "diverged":
+        return f"diverged: the training loss was not finite at step {result['diverged_at']}"
+    train, val = (
+        f"{x:.4f}" if x is not None else "not finite" for x in (result["final_train_loss"], result["final_val_loss"])
+    )
+    return f"training loss {train}, validation {val}"
+
+
 def _strict(record: Mapping[str, Any]) -> Record:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 

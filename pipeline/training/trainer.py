@@ -19,7 +19,7 @@ from pipeline.files import atomic
 from pipeline.models.build import parameter_count
 from pipeline.training.callbacks import Progress, Recorder
 from pipeline.training.module import TrainingModule
-from pipeline.training.rundir import MetricsWriter, Record, RunDir, final_values
+from pipeline.training.rundir import MetricsWriter, Record, RunDir, final_values, outcome
 from pipeline.training.wandb_mirror import WandbMirror
 
 
@@ -149,11 +149,5 @@ def train_verbosely(config: RunConfig) -> int:
     else:
         say(f"{'resuming' if run.checkpoint.exists() else 'training'} {config.run_dir}", flush=True)
         result = train(config)
-    if result["status"] == "diverged":
-        say(f"diverged: the training loss was not finite at step {result['diverged_at']}")
-    else:
-        say(
-            f"final training loss {result['final_train_loss']:.4f}, validation {result['final_val_loss']:.4f} "
-            f"after {result['steps']} steps, {result['tokens']:,} tokens, {result['seconds']:.0f} s"
-        )
+    say(f"{outcome(result)} ({result['steps']} steps, {result['tokens']:,} tokens, {result['seconds']:.0f} s)")
     return 0
