@@ -1,9 +1,10 @@
 """Whether the settings of a run go together; every complaint is one line that says what to change."""
 
+import argparse
 import dataclasses
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.parameterization import rules
 
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
 
 class RequestError(ValueError):
     """The request was wrong; the message is one line that says what to change. The command line exits with 2."""
+
+
+class RequestParser(argparse.ArgumentParser):
+    """A parser of the verbs that take no run settings; its complaints are `RequestError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{self.prog}: {message} (see {self.prog} --help)")
 
 
 def _require(ok: bool, message: str) -> None:

@@ -32,6 +32,7 @@ LIGHTNING = {"lightning"}
 FORBIDDEN = {
     "config": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli", "recipes"},
     "validation": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli", "recipes"},
+    "theory_cli": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli", "recipes"},
     "scaling": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli", "recipes"},
     "recipes": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli"},
     "files": TORCH | {"config", "models", "data", "training", "sweep", "analysis", "cli"},

@@ -2,11 +2,13 @@
 
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 from pipeline.parameterization import rules
 from pipeline.parameterization.rules import ROLES, TABLE, Width
+from pipeline.parameterization.rules_text import rules_markdown
 
 H = Fraction(1, 2)
 # name: (b of input, hidden, output), (c under SGD), (c under Adam) of input, vector, hidden, output
@@ -59,6 +61,11 @@ def test_neox_embedding_shrinks_under_sp_only() -> None:
     assert shrinking == {"sp"}
     assert TABLE["sp"].init_factor("input", width, "neox") == 0.5
     assert TABLE["sp"].init_factor("input", width, "constant") == 1
+
+
+def test_the_readmes_table_is_the_table() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert readme.split("<!-- rules -->\n")[1].split("<!-- /rules -->")[0] == rules_markdown()
 
 
 def test_unknown_name_suggests_the_nearest() -> None:

@@ -1,13 +1,12 @@
 """`pipeline fit`: optimum, stability edge and their width exponents of a study, on the terminal and as CSV and JSON."""
 
-import argparse
 import dataclasses
 import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from pipeline.analysis.stability import Edge, stability_edge, unstable_lrs
 from pipeline.config import RequestError
 from pipeline.files import write_atomic
 from pipeline.parameterization import rules
+from pipeline.validation import RequestParser
 
 
 @dataclass(frozen=True)
@@ -259,14 +259,9 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterable[str]:
     return ["  " + "  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip() for row in rows]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{self.prog}: {message} (see {self.prog} --help)")
-
-
 def parse_study_args(verb: str, description: str, argv: Sequence[str]) -> tuple[list[Path], Metric]:
     """The arguments that every verb on studies takes: ``STUDY... [--metric train|val]``. Raises `RequestError`."""
-    parser = _Parser(prog=f"pipeline {verb}", description=description, allow_abbrev=False)
+    parser = RequestParser(prog=f"pipeline {verb}", description=description, allow_abbrev=False)
     parser.add_argument("study", nargs="+", type=Path, metavar="STUDY", help="study folder, such as runs/quick")
     parser.add_argument(
         "--metric", choices=list(COLUMN), default="train", help="final loss to compare (default: train)"
