@@ -38,8 +38,14 @@ class LossOutput(NamedTuple):
 
 
 class _Chunk(NamedTuple):
+    """What a loss may read of a chunk, and overwrite."""
+
     logits_CV: Tensor
-    log_z_C1: Tensor
+    """Only under `mse`; elsewhere their memory is that of the softmax."""
+    p_CV: Tensor
+    """Softmax of the logits."""
+    cross_entropy: Tensor
+    """Sum over rows."""
     targets_C1: Tensor
 
 
@@ -48,22 +54,21 @@ _Loss = Callable[[_Chunk], tuple[Tensor, Tensor]]
 
 
 def _cross_entropy(chunk: _Chunk) -> tuple[Tensor, Tensor]:
-    loss = (chunk.log_z_C1 - chunk.logits_CV.gather(1, chunk.targets_C1)).sum()
-    return loss, _minus_one_hot((chunk.logits_CV - chunk.log_z_C1).exp_(), chunk.targets_C1)
+    return chunk.cross_entropy, _minus_one_hot(chunk.p_CV, chunk.targets_C1)
 
 
 def _mse(chunk: _Chunk) -> tuple[Tensor, Tensor]:
     """Squared distance of the logits to the one-hot target."""
-    error_CV = _minus_one_hot(chunk.logits_CV.clone(), chunk.targets_C1)
-    return error_CV.square().sum(), 2 * error_CV
+    error_CV = _minus_one_hot(chunk.logits_CV, chunk.targets_C1)
+    return error_CV.square().sum(), error_CV.mul_(2)
 
 
 def _softmax_mse(chunk: _Chunk) -> tuple[Tensor, Tensor]:
     """Squared distance of the softmax to the one-hot target; the published GPT runs' MSE."""
-    p_CV = (chunk.logits_CV - chunk.log_z_C1).exp_()
-    error_CV = _minus_one_hot(p_CV.clone(), chunk.targets_C1)
+    error_CV = _minus_one_hot(chunk.p_CV.clone(), chunk.targets_C1)
     loss = error_CV.square().sum()
-    return loss, error_CV.sub_((p_CV * error_CV).sum(1, keepdim=True)).mul_(p_CV).mul_(2)
+    mean_C1 = (chunk.p_CV * error_CV).sum(1, keepdim=True)
+    return loss, error_CV.sub_(mean_C1).mul_(chunk.p_CV).mul_(2)
 
 
 _LOSSES: Mapping[LossName, _Loss] = {"cross_entropy": _cross_entropy, "mse": _mse, "softmax_mse": _softmax_mse}
@@ -107,16 +112,24 @@ class _LinearLoss(torch.autograd.Function):
                 logits_CV = (h_CD @ weight.T).to(loss.dtype)
                 if bias_V is not None:
                     logits_CV += bias_V
-                log_z_C1 = logits_CV.logsumexp(1, keepdim=True)
                 squares += torch.linalg.vector_norm(logits_CV).square()
-                cross_entropy += (log_z_C1 - logits_CV.gather(1, targets_C1)).sum()
                 if accuracy:
                     correct += (logits_CV.argmax(1, keepdim=True) == targets_C1).sum()
-                value, grad_CV = _LOSSES[name](_Chunk(logits_CV, log_z_C1, targets_C1))
+                target_C1 = logits_CV.gather(1, targets_C1)
+                # log-sum-exp and softmax from one exponential, in the logits' own memory where the loss can spare them
+                maximum_C1 = logits_CV.amax(1, keepdim=True)
+                p_CV = (logits_CV - maximum_C1 if name == "mse" else logits_CV.sub_(maximum_C1)).exp_()
+                normalizer_C1 = p_CV.sum(1, keepdim=True)
+                p_CV /= normalizer_C1
+                log_z_C1 = maximum_C1 + normalizer_C1.log()
+                chunk_cross_entropy = (log_z_C1 - target_C1).sum()
+                cross_entropy += chunk_cross_entropy
+                z_gradient = 2 * z_loss * log_z_C1 * p_CV if z_loss else None
+                value, grad_CV = _LOSSES[name](_Chunk(logits_CV, p_CV, chunk_cross_entropy, targets_C1))
                 loss += value
-                if z_loss:
+                if z_gradient is not None:
                     loss += z_loss * log_z_C1.square().sum()
-                    grad_CV += (logits_CV - log_z_C1).exp_().mul_(2 * z_loss * log_z_C1)
+                    grad_CV += z_gradient
                 grad_CV /= n
                 if grad_bias is not None:
                     grad_bias += grad_CV.sum(0)

@@ -2,13 +2,13 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 
-from pipeline.config import ModelConfig, RunConfig
+from pipeline.config import DataConfig, ModelConfig, RunConfig
 from pipeline.losses import linear_loss
-from pipeline.models import gpt
 from pipeline.models.build import build
 from pipeline.models.init import initialize_
 from pipeline.models.roles import TensorSpec
@@ -21,9 +21,8 @@ from tests.conftest import changed
 MODEL = ModelConfig(n_layer=2, head_size=16, vocab_size=256)
 
 
-def built(config: RunConfig) -> tuple[gpt.GPT, torch.optim.Optimizer]:
+def built(config: RunConfig) -> tuple[Any, torch.optim.Optimizer]:
     model, specs = build(config)
-    assert isinstance(model, gpt.GPT)
     initialize_(model, specs, scaling_of(config), config.seed)
     groups = parameter_groups(
         model.named_parameters(),
@@ -56,21 +55,29 @@ def test_at_the_base_width_all_take_the_same_first_step(optimizer: str) -> None:
     assert any(not torch.equal(wide["sp"][name], wide["mup"][name]) for name in wide["sp"])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+GPT_DATA, MLP_DATA = (MODEL, DataConfig()), (ModelConfig(kind="mlp", n_layer=4), DataConfig("digits", "digits"))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 @pytest.mark.parametrize("param", TABLE)
-def test_groups_cover_every_parameter_with_its_rate(param: str, optimizer: str) -> None:
+@pytest.mark.parametrize(("kind", "data"), [GPT_DATA, MLP_DATA], ids=["gpt", "mlp"])
+def test_groups_cover_every_parameter_with_its_rate(
+    param: str, optimizer: str, kind: ModelConfig, data: DataConfig
+) -> None:
+    decay = 0.0 if optimizer == "adam" else 0.1
     config = RunConfig(
-        width=128, base_width=32, param=param, optimizer=optimizer, lr=0.5, weight_decay=0.1, model=MODEL
-    )
+        width=128, base_width=32, param=param, optimizer=optimizer, lr=0.5, weight_decay=decay, model=kind, data=data
+    )  # fmt: skip
     model, opt = built(config)
-    roles = {p: spec.role for p, spec in zip(model.parameters(), gpt.tensor_specs(model, 32).values(), strict=True)}
+    specs = build(config)[1]
+    roles = {p: spec.role for p, spec in zip(model.parameters(), specs.values(), strict=True)}
     grouped = [p for group in opt.param_groups for p in group["params"]]
     assert len(grouped) == len(set(grouped)) == len(roles)
     for group in opt.param_groups:
         assert {roles[p] for p in group["params"]} == {group["name"]}
         factor = rules.get(param).lr_factor(group["name"], FAMILY[optimizer], config.width_point)
         assert group["lr"] == pytest.approx(0.5 * factor)
-        assert group["lr"] * group["weight_decay"] == pytest.approx(0.5 * 0.1)
+        assert group["lr"] * group["weight_decay"] == pytest.approx(0.5 * decay)
 
 
 def test_mup_adam_by_hand() -> None:
