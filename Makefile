@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/pipeline sweep --study demo
+	$(BIN)/pipeline sweep --study demo --keep_checkpoint false
 	$(BIN)/pipeline report runs/demo
 
 test: $(READY)
