@@ -145,7 +145,7 @@ def test_workers_do_not_outlive_a_killed_sweep(tiny: RunConfig, tmp_path: Path) 
     workers = workers_of(process.pid)
     assert workers
     process.kill()
-    process.communicate()
+    process.wait()  # not communicate: workers that live on would hold its output open
     deadline = time.monotonic() + 10
     try:
         while any(Path(f"/proc/{worker}").exists() for worker in workers):
