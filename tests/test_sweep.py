@@ -155,6 +155,7 @@ def test_workers_do_not_outlive_a_killed_sweep(tiny: RunConfig, tmp_path: Path) 
         for worker in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.mark.slow
