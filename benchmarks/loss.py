@@ -42,7 +42,7 @@ VARIANTS: dict[str, Loss] = {"plain": plain, "ours": ours}
 if hasattr(F, "linear_cross_entropy"):
     VARIANTS["torch chunked"] = torchs
 
-SHAPES = ((512, 64, 2048), (512, 256, 2048), (8192, 256, 2048), (4096, 256, 50304))
+SHAPES = ((512, 64, 2048), (512, 256, 2048), (8192, 256, 2048), (1024, 256, 50304))
 
 
 def measure(variant: str, n: int, d: int, v: int) -> dict[str, float]:
