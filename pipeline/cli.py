@@ -41,6 +41,12 @@ def _report(argv: list[str]) -> int:
     return main(argv)
 
 
+def _data(argv: list[str]) -> int:
+    from pipeline.data.command import main
+
+    return main(argv)
+
+
 def _theory(argv: list[str]) -> int:
     from pipeline.theory_cli import main
 
@@ -50,6 +56,7 @@ def _theory(argv: list[str]) -> int:
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "one run: pipeline train --width 1024 --param sp --lr 3e-3"),
     "sweep": (_sweep, "a study: widths x learning rates x seeds x parameterizations, on this machine"),
+    "data": (_data, "prepare, info, verify: pipeline data prepare dclm --tokens 1.4B"),
     "fit": (_fit, "runs -> optimum, stability edge and exponents: pipeline fit runs/STUDY"),
     "theory": (_theory, "predicted exponents: pipeline theory --param sp --optimizer sgd, or --all"),
     "report": (_report, "one self-contained HTML page and figures: pipeline report runs/STUDY"),

@@ -74,19 +74,50 @@ class DataConfig:
 
     name: str = "sotu"
     """Name of the source, shown in reports and used for its cache folder."""
-    format: Literal["sotu", "text", "digits", "multi_index"] = "sotu"
-    """Text: sotu (speeches of the installed package of that name), or text (UTF-8, documents parted by blank lines).
-    Vectors with classes: digits (scikit-learn's), or multi_index (generated; paper, D.2)."""
+    format: Literal["sotu", "text", "shards", "digits", "multi_index"] = "sotu"
+    """Text: sotu (speeches of the installed package of that name), text (files of path or repo, read by their suffix:
+    .parquet, .jsonl, else UTF-8 documents parted by blank lines; .zst and .gz are unpacked), or shards (a folder that
+    was prepared before). Vectors with classes: digits (scikit-learn's), or multi_index (generated; paper, D.2)."""
     path: str = ""
-    """File or glob to read, for format text."""
+    """File or glob to read (text), or the prepared folder (shards)."""
+    repo: str = ""
+    """Dataset repository on the Hugging Face hub, read instead of path."""
+    revision: str = "main"
+    """Branch, tag or commit of repo; resolved once and recorded."""
+    files: str = "**"
+    """Glob of the files of repo that hold the text."""
+    text_field: str = "text"
+    """Field or column that holds a document's text, in .jsonl and .parquet."""
+    file_seed: int = 0
+    """Seed of the order in which the files of repo are taken."""
+    tokens: int | str | None = None
+    """Prepared: training tokens to keep, such as 1.4B, cut at a document's end; null: all. Streaming has no such end."""
     tokenizer: str = "bpe"
-    """bpe: a byte-level BPE of model.vocab_size entries, trained on the training documents; or a tokenizer.json."""
+    """bpe: a byte-level BPE of model.vocab_size entries, trained on training documents; or a tokenizer.json; or a model
+    repository on the hub, such as EleutherAI/pythia-14m, that has one."""
     validation_fraction: float = 0.05
     """Share of the documents, chosen by their hash, kept for validation."""
+    mode: Literal["prepared", "stream"] = "prepared"
+    """prepared: training reads token shards. stream: it reads and tokenizes the files while it goes."""
+    lanes: int = 8
+    """Streaming: parallel streams of documents, a divisor of global_batch; fixed, so that the order of samples does not
+    depend on the number of devices, which divides it."""
+    era: int = 512
+    """Streaming: windows that a lane reads ahead and shuffles as one."""
+    workers: int = 0
+    """Processes that read and tokenize; 0: in preparing one per core, in streaming one per device."""
+    write_through: str = ""
+    """Streaming: folder for token shards of what was read, which --data FOLDER can train on later."""
+    stall_seconds: float = 600.0
+    """Streaming: a run ends when its source gives nothing for so long."""
     license: str = ""
     """Licence of the text, carried into the manifest."""
     citation: str = ""
     """Whom to cite for the text, carried into the manifest."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tokens, str):
+            object.__setattr__(self, "tokens", _amount("data.tokens", self.tokens))
 
     @property
     def dimensions(self) -> tuple[int, int] | None:
@@ -247,7 +278,7 @@ class SweepConfig(RunConfig):
 _NOT_HASHED = {
     "out", "study", "wandb", "devices", "num_nodes", "strategy", "micro_batch",
     "log_interval", "val_interval", "checkpoint_interval", "keep_checkpoint",
-    "data.license", "data.citation",
+    "data.license", "data.citation", "data.workers", "data.write_through", "data.stall_seconds",
 }  # fmt: skip
 
 
@@ -271,6 +302,18 @@ def config_hash(config: RunConfig) -> str:
     """8 hex digits over `hashed_settings`."""
     text = json.dumps(hashed_settings(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _amount(key: str, text: str) -> int:
+    """``"1.4B"`` -> 1 400 000 000; also K, M and T, plain numbers and 1.4e9."""
+    number = re.fullmatch(r"\s*([\d_.]+(?:e\+?\d+)?)\s*([KMBT]?)\s*", text, re.IGNORECASE)
+    try:
+        if number is None:
+            raise ValueError
+        value = float(number[1]) * {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[number[2].upper()]
+    except ValueError:
+        raise RequestError(f"--{key}: expected a number such as 1.4B or 300M, got {text!r}") from None
+    return round(value)
 
 
 def _plain(value: Any) -> Any:

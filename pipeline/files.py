@@ -1,5 +1,6 @@
 """Files that a reader sees whole: atomic writes, and JSON lines whose torn last line does not count."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -30,6 +31,12 @@ def write_atomic(path: Path, text: str) -> None:
     """Replace `path` by `text` (UTF-8), all or nothing."""
     with atomic(path) as stream:
         stream.write(text.encode())
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

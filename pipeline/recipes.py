@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from pipeline.config import DataConfig, ModelConfig, MultConfig, RequestError, RunConfig, SweepConfig
+from pipeline.validation import validate_source
 
 # A recipe is one experiment, study grid included; `train` runs one point of it and leaves the grid alone.
 GRID_KEYS = {f.name for f in dataclasses.fields(SweepConfig)} - {f.name for f in dataclasses.fields(RunConfig)}
@@ -62,6 +63,47 @@ def parse(verb: Literal["train", "sweep"], argv: Sequence[str]) -> tuple[Any, bo
     return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls)}), values.get("dry_run", False)
 
 
+def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None]:
+    """The data source that `argv` asks of `verb`, ``SOURCE [--KEY VALUE ...]``, and ``--vocab_size``.
+
+    Raises `RequestError`; ``--help`` prints and exits.
+    """
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=f"pipeline {verb} SOURCE", exit_on_error=False, allow_abbrev=False,
+        description="SOURCE: a data recipe's name, a YAML, a text file or glob, or a prepared folder. "
+        "Flags go over what it says.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--vocab_size", type=int | None, help="Entries of a tokenizer that is trained (--tokenizer bpe)"
+    )
+    parser.add_class_arguments(DataConfig, as_group=False)
+    source, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("--") else ("", argv)
+    if not source and "--help" not in flags:
+        raise RequestError(f"pipeline {verb}: name a source ({', '.join(shipped('data'))}), a file or a folder")
+    known = {f.name for f in dataclasses.fields(DataConfig)}
+    for flag in flags:
+        if flag.startswith("--"):
+            _reject_unknown(flag.removeprefix("--").partition("=")[0], known | {"vocab_size", "help"}, flag)
+    if source:
+        parser.set_defaults(dataclasses.asdict(_data_recipe(source)))
+    try:
+        values = vars(parser.parse_args(list(flags)))
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code in (0, None):
+            raise
+        raise RequestError(_explain(error, DataConfig, flags)) from None
+    config = DataConfig(**{name: values[name] for name in known})
+    validate_source(config)
+    if values["vocab_size"] is not None and config.tokenizer != "bpe":
+        raise RequestError("--vocab_size is for --tokenizer bpe: this source has a tokenizer")
+    return config, values["vocab_size"]
+
+
 def load_run(path: Path) -> RunConfig:
     """The config in a run directory's config.yaml, as this program wrote it: no defaults, no flags, hence fast.
 
@@ -97,7 +139,7 @@ def _load(text: str, *, verb: str) -> Any:
 
 
 def _data_recipe(value: str) -> DataConfig:
-    """What ``data: VALUE`` stands for: a data recipe's name, a YAML file, or a text file or glob."""
+    """What ``data: VALUE`` stands for: a data recipe's name, a YAML file, a prepared folder, or a text file or glob."""
     known = shipped("data")
     path = known.get(value, Path(value))
     if path.suffix in (".yaml", ".yml") and path.is_file():
@@ -107,9 +149,13 @@ def _data_recipe(value: str) -> DataConfig:
         for key in section:
             _reject_unknown(key, {f.name for f in dataclasses.fields(DataConfig)}, str(path))
         return DataConfig(**section)
+    if (path / "manifest.json").is_file():
+        return DataConfig(name=re.sub(r"[^\w.+-]", "_", path.resolve().name), format="shards", path=value)
     if not glob.glob(value):
         raise RequestError(f"--data {value}: no such file, and no data recipe of that name ({', '.join(known)})")
-    return DataConfig(name=re.sub(r"[^\w.+-]", "_", path.stem), format="text", path=value)
+    # "books/*.jsonl.zst" is named after its folder, "corpus.txt" after itself
+    stem = re.sub(r"[^\w+-]", "_", path.name.partition(".")[0]).strip("_")
+    return DataConfig(name=stem or re.sub(r"[^\w+-]", "_", path.parent.name) or "text", format="text", path=value)
 
 
 def _recipe_path(value: str) -> str:
@@ -125,6 +171,8 @@ def _expand(argv: Sequence[str], cls: type) -> list[str]:
     """Flags as people type them -> as jsonargparse reads them: recipes by name, ``--data NAME``, ``--lrs 1e-3,1e-2``."""
     known = _keys(cls) | {"config", "data", "print_config", "dry_run", "help"}
     lists = {f.name for f in dataclasses.fields(cls) if isinstance(f.default, tuple)}
+    recipes: list[str] = []
+    data: list[str] = []  # what --data NAME stands for; --data.KEY flags go over it, wherever they stand
     expanded: list[str] = []
     tokens = iter(argv)
     for token in tokens:
@@ -138,12 +186,13 @@ def _expand(argv: Sequence[str], cls: type) -> list[str]:
         if not value or value.startswith("--"):
             raise RequestError(f"--{name} needs a value")
         if name == "config":
-            expanded += ["--config", _recipe_path(value)]
+            recipes += ["--config", _recipe_path(value)]
         elif name == "data":
-            expanded += [f"--data.{key}={entry}" for key, entry in dataclasses.asdict(_data_recipe(value)).items()]
+            section = dataclasses.asdict(_data_recipe(value))
+            data = [f"--data.{key}={'null' if entry is None else entry}" for key, entry in section.items()]
         else:
             expanded.append(f"--{name}={value if value.startswith('[') else f'[{value}]'}")
-    return expanded if "--config" in expanded else ["--config", _recipe_path("quick"), *expanded]
+    return [*(recipes or ["--config", _recipe_path("quick")]), *data, *expanded]
 
 
 def _keys(cls: type) -> set[str]:

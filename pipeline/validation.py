@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from pipeline.parameterization import rules
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
+    from pipeline.config import DataConfig, RunConfig
 
 
 class RequestError(ValueError):
@@ -70,10 +70,37 @@ def _validate_optimizer(c: "RunConfig") -> None:
 
 
 def _validate_data(c: "RunConfig") -> None:
-    _require(0 < c.data.validation_fraction < 1, "--data.validation_fraction must be between 0 and 1")
-    _require(c.data.format != "text" or bool(c.data.path), "--data.format text needs --data.path")
+    validate_source(c.data)
+    if c.data.mode == "stream":
+        d = c.data
+        _require(c.global_batch % d.lanes == 0, f"--data.lanes {d.lanes} must divide --global_batch {c.global_batch}")
+        _require(
+            d.lanes % c.world_size == 0,
+            f"--data.lanes {d.lanes} is not a multiple of the {c.world_size} processes that train",
+        )
     wanted = "mlp" if c.data.dimensions else "gpt"
     _require(c.model.kind == wanted, f"--data {c.data.name} is for --model.kind {wanted}, not {c.model.kind}")
+
+
+def validate_source(d: "DataConfig") -> None:
+    """Raises `RequestError` for the first setting of a data source that cannot be."""
+    _require(0 < d.validation_fraction < 1, "--data.validation_fraction must be between 0 and 1")
+    _require(not (d.path and d.repo), "--data.path and --data.repo exclude each other: give one")
+    _require(d.format != "text" or bool(d.path or d.repo), "--data.format text needs --data.path or --data.repo")
+    _require(d.format == "text" or not d.repo, f"--data.repo is read with --data.format text, not {d.format}")
+    _require(d.format != "shards" or bool(d.path), "--data.format shards needs --data.path")
+    _require(not d.repo or re.fullmatch(r"[\w.-]+/[\w.-]+", d.repo) is not None,
+             f"--data.repo must be OWNER/NAME, got {d.repo!r}")  # fmt: skip
+    _require(re.fullmatch(r"[\w.+-]+", d.name) is not None, f"--data.name must be a plain folder name, got {d.name!r}")
+    _require(isinstance(d.tokens, int | None) and (d.tokens is None or d.tokens >= 1), "--data.tokens must be positive")
+    for key in ("lanes", "era"):
+        _require(getattr(d, key) >= 1, f"--data.{key} must be at least 1, got {getattr(d, key)}")
+    _require(d.workers >= 0, f"--data.workers must not be negative, got {d.workers}")
+    _require(d.stall_seconds > 0, f"--data.stall_seconds must be positive, got {d.stall_seconds:g}")
+    if d.mode == "stream":
+        _require(d.format in ("sotu", "text"), f"--data.mode stream reads text, not {d.format}")
+        _require(d.tokenizer != "bpe", "--data.mode stream needs a ready tokenizer: give --data.tokenizer")
+    _require(d.mode == "stream" or not d.write_through, "--data.write_through is for --data.mode stream")
 
 
 def _validate_mlp(c: "RunConfig") -> None:

@@ -1,23 +1,84 @@
-"""From a run's settings to its data, whatever the kind: two splits that give a batch for an array of indices."""
+"""From a run's settings to its data, whatever the kind: what training reads, in order, and the validation split."""
 
+import dataclasses
 import hashlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
-from pipeline.config import RunConfig
-from pipeline.data.prepare import prepare
-from pipeline.data.shards import TokenWindows, read_manifest
+import torch
+from torch import Tensor
+
+from pipeline.config import RequestError, RunConfig
+from pipeline.data.order import Samples, training_batches
+from pipeline.data.prepare import open_source, prepare, prepared_folder
+from pipeline.data.shards import MANIFEST, read_manifest
 from pipeline.data.vectors import SOURCES, Examples
+from pipeline.data.windows import TokenWindows
 
-Samples: TypeAlias = TokenWindows | Examples
+Batch: TypeAlias = Tensor | tuple[Tensor, Tensor]
+"""Windows of tokens (B, T + 1), or examples x (B, d_in) and their classes (B,)."""
+
+
+class Training(Protocol):
+    """The endless sequence of training samples, and what it takes, beside the step, to go on in it."""
+
+    def batches(self, *, first_step: int, micro_batch: int, rank: int, world_size: int) -> Iterator[Batch]:
+        """Micro-batches of one rank from optimizer step `first_step` on."""
+
+    def state(self, step: int) -> Tensor:
+        """int64; the ranks' states add up to the whole."""
+
+    def restore(self, step: int, state: Tensor) -> None:
+        """Go on from `step`, at which the ranks' states added up to `state`."""
+
+    def close(self) -> None:
+        """No more batches will be asked for."""
+
+    def finish(self, steps: int) -> None:
+        """Training has ended after so many steps; called in one process, when no rank reads any more."""
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Samples that lie ready, in the order of the stateless permutation: the step is all the state."""
+
+    samples: Samples[Batch]
+    seed: int
+    global_batch: int
+
+    def batches(self, *, first_step: int, micro_batch: int, rank: int, world_size: int) -> Iterator[Batch]:
+        return training_batches(
+            self.samples,
+            seed=self.seed,
+            first_step=first_step,
+            global_batch=self.global_batch,
+            micro_batch=micro_batch,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def state(self, step: int) -> Tensor:
+        return torch.zeros(0, dtype=torch.int64)
+
+    def restore(self, step: int, state: Tensor) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def finish(self, steps: int) -> None:
+        pass
 
 
 @dataclass(frozen=True)
 class Data:
-    """The training and the validation split, and a hash that changes with their content."""
+    """What a run trains on and is validated with, and a hash that changes with their content."""
 
-    train: Samples
-    val: Samples
+    train: Training
+    val: Samples[Batch]
     fingerprint: str
 
 
@@ -25,7 +86,62 @@ def open_data(config: RunConfig) -> Data:
     """Open the run's data, preparing text first where that has not been done yet. Raises `RequestError`."""
     if config.data.dimensions:
         train, val = (Examples(*SOURCES[config.data.format](split)) for split in ("train", "val"))
-        return Data(train, val, hashlib.sha256((train.sha256 + val.sha256).encode()).hexdigest())
-    folder = prepare(config.data, config.model.vocab_size)
-    windows = [TokenWindows(folder, split, config.seq_len) for split in ("train", "val")]
-    return Data(windows[0], windows[1], read_manifest(folder)["fingerprint"])
+        fingerprint = hashlib.sha256((train.sha256 + val.sha256).encode()).hexdigest()
+        return Data(Shuffled(train, config.seed, config.global_batch), val, fingerprint)
+    if config.data.mode == "stream":
+        return _open_stream(config)
+    folder = _prepared(config)
+    manifest = _check_vocabulary(folder, config)
+    windows = TokenWindows(folder, "train", config.seq_len)
+    return Data(
+        Shuffled(windows, config.seed, config.global_batch),
+        TokenWindows(folder, "val", config.seq_len),
+        manifest["fingerprint"],
+    )
+
+
+def _prepared(config: RunConfig) -> Path:
+    data = config.data
+    if data.format == "shards":
+        return Path(data.path)
+    if data.repo:
+        # hours of download and tokenizing are not for a training job to start unasked
+        folder = prepared_folder(data, config.model.vocab_size)
+        if not (folder / MANIFEST).exists():
+            tokens = f" --tokens {data.tokens}" if data.tokens else ""
+            raise RequestError(
+                f"{data.name} is not prepared ({folder}): run pipeline data prepare {data.name}{tokens} first, with the "
+                "settings of --data, or train with --data.mode stream"
+            )
+    return prepare(data, config.model.vocab_size)
+
+
+def _check_vocabulary(folder: Path, config: RunConfig) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    entries, rows = manifest["tokenizer"]["entries"], config.model.vocab_size
+    if entries > rows:
+        raise RequestError(f"--data.tokenizer has {entries} entries, more than --model.vocab_size {rows}")
+    return manifest
+
+
+def _open_stream(config: RunConfig) -> Data:
+    """Training windows as they are read; validation windows from the first validation documents, prepared once."""
+    from pipeline.data.stream import StreamedWindows
+
+    # a little more than asked for, since the last window of a shard is seldom full
+    tokens = (config.val_sequences + config.val_sequences // 50 + 8) * config.seq_len
+    wanted = dataclasses.replace(config.data, mode="prepared", write_through="", tokens=tokens)
+    validation = prepare(wanted, config.model.vocab_size, ("val",))
+    manifest = _check_vocabulary(validation, config)
+    source = open_source(config.data)
+    train = StreamedWindows(
+        source,
+        config.data,
+        validation,
+        seq_len=config.seq_len,
+        global_batch=config.global_batch,
+        seed=config.seed,
+    )
+    content = [manifest["fingerprint"], manifest["tokenizer"]["sha256"], [f.sha256 or f.name for f in source.files]]
+    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return Data(train, TokenWindows(validation, "val", config.seq_len), fingerprint)

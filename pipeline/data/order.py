@@ -27,7 +27,7 @@ def permute(indices: Indices, size: int, key: int) -> Indices:
     """
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)
-    rounds = [np.uint64(_hash(f"{key}/{r}")) for r in range(6)]
+    rounds = [np.uint64(seeded(key, r)) for r in range(6)]
 
     def encrypt(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
         left, right = x >> half, x & mask
@@ -41,8 +41,9 @@ def permute(indices: Indices, size: int, key: int) -> Indices:
     return values.astype(np.int64)
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+def seeded(seed: int, purpose: object) -> int:
+    """A 64-bit key for one purpose of a seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "little")
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -62,7 +63,7 @@ def sample_order(consumed: Indices, size: int, seed: int) -> Indices:
     order = np.empty_like(consumed)
     for epoch in np.unique(epochs):
         members = epochs == epoch
-        order[members] = permute(offsets[members], size, _hash(f"{seed}/{epoch}"))
+        order[members] = permute(offsets[members], size, seeded(seed, epoch))
     return order
 
 

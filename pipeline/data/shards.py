@@ -7,76 +7,89 @@ every token but a shard's first is predicted once per epoch.
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.config import RequestError
-from pipeline.data.order import Indices
+from pipeline.files import file_sha256, write_atomic
 
 Split = Literal["train", "val"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write `manifest` with its format version, the fingerprint of its tokens, and a checksum of itself.
+
+    `manifest` has at least ``name``, ``dtype`` and ``splits``: per split ``documents``, ``tokens`` and ``shards``, a
+    list of ``file``, ``tokens``, ``sha256``.
+    """
+    content = {"format_version": FORMAT_VERSION, "fingerprint": _fingerprint(manifest), **manifest}
+    write_atomic(folder / MANIFEST, json.dumps({**content, "sha256": _checksum(content)}, indent=2) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a shard folder. Raises `RequestError` if it is missing, unreadable or of another version."""
+    """The manifest of a shard folder. Raises `RequestError` if it is missing, damaged or of another version."""
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
         if (version := manifest["format_version"]) != FORMAT_VERSION:
             raise RequestError(f"{path} has format version {version}, not {FORMAT_VERSION}: delete {folder}")
-        # what the readers below rely on
-        np.dtype(manifest["dtype"]), manifest["fingerprint"]
-        for split in get_args(Split):
-            int(manifest["splits"][split]["tokens"])
-            for shard in manifest["splits"][split]["shards"]:
-                folder / shard["file"], shard["sha256"]
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
+        content = {key: value for key, value in manifest.items() if key != "sha256"}
+        if manifest["sha256"] != _checksum(content) or manifest["fingerprint"] != _fingerprint(manifest):
+            raise ValueError
+        _check(manifest)
+    except RequestError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RequestError(f"{path} is missing or damaged: delete {folder} to prepare it again") from None
     return manifest
 
 
-class TokenWindows:
-    """The windows of one split, memory-mapped and verified: ``windows[indices]`` is an int64 tensor (len, T + 1).
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    Raises `RequestError` if a shard does not match the manifest or the split is shorter than one window.
-    """
 
-    def __init__(self, folder: Path, split: Split, seq_len: int) -> None:
-        manifest = read_manifest(folder)
-        self.seq_len = seq_len
-        self._shards = []
-        for entry in manifest["splits"][split]["shards"]:
-            path = folder / entry["file"]
-            if not path.is_file() or file_sha256(path) != entry["sha256"]:
-                raise RequestError(
-                    f"data shard {path} does not match its manifest (sha256): delete {folder} to prepare it again"
-                )
-            self._shards.append(np.memmap(path, dtype=manifest["dtype"], mode="r"))
-        self._ends: Indices = np.cumsum([(shard.size - 1) // seq_len for shard in self._shards])
-        if len(self) == 0:
-            tokens = manifest["splits"][split]["tokens"]
-            raise RequestError(
-                f"the {split} split has {tokens} tokens, fewer than one window of --seq_len {seq_len} + 1"
-            )
+def _fingerprint(manifest: Mapping[str, Any]) -> str:
+    """Changes with the tokens that training sees, and with nothing else."""
+    shards = {split: [shard["sha256"] for shard in entry["shards"]] for split, entry in manifest["splits"].items()}
+    return _checksum({"dtype": manifest["dtype"], "shards": shards})
 
-    def __len__(self) -> int:
-        return int(self._ends[-1])
 
-    def __getitem__(self, indices: Indices) -> Tensor:
-        shard_of = np.searchsorted(self._ends, indices, side="right")
-        windows = np.empty((len(indices), self.seq_len + 1), dtype=np.int64)
-        for row, (shard, index) in enumerate(zip(shard_of, indices, strict=True)):
-            start = (index - (self._ends[shard - 1] if shard else 0)) * self.seq_len
-            windows[row] = self._shards[shard][start : start + self.seq_len + 1]
-        return torch.from_numpy(windows)
+def _check(manifest: Mapping[str, Any]) -> None:
+    """Raises `ValueError` unless the manifest is what the readers rely on."""
+    ok = manifest["dtype"] in ("<u2", "<u4") and set(manifest["splits"]) <= set(get_args(Split))
+    ok &= isinstance(manifest["name"], str) and isinstance(manifest["tokenizer"]["entries"], int)
+    for split in manifest["splits"].values():
+        tokens = [shard["tokens"] for shard in split["shards"]]
+        ok &= all(isinstance(n, int) and n > 0 for n in tokens) and sum(tokens) == split["tokens"]
+        ok &= all(re.fullmatch(r"[\w-]+\.bin", shard["file"]) for shard in split["shards"])  # a plain name, no path
+    if not ok:
+        raise ValueError
+
+
+def damages(folder: Path, manifest: Mapping[str, Any], splits: tuple[Split, ...] = get_args(Split)) -> list[str]:
+    """What is wrong with the shards of these splits, one line each; reads every byte."""
+    itemsize = np.dtype(manifest["dtype"]).itemsize
+
+    def damage(shard: Mapping[str, Any]) -> str | None:
+        path = folder / shard["file"]
+        try:
+            if (size := path.stat().st_size) != shard["tokens"] * itemsize:
+                return f"data shard {path} has {size} bytes, not {shard['tokens'] * itemsize}"
+            if file_sha256(path) != shard["sha256"]:
+                return f"data shard {path} does not match its manifest (sha256)"
+        except OSError as error:
+            return f"data shard {path} cannot be read ({error.strerror})"
+        return None
+
+    shards = [shard for split in splits if split in manifest["splits"] for shard in manifest["splits"][split]["shards"]]
+    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
+        return [line for line in pool.map(damage, shards) if line]

@@ -4,9 +4,7 @@ import fcntl
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -19,13 +17,12 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.config import RequestError, RunConfig, SweepConfig
+from pipeline.processes import spawn, start_worker
 from pipeline.recipes import parse
 from pipeline.sweep.plan import cost, grid
 from pipeline.training.rundir import Record, RunDir, outcome
 
 MAX_DEATHS = 3  # a run that takes its worker down this often is given up
-
-_spawn = multiprocessing.get_context("spawn")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -94,8 +91,7 @@ def _gpus() -> list[str]:
 
 def _worker(connection: Connection, gpu: str | None) -> None:
     """Train the runs that arrive until the connection closes; answer each with (result, None) or (None, reason)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    start_worker()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     import torch
@@ -118,13 +114,6 @@ def _worker(connection: Connection, gpu: str | None) -> None:
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             _record_failure(run, reason)
             connection.send((None, reason))
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _record_failure(run: RunConfig, reason: str) -> None:
@@ -158,8 +147,8 @@ class _Pool:
         self.slots = [self._start(gpus[i % len(gpus)] if gpus else None) for i in range(workers)]
 
     def _start(self, gpu: str | None) -> _Slot:
-        ours, theirs = _spawn.Pipe()
-        process = _spawn.Process(target=_worker, args=(theirs, gpu), daemon=True)
+        ours, theirs = spawn.Pipe()
+        process = spawn.Process(target=_worker, args=(theirs, gpu))
         process.start()
         theirs.close()
         return _Slot(process, ours, gpu)

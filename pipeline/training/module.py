@@ -1,6 +1,6 @@
 """The LightningModule of a run: model, loss, optimizer, and nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,17 +9,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from pipeline.config import RunConfig
-from pipeline.data.open import Data
-from pipeline.data.order import training_batches, validation_batches
+from pipeline.config import RequestError, RunConfig
+from pipeline.data.open import Batch, Data
+from pipeline.data.order import validation_batches
+from pipeline.data.prefetch import prefetched, together
 from pipeline.losses import LossOutput, linear_loss
 from pipeline.models.build import build
 from pipeline.models.init import initialize_
 from pipeline.optim import build_optimizer, parameter_groups, schedule
 from pipeline.scaling import scaling_of
-
-Batch = Tensor | tuple[Tensor, Tensor]
-"""Windows of tokens (B, T + 1), or examples x (B, d_in) and their classes (B,)."""
 
 
 class TrainingModule(pl.LightningModule):
@@ -37,6 +35,7 @@ class TrainingModule(pl.LightningModule):
         initialize_(self.model, self.specs, self.scaling, config.seed)
         self.passes: list[Tensor] = []
         self.grad_norm = torch.tensor(0.0)
+        self._batches: Generator[Batch] | None = None
 
     def loss(self, batch: Batch) -> LossOutput:
         """The training loss of a batch, the mean over its tokens or examples, and what else is recorded of it."""
@@ -79,17 +78,46 @@ class TrainingModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def train_dataloader(self) -> Iterator[Batch]:
-        """Called by Lightning after a checkpoint is restored, so the step is all the state the data order needs."""
+        """Called by Lightning after a checkpoint is restored, so that reading goes on from there."""
         assert self.config.micro_batch is not None
-        return training_batches(
-            self.data.train,
-            seed=self.config.seed,
+        batches = self.data.train.batches(
             first_step=self.trainer.global_step,
-            global_batch=self.config.global_batch,
             micro_batch=self.config.micro_batch,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
+        self._batches = prefetched(batches, pin=self.device.type == "cuda")
+        return together(self._batches) if self.config.data.mode == "stream" else self._batches
+
+    def close(self) -> None:
+        """End the thread and the processes that read."""
+        self.data.train.close()
+        if self._batches is not None:
+            self._batches.close()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What goes on in the data: the settings that decide its order, and how far it is read. Called on all ranks."""
+        step = self.trainer.global_step
+        state = self.data.train.state(step).to(self.device)
+        if state.numel():
+            state = self.trainer.strategy.reduce(state, reduce_op="sum")
+        checkpoint["data"] = {**self._data_settings(), "state": state.cpu()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises `RequestError` naming what differs, where the checkpoint is of another sequence of samples."""
+        saved = checkpoint["data"]
+        for name, value in self._data_settings().items():
+            if saved.get(name) != value:
+                raise RequestError(
+                    f"the checkpoint was trained with another {name} of its data ({saved.get(name)}, now {value}): "
+                    "give another --study or --out"
+                )
+        self.data.train.restore(checkpoint["global_step"], saved["state"])
+
+    def _data_settings(self) -> dict[str, Any]:
+        c = self.config
+        settings = {"manifest": self.data.fingerprint, "seed": c.seed, "seq_len": c.seq_len, "batch": c.global_batch}
+        return settings | ({"lanes": c.data.lanes, "era": c.data.era} if c.data.mode == "stream" else {})
 
     @torch.no_grad()
     def validate(self) -> LossOutput:

@@ -93,7 +93,11 @@ def _fit(
             trainer.fit(module, ckpt_path=run.checkpoint if run.checkpoint.exists() else None, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
             raise KeyboardInterrupt from None
+        finally:
+            module.close()
+    trainer.strategy.barrier()
     if metrics:
+        module.data.train.finish(trainer.global_step)
         run.write_result(_result(config, run, recorder, trainer.global_step, parameter_count(module.model)))
     trainer.strategy.barrier()
     result = run.result()

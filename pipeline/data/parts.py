@@ -1,0 +1,185 @@
+"""The two passes over a part of a source, each a task for a worker process: digests of its documents, then tokens.
+
+A part is a file, or neighbouring small files. What a pass makes appears whole, its JSON last, in a folder that keeps the
+work of an interrupted preparation; a pass whose output is there and undamaged is not done again.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import DataConfig, RequestError
+from pipeline.data.shards import Split
+from pipeline.data.sources import Source, SourceFile, documents
+from pipeline.data.tokenizer import encode, load_tokenizer
+from pipeline.files import atomic, file_sha256, write_atomic
+
+Digests = NDArray[np.bytes_]
+DIGEST = np.dtype("S16")
+"""The first half of a document's sha256: equal documents are found by it, and its first 8 bytes choose the split."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One unit of work: files of the source, in order."""
+
+    index: int
+    files: tuple[SourceFile, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all parts of a preparation share."""
+
+    source: Source
+    config: DataConfig
+    splits: tuple[Split, ...]
+    dtype: str
+    folder: Path
+    """Holds tokenizer.json and what the passes make."""
+
+    @property
+    def counted(self) -> Split:
+        """The split that `config.tokens` counts."""
+        return self.splits[0]
+
+    def file(self, part: Part, kind: str) -> Path:
+        return self.folder / f"part-{part.index:05d}.{kind}"
+
+
+def digest(document: str) -> bytes:
+    return hashlib.sha256(document.encode()).digest()[:16]
+
+
+def is_validation(document: bytes, fraction: float) -> bool:
+    """Whether the document with this digest belongs to the validation split: a pure function of its text."""
+    return int.from_bytes(document[:8], "big") < fraction * 2**64
+
+
+def part_documents(job: Job, part: Part) -> Iterator[str]:
+    for file in part.files:
+        with job.source.open(file) as path:
+            yield from documents(path, job.config)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# First pass
+
+
+def scan(job: Job, part: Part) -> None:
+    """Write the digest of every document of the part, for the search for duplicates."""
+    if scanned(job, part) is not None:
+        return
+    found: list[bytes] = []
+    sources = []
+    for file in part.files:
+        before = len(found)
+        with job.source.open(file) as path:
+            found.extend(digest(document) for document in documents(path, job.config))
+            sha256 = file.sha256 or file_sha256(path)
+        sources.append({"name": file.name, "size": file.size, "sha256": sha256, "documents": len(found) - before})
+    with atomic(job.file(part, "digests")) as stream:
+        stream.write(b"".join(found))
+    _finish(job, part, "scan", {"sources": sources}, ["digests"])
+
+
+def scanned(job: Job, part: Part) -> tuple[Digests, list[dict[str, Any]]] | None:
+    """What `scan` found: digests of the documents in order, and the files; None if it has to run."""
+    marker = _finished(job, part, "scan")
+    if marker is None:
+        return None
+    return np.fromfile(job.file(part, "digests"), dtype=DIGEST), marker["sources"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Second pass
+
+
+def tokenize(job: Job, part: Part, kept: NDArray[np.bool_]) -> None:
+    """Write the tokens of the part's documents that are `kept`, split by split, and how many each document has.
+
+    Stops where the counted split alone has all the tokens that are asked for.
+    """
+    if tokenized(job, part) is not None:
+        return
+    tokenizer = load_tokenizer(job.folder / "tokenizer.json")
+    asked = job.config.tokens
+    assert not isinstance(asked, str)
+    chosen: list[Split] = []  # the split of every document that went into the tokenizer
+    expected = np.fromfile(job.file(part, "digests"), dtype=DIGEST)
+
+    def texts() -> Iterator[str]:
+        for document, scanned_digest, keep in itertools.zip_longest(part_documents(job, part), expected, kept):
+            key = digest(document) if document is not None else b""
+            if document is None or key.rstrip(b"\0") != scanned_digest:
+                raise RequestError(f"{part.files[0].name} changed while it was read: prepare again")
+            split: Split = "val" if is_validation(key, job.config.validation_fraction) else "train"
+            if keep and split in job.splits:
+                chosen.append(split)
+                yield document
+
+    lengths: list[int] = []
+    counted = 0
+    with ExitStack() as stack:
+        streams = {split: stack.enter_context(atomic(job.file(part, split))) for split in job.splits}
+        for index, tokens in enumerate(encode(tokenizer, texts())):
+            split = chosen[index]
+            streams[split].write(tokens.astype(job.dtype).tobytes())
+            lengths.append(tokens.size)
+            counted += tokens.size if split == job.counted else 0
+            if asked is not None and counted >= asked:
+                break
+    with atomic(job.file(part, "lengths")) as stream:
+        is_val = np.array([split == "val" for split in chosen[: len(lengths)]], dtype=bool)
+        stream.write(np.where(is_val, -np.array(lengths, dtype="<i8"), lengths).astype("<i8").tobytes())
+    _finish(job, part, "tokens", {"counted": counted}, [*job.splits, "lengths"])
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """What `tokenize` made of a part."""
+
+    lengths: NDArray[np.int64]
+    """Tokens of each document in order, negative in the validation split."""
+    counted: int
+    """Tokens of the counted split."""
+
+
+def tokenized(job: Job, part: Part) -> Tokenized | None:
+    """None if `tokenize` has to run."""
+    marker = _finished(job, part, "tokens")
+    if marker is None:
+        return None
+    return Tokenized(np.fromfile(job.file(part, "lengths"), dtype="<i8"), marker["counted"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Markers
+
+
+def _finish(job: Job, part: Part, what: str, content: dict[str, Any], kinds: list[str]) -> None:
+    sha256 = {kind: file_sha256(job.file(part, kind)) for kind in kinds}
+    write_atomic(job.file(part, f"{what}.json"), json.dumps({**content, "sha256": sha256}))
+
+
+def _finished(job: Job, part: Part, what: str) -> dict[str, Any] | None:
+    """The pass's marker, if it is there and the files are as it says."""
+    try:
+        marker: dict[str, Any] = json.loads(job.file(part, f"{what}.json").read_bytes())
+        if any(file_sha256(job.file(part, kind)) != sha256 for kind, sha256 in marker["sha256"].items()):
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
+    return marker
