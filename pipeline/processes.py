@@ -19,6 +19,7 @@ def start_worker() -> None:
     """What every worker process does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes share the cores already
 
 
 def _die_with_parent() -> None:

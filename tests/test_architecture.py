@@ -36,6 +36,7 @@ FORBIDDEN = {
     "scaling": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli", "recipes"},
     "recipes": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "analysis", "cli"},
     "files": TORCH | {"config", "models", "data", "training", "sweep", "analysis", "cli"},
+    "processes": TORCH | {"config", "models", "data", "training", "sweep", "analysis", "cli"},
     "parameterization": TORCH | {"config", "models", "optim", "losses", "data", "training", "sweep", "analysis", "cli"},
     "analysis": TORCH | {"models", "optim", "losses", "data", "training", "sweep", "cli"},
     "models": LIGHTNING | {"training", "sweep", "analysis", "data", "losses", "optim", "cli"},

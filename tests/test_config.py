@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pipeline.config import RequestError, RunConfig, SweepConfig, config_hash
+from pipeline.config import DataConfig, RequestError, RunConfig, SweepConfig, config_hash
 from tests.conftest import changed
 
 
@@ -60,6 +60,50 @@ def test_wrong_values_are_named(change: dict[str, object], line: str) -> None:
     with pytest.raises(RequestError) as error:
         changed(RunConfig(), **change)
     assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("1.4B", 1_400_000_000), ("300M", 300_000_000), ("2k", 2000), ("1e9", 10**9), ("12_000", 12000)],
+)
+def test_tokens_as_people_write_them(text: str, tokens: int) -> None:
+    assert DataConfig(tokens=text).tokens == tokens
+
+
+@pytest.mark.parametrize("text", ["", "B", "1.4X", "-3", "1.4.2B", "many"])
+def test_what_is_no_amount_is_said(text: str) -> None:
+    with pytest.raises(RequestError, match=r"--data\.tokens: expected a number such as 1\.4B"):
+        DataConfig(tokens=text)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"tokens": 0}, "--data.tokens must be positive"),
+        ({"path": "x", "repo": "a/b", "format": "text"}, "--data.path and --data.repo exclude each other: give one"),
+        ({"format": "text"}, "--data.format text needs --data.path or --data.repo"),
+        ({"format": "text", "repo": "ab"}, "--data.repo must be OWNER/NAME, got 'ab'"),
+        ({"format": "text", "path": "x", "name": "../x"}, "--data.name must be a plain folder name, got '../x'"),
+        ({"repo": "a/b"}, "--data.repo is read with --data.format text, not sotu"),
+        ({"format": "shards"}, "--data.format shards needs --data.path"),
+        ({"mode": "stream"}, "--data.mode stream needs a ready tokenizer: give --data.tokenizer"),
+        ({"mode": "stream", "tokenizer": "t", "lanes": 7}, "--data.lanes 7 must divide --global_batch 256"),
+        ({"mode": "stream", "format": "shards", "path": "x", "tokenizer": "t"}, "--data.mode stream reads text, not shards"),
+        ({"write_through": "x"}, "--data.write_through is for --data.mode stream"),
+        ({"era": 0}, "--data.era must be at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_wrong_data_settings_are_named(change: dict[str, object], line: str) -> None:
+    with pytest.raises(RequestError) as error:
+        RunConfig(data=DataConfig(**change))
+    assert str(error.value) == line
+
+
+def test_the_lanes_are_shared_out_evenly() -> None:
+    data = DataConfig(mode="stream", tokenizer="t", lanes=8)
+    RunConfig(data=data, devices=4, strategy="ddp")
+    with pytest.raises(RequestError, match=r"--data\.lanes 8 is not a multiple of the 16 processes that train"):
+        RunConfig(data=data, devices=16, strategy="ddp")
 
 
 def test_few_heads_use_fewer_kv_heads() -> None:

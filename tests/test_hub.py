@@ -431,6 +431,17 @@ def test_refusals_are_final(
     assert waits == []
 
 
+def test_a_refusal_between_two_looks_is_final(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    source, file = _one()
+    server.fail(BIG, "403", method="HEAD", times=None)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda *args, **kwargs: None)
+    with pytest.raises(RequestError, match=r"does not allow it \(error 403\)"):
+        _read(source, file)
+    assert waits == []
+
+
 def test_this_machines_own_trouble_is_final(
     server: HubServer, monkeypatch: pytest.MonkeyPatch, waits: list[float]
 ) -> None:
@@ -490,6 +501,7 @@ def test_says_nothing_else_and_leaves_huggingface_hub_as_it_was(
     server: HubServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logger = logging.getLogger("huggingface_hub")
+    logger.setLevel(logging.WARNING)
     before = logger.level, len(huggingface_hub.get_session().event_hooks["response"])
     source, file = _one()
     assert _read(source, file) == FILES[BIG]
@@ -519,17 +531,38 @@ def test_a_download_that_was_damaged_later(server: HubServer, name: str, how: st
     path.write_bytes({"flipped": content, "shorter": content[:-1], "longer": content + b"x"}[how])
     assert _read(source, file) == FILES[name]
     assert server.count("GET", name) == 2
+    path.write_bytes(b"?")
+    server.fail(name, "500", times=None, method=None)
+    with pytest.raises(OSError, match="gave up"):
+        _read(source, file)
+    server.heal()
+    assert _read(source, file) == FILES[name]
     server.repositories.clear()
     assert _read(source, file) == FILES[name]
+
+
+def test_a_damaged_copy_in_the_cache_of_huggingface_is_not_taken(server: HubServer) -> None:
+    source, file = _one()
+    copy = huggingface_hub.hf_hub_download(
+        REPO, BIG, repo_type="dataset", revision=source.origin["commit"], endpoint=server.url
+    )
+    Path(copy).resolve().write_bytes(bytes(file.size))
+    assert _read(source, file) == FILES[BIG]
+
+
+def test_reads_the_commit_that_was_listed(server: HubServer) -> None:
+    source, file = _one()
+    server.add(REPO, {BIG: b"new"})
+    assert _read(source, file) == FILES[BIG]
 
 
 def test_a_disk_that_loses_what_is_written(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     source, file = _one("plain.txt")
     fetch = HubSource._fetch
 
-    def fetch_and_lose(self: HubSource, lost: SourceFile) -> None:
-        fetch(self, lost)
-        self._places(lost)[0].write_bytes(b"?")
+    def fetch_and_lose(self: HubSource, lost: SourceFile, path: Path, partial: Path) -> None:
+        fetch(self, lost, path, partial)
+        path.write_bytes(b"?")
 
     monkeypatch.setattr(HubSource, "_fetch", fetch_and_lose)
     with pytest.raises(OSError, match="does not stay as it was fetched"):
@@ -549,7 +582,14 @@ def test_threads_fetch_a_file_once(server: HubServer) -> None:
     source, file = _one()
     server.fail(BIG, "slow")
     contents: list[bytes] = []
-    threads = [threading.Thread(target=lambda: contents.append(_read(source, file))) for _ in range(4)]
+    all_have_it = threading.Barrier(4)  # nobody waits until another has finished
+
+    def read() -> None:
+        with source.open(file) as path:
+            all_have_it.wait(timeout=20)
+            contents.append(path.read_bytes())
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings
 from pipeline.models.build import build
-from pipeline.recipes import load_run, parse, shipped
+from pipeline.recipes import load_run, parse, parse_source, shipped
 from pipeline.sweep.plan import grid
 from pipeline.training.describe import describe
 
@@ -77,6 +77,49 @@ def test_data_by_name_by_text_and_by_yaml(tmp_path: Path, text_file: Path) -> No
     assert (mine.name, mine.license, mine.validation_fraction) == ("mine", "mine", 0.3)
 
 
+def test_data_flags_go_over_the_data_recipe_wherever_they_stand(tmp_path: Path) -> None:
+    for argv in (["--data", "dclm", "--data.mode", "stream"], ["--data.mode=stream", "--data=dclm"]):
+        data = parse("train", [*argv, "--data.tokens", "2M"])[0].data
+        assert (data.repo, data.mode, data.tokens) == ("mlfoundations/dclm-baseline-1.0", "stream", 2_000_000)
+    (tmp_path / "recipe.yaml").write_text("data: dclm\nmodel: {n_layer: 2}\n")
+    assert parse("train", ["--config", f"{tmp_path}/recipe.yaml"])[0].data.tokens == 1_400_000_000
+    assert parse("train", ["--data", "sotu"])[0].data.tokens is None
+
+
+def test_a_glob_is_named_after_what_is_readable_of_it(tmp_path: Path) -> None:
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "shard_01.jsonl.zst").touch()
+    for pattern, name in (
+        ("books/*.jsonl.zst", "books"),
+        ("books/shard_*.zst", "shard"),
+        ("books/shard_01.jsonl.zst", "shard_01"),
+    ):
+        assert parse("train", ["--data", str(tmp_path / pattern)])[0].data.name == name
+
+
+def test_a_source_for_the_data_verbs() -> None:
+    config, vocab_size = parse_source("data prepare", ["dclm", "--tokens", "3M", "--workers=2"])
+    assert (config.name, config.tokens, config.workers, vocab_size) == ("dclm", 3_000_000, 2, None)
+    assert parse_source("data prepare", ["sotu", "--vocab_size", "512"])[1] == 512
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ([], "pipeline data info: name a source (dclm, digits, fineweb-edu, multi-index, sotu), a file or a folder"),
+        (["dclm", "--tokns", "3"], "--tokns: unknown key tokns, did you mean tokens?"),
+        (["dclm", "--workers", "few"], "--workers: expected an integer, got 'few'"),
+        (["dclm", "--workers", "-1"], "--data.workers must not be negative, got -1"),
+        (["dclm", "--vocab_size", "300"], "--vocab_size is for --tokenizer bpe: this source has a tokenizer"),
+        (["dclm", "more"], "unrecognized arguments: more"),
+    ],
+)
+def test_a_wrong_source_is_one_line(argv: list[str], line: str) -> None:
+    with pytest.raises(RequestError) as error:
+        parse_source("data info", argv)
+    assert str(error.value) == line
+
+
 def test_a_runs_config_reads_back(tiny: RunConfig, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(run_settings(tiny) | {"recorded": {"versions": {}}}))
@@ -105,7 +148,7 @@ def test_what_is_not_a_runs_config_is_refused(text: str, tmp_path: Path) -> None
         (["--model.kv_heads", "few"], "--model.kv_heads: expected an integer or all, got 'few'"),
         (["--config", "nope.yaml"], "--config nope.yaml: no such file, and no recipe of that name (mlp-digits, mlp-multi-index, pythia-adamw, quick)"),
         (["--config"], "--config needs a value"),
-        (["--data", "nope"], "--data nope: no such file, and no data recipe of that name (digits, multi-index, sotu)"),
+        (["--data", "nope"], "--data nope: no such file, and no data recipe of that name (dclm, digits, fineweb-edu, multi-index, sotu)"),
         (["64"], "unrecognized arguments: 64"),
     ],
 )  # fmt: skip

@@ -15,9 +15,12 @@ from scipy import stats
 
 from pipeline.config import DataConfig, RequestError
 from pipeline.data.order import permute, sample_order, training_batches, validation_batches
-from pipeline.data.prepare import END_OF_TEXT, is_validation, prepare
-from pipeline.data.shards import MANIFEST, TokenWindows, read_manifest
+from pipeline.data.parts import is_validation
+from pipeline.data.prepare import prepare
+from pipeline.data.shards import MANIFEST, read_manifest
 from pipeline.data.sources import documents
+from pipeline.data.tokenizer import END_OF_TEXT
+from pipeline.data.windows import TokenWindows
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from pipeline.config import RequestError, RunConfig, run_settings
 from pipeline.data.order import training_batches
 from pipeline.data.prepare import prepare
-from pipeline.data.shards import TokenWindows
+from pipeline.data.windows import TokenWindows
 from pipeline.models import gpt
 from pipeline.models.init import initialize_
 from pipeline.optim import schedule

@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     verbs: dict[str, Callable[[Sequence[str]], int]] = {"prepare": _prepare, "info": _info, "verify": _verify}
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
-        return 0
+        raise SystemExit(0)
     if argv[0] not in verbs:
         raise RequestError(f"pipeline data {argv[0]}: choose one of {', '.join(verbs)}")
     return verbs[argv[0]](argv[1:])
@@ -47,7 +47,7 @@ def _prepare(argv: Sequence[str]) -> int:
 def _info(argv: Sequence[str]) -> int:
     if not argv:
         print(f"recipes   {', '.join(shipped('data'))}\ncache     {cache_root()}")
-        for manifest in sorted(cache_root().glob(f"*/{MANIFEST}")):
+        for manifest in sorted(cache_root().glob(f"[!.]*/{MANIFEST}")):
             print(f"\n{_describe(manifest.parent)}")
         return 0
     folder = _folder(*parse_source("data info", argv))

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
@@ -175,39 +175,40 @@ class HubSource:
 
         Raises `RequestError` where the hub refuses it, `OSError` where it could not be had in many attempts.
         """
-        path, lock, _ = self._places(file)
+        path, partial, in_use, fetching = self._places(file)
         for _ in range(ATTEMPTS):
-            # A lock cannot be weakened in one step, so what the exclusive holder fetched is looked at again.
-            with locked(lock, shared=True):
+            with locked(in_use, shared=True):
                 if self._flaw(file, path) is None:
                     yield path
                     return
-            with locked(lock):
+            # A lock of its own: who waits to fetch must not wait for those who already read what another has fetched.
+            with locked(fetching):
                 if flaw := self._flaw(file, path):
                     if path.exists():
                         print(f"hub: the download {path} is damaged ({flaw}), fetching it again", file=sys.stderr)
-                        path.unlink()
-                    self._fetch(file)
+                    self._fetch(file, path, partial)
         raise OSError(f"{path} does not stay as it was fetched: check the disk")
 
     def release(self, file: SourceFile) -> None:
         """Delete what was fetched of `file`, unless a process has it open or is fetching it."""
-        path, lock, partial = self._places(file)
-        with lock.open("a") as stream:
+        path, partial, *locks = self._places(file)
+        with ExitStack() as held:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for lock in locks:
+                    fcntl.flock(held.enter_context(lock.open("a")), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
             path.unlink(missing_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _places(self, file: SourceFile) -> tuple[Path, Path, Path]:
-        """The finished file, its lock, and the folder of an unfinished download."""
+    def _places(self, file: SourceFile) -> tuple[Path, Path, Path, Path]:
+        """The finished file, the folder of its unfinished download, and the locks of those who read and fetch it."""
         commit = f"{self.origin['repo'].replace('/', '--')}@{self.origin['commit'][:12]}"
         path = cache_folder("downloads", commit, *file.name.split("/")[:-1]) / file.name.split("/")[-1]
         # A folder for each file: it can be deleted whole, whatever huggingface_hub keeps in it.
-        partial = cache_folder("downloads") / f"{commit}.partial" / hashlib.sha256(file.name.encode()).hexdigest()[:16]
-        return path, path.with_name(f".{path.name}.lock"), partial
+        digest = hashlib.sha256(file.name.encode()).hexdigest()[:16]
+        partial = cache_folder("downloads", f"{commit}.partial") / digest
+        return path, partial, path.with_name(f".{path.name}.lock"), partial.with_name(f"{digest}.lock")
 
     def _flaw(self, file: SourceFile, path: Path) -> str | None:
         """What is wrong with the content of `path`."""
@@ -219,8 +220,7 @@ class HubSource:
             return f"it has {size} bytes instead of {file.size}"
         return _wrong_content(path, file.sha256 or self.blobs[file.name])
 
-    def _fetch(self, file: SourceFile) -> None:
-        path, _, partial = self._places(file)
+    def _fetch(self, file: SourceFile, path: Path, partial: Path) -> None:
         repo, commit = self.origin["repo"], self.origin["commit"]
 
         def attempt() -> None:

@@ -22,6 +22,8 @@ from pipeline.data.tokenizer import encode, load_tokenizer
 
 Tokens: TypeAlias = NDArray[np.uint32]
 
+AHEAD = 2**14  # characters: little, so that what was read before a failure is given out before it
+
 
 class Cursor(NamedTuple):
     """A place in a lane: token `token` of the tokens of document `document` of the `file`-th file that the lane reads."""
@@ -82,7 +84,7 @@ class LaneReader:
     def _tokenized(self, start: Cursor) -> Iterator[tuple[Tokens, Cursor]]:
         places: deque[Cursor] = deque()
         tokenizer = load_tokenizer(self.lane.tokenizer)
-        for tokens in encode(tokenizer, self._texts(start, places)):
+        for tokens in encode(tokenizer, self._texts(start, places), AHEAD):
             place = places.popleft()
             yield tokens[place.token :], place
 

@@ -88,7 +88,9 @@ def scan(job: Job, part: Part) -> None:
         before = len(found)
         with job.source.open(file) as path:
             found.extend(digest(document) for document in documents(path, job.config))
-            sha256 = file.sha256 or file_sha256(path)
+            sha256 = file_sha256(path)
+        if file.sha256 not in (None, sha256):
+            raise RequestError(f"{file.name} changed while it was read: prepare again")
         sources.append({"name": file.name, "size": file.size, "sha256": sha256, "documents": len(found) - before})
     with atomic(job.file(part, "digests")) as stream:
         stream.write(b"".join(found))
@@ -171,15 +173,19 @@ def tokenized(job: Job, part: Part) -> Tokenized | None:
 
 def _finish(job: Job, part: Part, what: str, content: dict[str, Any], kinds: list[str]) -> None:
     sha256 = {kind: file_sha256(job.file(part, kind)) for kind in kinds}
-    write_atomic(job.file(part, f"{what}.json"), json.dumps({**content, "sha256": sha256}))
+    text = json.dumps({**content, "sha256": sha256})
+    write_atomic(job.file(part, f"{what}.json"), f"{hashlib.sha256(text.encode()).hexdigest()} {text}")
 
 
 def _finished(job: Job, part: Part, what: str) -> dict[str, Any] | None:
-    """The pass's marker, if it is there and the files are as it says."""
+    """The pass's marker, if it is there and whole and the files are as it says."""
     try:
-        marker: dict[str, Any] = json.loads(job.file(part, f"{what}.json").read_bytes())
+        checksum, _, text = job.file(part, f"{what}.json").read_text().partition(" ")
+        if hashlib.sha256(text.encode()).hexdigest() != checksum:
+            return None
+        marker: dict[str, Any] = json.loads(text)
         if any(file_sha256(job.file(part, kind)) != sha256 for kind, sha256 in marker["sha256"].items()):
             return None
-    except (OSError, ValueError, KeyError):
+    except (OSError, UnicodeError):
         return None
     return marker

@@ -63,11 +63,13 @@ def prepare(config: DataConfig, vocab_size: int, splits: tuple[Split, ...] = ("t
     same wait for it. Raises `RequestError` for what the user must change, `OSError` where disk or network fail.
     """
     folder = prepared_folder(config, vocab_size, splits)
-    if (folder / MANIFEST).exists():
+    partial = folder.with_name(f".{folder.name}.partial")
+    if (folder / MANIFEST).exists() and not partial.exists():
         return folder
     with locked(cache_folder() / f".{folder.name}.lock"):
         if not (folder / MANIFEST).exists():
-            _prepare(folder, config, vocab_size, splits)
+            _prepare(folder, partial, config, vocab_size, splits)
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -125,9 +127,9 @@ def _hash(content: Any) -> str:
 # The whole of a preparation
 
 
-def _prepare(folder: Path, config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) -> None:
+def _prepare(folder: Path, partial: Path, config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) -> None:
     source = open_source(config)
-    partial = _partial_folder(folder, source, config)
+    _open_partial(partial, source, config)
     parts = list(_parts(source.files))
     job = Job(source, config, splits, "<u2", partial)
     _write_tokenizer(job, parts, vocab_size)
@@ -142,11 +144,10 @@ def _prepare(folder: Path, config: DataConfig, vocab_size: int, splits: tuple[Sp
     _publish(folder, job, taken, duplicates, ids)
 
 
-def _partial_folder(folder: Path, source: Source, config: DataConfig) -> Path:
-    """Where the work of this preparation is kept; emptied if it was begun on other files or with another tokenizer."""
-    partial = folder.with_name(f".{folder.name}.partial")
+def _open_partial(partial: Path, source: Source, config: DataConfig) -> None:
+    """Make the folder of unfinished work, or empty it if that was begun on other files or with another tokenizer."""
     tokenizer = "bpe" if config.tokenizer == "bpe" else file_sha256(find_tokenizer(config.tokenizer))
-    job = json.dumps([source.origin, [dataclasses.astuple(file) for file in source.files], tokenizer])
+    job = json.dumps([source.origin, [dataclasses.astuple(file) for file in source.files], tokenizer, PART_BYTES])
     note = partial / "job.json"
     if not note.exists() or note.read_text() != job:
         shutil.rmtree(partial, ignore_errors=True)
@@ -154,23 +155,23 @@ def _partial_folder(folder: Path, source: Source, config: DataConfig) -> Path:
         write_atomic(note, job)
     for scratch in partial.glob(".*"):  # of processes that were killed
         scratch.unlink(missing_ok=True)
-    return partial
 
 
 def _parts(files: Sequence[SourceFile]) -> Iterator[Part]:
     held: list[SourceFile] = []
-    index = 0
+    index = size = 0
     for file in files:
-        if held and sum(f.size for f in held) + file.size > PART_BYTES:
+        if held and size + file.size > PART_BYTES:
             yield Part(index, tuple(held))
-            held, index = [], index + 1
+            held, index, size = [], index + 1, 0
         held.append(file)
+        size += file.size
     yield Part(index, tuple(held))
 
 
 def _write_tokenizer(job: Job, parts: Sequence[Part], vocab_size: int) -> None:
-    path = job.folder / TOKENIZER
-    if path.exists():
+    path, marker = job.folder / TOKENIZER, job.folder / "tokenizer.sha256"
+    if path.exists() and marker.exists() and file_sha256(path) == marker.read_text():
         return
     if job.config.tokenizer == "bpe":
         write_atomic(path, train_bpe(_bpe_texts(job, parts), vocab_size).to_str(pretty=True))
@@ -178,6 +179,7 @@ def _write_tokenizer(job: Job, parts: Sequence[Part], vocab_size: int) -> None:
         original = find_tokenizer(job.config.tokenizer)
         load_tokenizer(original)  # complains before anything is written
         write_atomic(path, original.read_text(encoding="utf-8"))
+    write_atomic(marker, file_sha256(path))
 
 
 def _bpe_texts(job: Job, parts: Sequence[Part]) -> Iterator[str]:
@@ -203,7 +205,8 @@ def _check_disk(job: Job, parts: Sequence[Part], workers: int) -> None:
     tokens = sum(_expected_tokens(job, part) for part in parts)
     if isinstance(asked := job.config.tokens, int):
         tokens = min(tokens, asked)
-    need = tokens * np.dtype(job.dtype).itemsize
+    there = sum(path.stat().st_size for path in job.folder.glob("part-*"))
+    need = max(0.0, tokens * np.dtype(job.dtype).itemsize - there)
     if job.config.repo:  # downloads, deleted when they are tokenized
         need += min(sum(part.size for part in parts), (workers + 1) * max(part.size for part in parts))
     free = shutil.disk_usage(job.folder).free
@@ -366,7 +369,6 @@ def _publish(folder: Path, job: Job, taken: Sequence[tuple[Part, Tokenized]], du
     write_manifest(final, manifest)
     shutil.rmtree(folder, ignore_errors=True)  # a folder of that name without a manifest
     final.rename(folder)
-    shutil.rmtree(job.folder)
 
 
 def _documents_up_to(lengths: NDArray[np.int64], counted: Split, asked: int | None) -> int:

@@ -41,7 +41,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         if (version := manifest["format_version"]) != FORMAT_VERSION:
-            raise RequestError(f"{path} has format version {version}, not {FORMAT_VERSION}: delete {folder}")
+            raise RequestError(f"{path} has format version {version!r}, not {FORMAT_VERSION}: delete {folder}")
         content = {key: value for key, value in manifest.items() if key != "sha256"}
         if manifest["sha256"] != _checksum(content) or manifest["fingerprint"] != _fingerprint(manifest):
             raise ValueError

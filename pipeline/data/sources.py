@@ -130,10 +130,10 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"{path}, line {number}, is not JSON: {error}") from None
         if not isinstance(record, dict) or not isinstance(record.get(field), str):
-            fields = ", ".join(record) if isinstance(record, dict) else "no object"
+            fields = ", ".join(map(repr, record)) if isinstance(record, dict) else "no object"
             raise RequestError(f"{path}, line {number}, has no text field {field!r} ({fields}): give --data.text_field")
         # a lone surrogate, which JSON can hold and UTF-8 cannot, becomes "?"
         yield record[field].encode("utf-8", "replace").decode()
@@ -148,6 +148,9 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
         if field not in columns:
             raise RequestError(f"{path} has no column {field!r} ({', '.join(columns)}): give --data.text_field")
         for batch in rows.select_columns([field]).iter(batch_size=256):
-            yield from (text for text in batch[field] if text)
+            for text in batch[field]:
+                if not isinstance(text, str | None):
+                    raise RequestError(f"{path}, column {field!r}, does not hold text: give --data.text_field")
+                yield text or ""
     except (pa.ArrowInvalid, datasets.exceptions.DatasetsError) as error:
         raise RequestError(f"{path} is not a readable parquet file: {' '.join(str(error).split())}") from None

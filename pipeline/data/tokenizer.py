@@ -65,11 +65,12 @@ def entries(tokenizer: Tokenizer) -> int:
     return 1 + int(max(tokenizer.get_vocab().values()))
 
 
-def encode(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-    """Token ids of each document, end-of-text appended. Documents of any length, in bounded memory."""
+def encode(tokenizer: Tokenizer, documents: Iterable[str], ahead: int = BATCH_CHARS) -> Iterator[NDArray[np.uint32]]:
+    """Token ids of each document, end-of-text appended. Documents of any length, in bounded memory: about `ahead`
+    characters are read before their tokens are given out."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     ids: list[NDArray[np.uint32]] = []
-    for batch in _batches(documents):
+    for batch in _batches(documents, ahead):
         encodings = tokenizer.encode_batch_fast([piece for piece, _ in batch], add_special_tokens=False)
         for encoding, (_, last) in zip(encodings, batch, strict=True):
             ids.append(np.array([*encoding.ids, end] if last else encoding.ids, dtype=np.uint32))
@@ -78,8 +79,8 @@ def encode(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[NDArray[n
                 ids = []
 
 
-def _batches(documents: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
-    """Pieces of documents, each with whether it is its document's last, in batches of about BATCH_CHARS."""
+def _batches(documents: Iterable[str], chars: int) -> Iterator[list[tuple[str, bool]]]:
+    """Pieces of documents, each with whether it is its document's last, in batches of about `chars` characters."""
     batch: list[tuple[str, bool]] = []
     size = 0
     for document in documents:
@@ -87,14 +88,15 @@ def _batches(documents: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
         for piece, ends in [*((first, False) for first in firsts), (last, True)]:
             batch.append((piece, ends))
             size += len(piece)
-            if size >= BATCH_CHARS:
+            if size >= chars:
                 yield batch
                 batch, size = [], 0
     if batch:
         yield batch
 
 
-_UP_TO_THE_LAST_GAP = re.compile(r".*\S(?=\s)", re.DOTALL)
+# a space is the surest: to some tokenizers punctuation and the line break behind it are one
+_UP_TO_THE_LAST_GAP = re.compile(r".*\S(?= )|.*\S(?=[\t\r\n])", re.DOTALL)
 
 
 def _pieces(document: str) -> list[str]:
