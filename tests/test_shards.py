@@ -1,23 +1,22 @@
-"""The permutation, the order of windows, and shards that are refused when damaged."""
+"""Manifests, shards and the windows of them: as prepared, or refused in one line."""
 
-import dataclasses
+import hashlib
 import json
-import os
+import random
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from tokenizers import Tokenizer
 
 from pipeline.config import DataConfig, RequestError
-from pipeline.data.order import permute, sample_order, training_batches, validation_batches
-from pipeline.data.parts import is_validation
+from pipeline.data.parts import digest, is_validation
 from pipeline.data.prepare import prepare
-from pipeline.data.shards import MANIFEST, read_manifest
+from pipeline.data.shards import MANIFEST, damages, read_manifest, write_manifest
 from pipeline.data.sources import documents
 from pipeline.data.tokenizer import END_OF_TEXT
 from pipeline.data.windows import TokenWindows
@@ -34,39 +33,20 @@ def folder(data: DataConfig, tmp_path: Path) -> Path:
     return Path(shutil.copytree(prepare(data, 300), tmp_path / "shards"))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097, 100_003])
-def test_permutation_is_bijective(size: int) -> None:
-    for key in (0, 1, 2**63):
-        assert np.array_equal(np.sort(permute(np.arange(size), size, key)), np.arange(size))
-
-
-def test_permutation_is_evaluated_pointwise() -> None:
-    whole = permute(np.arange(1000), 1000, 7)
-    assert np.array_equal(permute(np.array([3, 999, 3]), 1000, 7), whole[[3, 999, 3]])
-
-
-def test_permutation_is_uniform() -> None:
-    """Over many keys each index lands everywhere equally often, and neighbours go to independent places."""
-    size, keys = 12, 4000
-    images = np.array([permute(np.arange(size), size, key) for key in range(keys)])
-    for index in range(size):
-        assert stats.chisquare(np.bincount(images[:, index], minlength=size)).pvalue > 1e-5
-    pairs = np.bincount(images[:, 0] * size + images[:, 1], minlength=size**2).reshape(size, size)
-    off_diagonal = pairs[~np.eye(size, dtype=bool)]
-    assert stats.chisquare(off_diagonal).pvalue > 1e-5
-
-
-def test_every_window_once_per_epoch_in_another_order_each() -> None:
-    order = sample_order(np.arange(300), 100, seed=3).reshape(3, 100)
-    for epoch in order:
-        assert sorted(epoch) == list(range(100))
-    assert not np.array_equal(order[0], order[1])
-    assert not np.array_equal(sample_order(np.arange(100), 100, seed=4), order[0])
+@pytest.fixture(scope="module")
+def several(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of three parts."""
+    folder = tmp_path_factory.mktemp("several")
+    paragraphs = text_file.read_text().split("\n\n")
+    for number in range(3):
+        (folder / f"{number}.txt").write_text("\n\n".join(paragraphs[number::3][: 120 - 30 * number]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.data.prepare.PART_BYTES", 1000)
+        config = DataConfig(name="several", format="text", path=f"{folder}/*.txt", validation_fraction=0.3)
+        return prepare(config, 300)
 
 
 def test_windows_are_the_tokens_of_the_documents(data: DataConfig) -> None:
-    from tokenizers import Tokenizer
-
     folder = prepare(data, 300)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == 300
@@ -76,120 +56,62 @@ def test_windows_are_the_tokens_of_the_documents(data: DataConfig) -> None:
         assert rows.shape == (len(windows), 17)
         assert torch.equal(rows[1:, 0], rows[:-1, -1])  # neighbours share one token
         text = tokenizer.decode([*rows[0].tolist(), *rows[1:, 1:].flatten().tolist()], skip_special_tokens=False)
-        expected = "".join(d + END_OF_TEXT for d in documents(data) if is_validation(d, 0.2) == (split == "val"))
+        texts = [d for d in documents(Path(data.path), data) if is_validation(digest(d), 0.2) == (split == "val")]
+        expected = "".join(d + END_OF_TEXT for d in texts)
         assert expected.startswith(text)
         assert len(expected) - len(text) < 200  # the tail shorter than a window
-        manifest = read_manifest(folder)["splits"][split]
-        assert manifest["documents"] == expected.count(END_OF_TEXT)
+        assert read_manifest(folder)["splits"][split]["documents"] == len(texts)
 
 
-def test_prepared_twice_is_identical(data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = prepare(data, 300)
-    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path))
-    second = prepare(data, 300)
-    assert second.parent == tmp_path
-    assert {f.name: f.read_bytes() for f in first.iterdir()} == {f.name: f.read_bytes() for f in second.iterdir()}
-
-
-@pytest.mark.slow
-def test_two_processes_prepare_the_same_source_at_once(data: DataConfig, tmp_path: Path) -> None:
-    code = (
-        "import sys; from pipeline.config import DataConfig; from pipeline.data.prepare import prepare\n"
-        "print(prepare(DataConfig(name='x', format='text', path=sys.argv[1], validation_fraction=0.2), 300))"
-    )
-    environment = {**os.environ, "PIPELINE_CACHE": str(tmp_path)}
-    both = [
-        subprocess.Popen([sys.executable, "-c", code, data.path], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    folders = {process.communicate(timeout=60)[0].strip() for process in both}
-    assert [process.returncode for process in both] == [0, 0]
-    assert [str(folder) for folder in tmp_path.iterdir()] == list(folders)
-
-
-def test_changed_text_or_vocabulary_is_prepared_anew(tmp_path: Path) -> None:
-    text = tmp_path / "t.txt"
-    text.write_text("\n\n".join(f"paragraph {i}" for i in range(50)))
-    data = DataConfig(name="t", format="text", path=str(text), validation_fraction=0.3)
-    folders = {prepare(data, 300), prepare(data, 301), prepare(dataclasses.replace(data, validation_fraction=0.2), 300)}
-    text.write_text(text.read_text() + "\n\nmore")
-    assert len(folders | {prepare(data, 300)}) == 4
-
-
-def test_several_shards_read_like_their_pieces(
-    data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = np.fromfile(prepare(data, 300) / "train-00000.bin", dtype="<u2")
-    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path))
-    monkeypatch.setattr("pipeline.data.prepare.SHARD_TOKENS", 3000)
-    folder = prepare(data, 300)
-    pieces = [np.fromfile(f, dtype="<u2") for f in sorted(folder.glob("train-*.bin"))]
-    assert len(pieces) > 2
-    assert np.array_equal(np.concatenate(pieces), whole)
-    windows = TokenWindows(folder, "train", seq_len=16)
-    expected = [p[i * 16 : i * 16 + 17] for p in pieces for i in range((p.size - 1) // 16)]
+@pytest.mark.parametrize("seq_len", [1, 16, 700])
+def test_several_shards_read_like_their_pieces(several: Path, seq_len: int) -> None:
+    pieces = [np.fromfile(several / f"train-{i:05d}.bin", dtype="<u2") for i in range(3)]
+    windows = TokenWindows(several, "train", seq_len)
+    expected = [p[i * seq_len : (i + 1) * seq_len + 1] for p in pieces for i in range((p.size - 1) // seq_len)]
     assert np.array_equal(windows[np.arange(len(windows))].numpy(), np.array(expected))
+    places = np.random.default_rng(0).integers(len(windows), size=100)
+    assert np.array_equal(windows[places].numpy(), np.array(expected)[places])
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize("micro_batch", [1, 2])
-def test_the_global_batch_is_the_same_at_any_world_size(folder: Path, world_size: int, micro_batch: int) -> None:
-    windows = TokenWindows(folder, "train", seq_len=16)
-
-    def step(first_step: int, world: int, micro: int) -> torch.Tensor:
-        parts = []
-        for rank in range(world):
-            batches = training_batches(
-                windows, seed=1, first_step=first_step, global_batch=8, micro_batch=micro, rank=rank, world_size=world
-            )
-            parts += [next(batches) for _ in range(8 // (world * micro))]
-        return torch.cat(parts)
-
-    steps = len(windows) // 8 + 2  # into the second epoch
-    for first_step in (0, 5, steps):
-        assert torch.equal(step(first_step, world_size, micro_batch), step(first_step, 1, 8))
+def test_a_shard_shorter_than_a_window_is_passed_over(tmp_path: Path) -> None:
+    sizes = [100, 3, 16, 17, 1, 50]
+    shards = []
+    for number, size in enumerate(sizes):
+        content = np.arange(1000 * number, 1000 * number + size, dtype="<u4").tobytes()
+        (tmp_path / f"train-{number}.bin").write_bytes(content)
+        shards.append({"file": f"train-{number}.bin", "tokens": size, "sha256": hashlib.sha256(content).hexdigest()})
+    train = {"documents": 1, "tokens": sum(sizes), "shards": shards}
+    write_manifest(tmp_path, {"name": "x", "dtype": "<u4", "tokenizer": {"entries": 9000}, "splits": {"train": train}})
+    windows = TokenWindows(tmp_path, "train", 16)
+    firsts = [0, 16, 32, 48, 64, 80, 3000, 5000, 5016, 5032]
+    assert windows[np.arange(len(windows))].tolist() == [list(range(first, first + 17)) for first in firsts]
+    with pytest.raises(RequestError, match="the val split has 0 tokens"):
+        TokenWindows(tmp_path, "val", 16)
 
 
-def test_resuming_continues_the_sequence(folder: Path) -> None:
-    windows = TokenWindows(folder, "train", seq_len=16)
-    settings = {"seed": 1, "global_batch": 4, "micro_batch": 2, "rank": 0, "world_size": 1}
-    uninterrupted = training_batches(windows, first_step=0, **settings)
-    for _ in range(2 * 3):
-        next(uninterrupted)
-    resumed = training_batches(windows, first_step=3, **settings)
-    for _ in range(4):
-        assert torch.equal(next(resumed), next(uninterrupted))
+def test_the_fingerprint_changes_with_the_tokens_alone(several: Path, tmp_path: Path) -> None:
+    original = read_manifest(several)
 
+    def fingerprint(change: Callable[[dict[str, Any]], object]) -> str:
+        manifest = json.loads(json.dumps(original))
+        change(manifest)
+        content = {key: manifest[key] for key in manifest if key not in ("format_version", "fingerprint", "sha256")}
+        write_manifest(tmp_path, content)
+        return str(read_manifest(tmp_path)["fingerprint"])
 
-def test_validation_reads_the_same_first_windows_at_any_world_size(folder: Path) -> None:
-    windows = TokenWindows(folder, "val", seq_len=16)
-    for world_size in (1, 3):
-        rows = [b for r in range(world_size)
-                for b in validation_batches(windows, count=10, batch=3, rank=r, world_size=world_size)]  # fmt: skip
-        assert sorted(map(tuple, torch.cat(rows).tolist())) == sorted(map(tuple, windows[np.arange(10)].tolist()))
-
-
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_shard_is_named(folder: Path, damage: str) -> None:
-    shard = folder / "train-00000.bin"
-    if damage == "flip":
-        content = bytearray(shard.read_bytes())
-        content[1001] ^= 1
-        shard.write_bytes(content)
-    elif damage == "truncate":
-        shard.write_bytes(shard.read_bytes()[:-2])
-    else:
-        shard.unlink()
-    with pytest.raises(RequestError, match=r"train-00000\.bin does not match its manifest \(sha256\): delete"):
-        TokenWindows(folder, "train", seq_len=16)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 1}', '{"format_version": 99}', "null"])
-def test_a_damaged_manifest_is_one_line(folder: Path, text: str) -> None:
-    (folder / MANIFEST).write_text(text)
-    with pytest.raises(RequestError) as error:
-        TokenWindows(folder, "train", seq_len=16)
-    assert "delete" in str(error.value)
+    same = [
+        lambda m: None,
+        lambda m: m.update(name="other", license="MIT", request={}),
+        lambda m: m["source"].clear(),
+        lambda m: m["splits"].update(val=m["splits"].pop("val")),
+    ]
+    other = [
+        lambda m: m["splits"]["train"]["shards"][0].update(sha256="0" * 64),
+        lambda m: m["splits"]["train"]["shards"].reverse(),
+        lambda m: m.update(dtype="<u4"),
+        lambda m: m["splits"].pop("val"),
+    ]
+    assert [fingerprint(change) == original["fingerprint"] for change in [*same, *other]] == [True] * 4 + [False] * 4
 
 
 def test_too_little_text_is_said(folder: Path) -> None:
@@ -197,38 +119,186 @@ def test_too_little_text_is_said(folder: Path) -> None:
         TokenWindows(folder, "val", seq_len=100_000)
 
 
-def test_unusable_text_and_tokenizers_are_said(tmp_path: Path, text_file: Path) -> None:
-    def message(vocab_size: int = 300, **settings: str) -> str:
-        with pytest.raises(RequestError) as error:
-            prepare(DataConfig(**({"name": "x", "format": "text", "path": str(text_file)} | settings)), vocab_size)
-        return str(error.value)
-
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n\nx")
-    (tmp_path / "one.txt").write_text("one paragraph")
-    (tmp_path / "bad.json").write_text("{}")
-    assert "is not UTF-8 text" in message(path=str(tmp_path / "latin.txt"))
-    assert "no document falls into the" in message(path=str(tmp_path / "one.txt"))
-    assert "no text found" in message(path=str(tmp_path / "none-*.txt"))
-    assert "no such file (give bpe or a tokenizer.json)" in message(tokenizer="nope.json")
-    assert "is not a tokenizer.json" in message(tokenizer=str(tmp_path / "bad.json"))
-    assert "too small for a byte-level BPE" in message(vocab_size=256)
-    trained = prepare(DataConfig(name="x", format="text", path=str(text_file)), 300) / "tokenizer.json"
-    assert "has 300 entries, more than --model.vocab_size 299" in message(vocab_size=299, tokenizer=str(trained))
+# ---------------------------------------------------------------------------------------------------------------------
+# Damaged
 
 
-def test_a_tokenizer_of_ones_own(text_file: Path) -> None:
-    data = DataConfig(name="x", format="text", path=str(text_file))
-    trained = prepare(data, 300)
-    reused = prepare(dataclasses.replace(data, tokenizer=str(trained / "tokenizer.json")), 320)
-    assert reused != trained
-    assert (reused / "train-00000.bin").read_bytes() == (trained / "train-00000.bin").read_bytes()
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_shard_is_named(folder: Path, damage: str) -> None:
+    shard = folder / "train-00000.bin"
+    content = bytearray(shard.read_bytes())
+    if damage == "flip":
+        content[1001] ^= 1
+        shard.write_bytes(content)
+        complaint = "does not match its manifest (sha256)"
+    elif damage == "truncate":
+        shard.write_bytes(content[:-2])
+        complaint = f"has {len(content) - 2} bytes, not {len(content)}"
+    else:
+        shard.unlink()
+        complaint = "cannot be read (No such file or directory)"
+    with pytest.raises(RequestError) as error:
+        TokenWindows(folder, "train", seq_len=16)
+    assert str(error.value) == f"data shard {shard} {complaint}: delete {folder} to prepare it again"
+    assert damages(folder, read_manifest(folder)) == [f"data shard {shard} {complaint}"]
+    assert len(TokenWindows(folder, "val", seq_len=16)) > 0, "the other split can be read"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 1}', '{"format_version": 99}', "null",
+                                  "[" * 100_000, '{"format_version": "a\\nb"}', "\udcff"])  # fmt: skip
+def test_a_damaged_manifest_is_one_line(folder: Path, text: str) -> None:
+    (folder / MANIFEST).write_text(text, errors="surrogateescape")
+    with pytest.raises(RequestError, match=r"\A.*delete.*\Z"):
+        TokenWindows(folder, "train", seq_len=16)
+
+
+Corruption = Callable[[Path, random.Random], None]
+
+VALUES: list[Any] = [None, True, False, 0, 1, -1, 2**70, 1.5, float("nan"), float("inf"), "", "x", "../train-00000.bin",
+                     "/etc/passwd", "train-00000.bin", "O", "object", "<u4", ">u2", "<f8", [], [[]], {}, {"a": {}}, "é\n"]  # fmt: skip
+
+
+def _bytes(name: str) -> Corruption:
+    """Flips, cuts, inserts, drops or swaps bytes."""
+
+    def corrupt(folder: Path, rng: random.Random) -> None:
+        original = (folder / name).read_bytes()
+        content = bytearray(original)
+        place, size = rng.randrange(len(content)), rng.randrange(1, 9)
+        kind = rng.choice(["flip", "cut", "insert", "drop", "swap"])
+        if kind == "flip":
+            content[place] ^= 1 << rng.randrange(8)
+        elif kind == "cut":
+            del content[place:]
+        elif kind == "insert":
+            content[place:place] = rng.randbytes(size)
+        elif kind == "drop":
+            del content[place : place + size]
+        else:
+            other = rng.randrange(len(content))
+            content[place], content[other] = content[other], content[place]
+        (folder / name).write_bytes(content if content != original else b"")
+
+    return corrupt
+
+
+def _fields(manifest: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) of a JSON value."""
+    keys = list(manifest) if isinstance(manifest, dict) else range(len(manifest)) if isinstance(manifest, list) else []
+    return [pair for key in keys for pair in [(manifest, key), *_fields(manifest[key])]]
+
+
+def _edit(folder: Path, rng: random.Random) -> None:
+    """Another value, or none, in a field of the manifest."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    container, key = rng.choice(_fields(manifest))
+    if rng.random() < 0.2:
+        del container[key]
+    else:
+        container[key] = rng.choice(VALUES)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def _adversary(folder: Path, rng: random.Random) -> None:
+    """As `_edit`, where it matters, with fingerprint and checksum made to match."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    shard = rng.choice(manifest["splits"][rng.choice(["train", "val"])]["shards"])
+    places = [(shard, "file"), (shard, "tokens"), (shard, "sha256"), (manifest, "dtype"), (manifest, "splits"),
+              (manifest["splits"], "train"), (manifest["splits"]["val"], "shards"), (manifest["tokenizer"], "entries"),
+              (manifest["splits"]["train"], "tokens"), (manifest, "name"), (manifest, "tokenizer")]  # fmt: skip
+    container, key = rng.choice(places)
+    container[key] = rng.choice(VALUES)
+    seal(folder, manifest)
+
+
+def seal(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write `manifest` with its checksums; what `write_manifest` cannot take stays as it is."""
+    content = {key: value for key, value in manifest.items() if key not in ("format_version", "fingerprint", "sha256")}
+    try:
+        write_manifest(folder, content)
+    except (TypeError, KeyError, AttributeError):
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def _space(folder: Path, rng: random.Random) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=rng.choice([None, 1, 7]), sort_keys=rng.random() < 0.5))
+
+
+def _swap(folder: Path, rng: random.Random) -> None:
+    one, other = rng.sample(sorted(folder.glob("*.bin")), 2)
+    one.rename(folder / "held")
+    other.rename(one)
+    (folder / "held").rename(other)
+
+
+def _remove(folder: Path, rng: random.Random) -> None:
+    path = rng.choice(sorted(folder.glob("*")))
+    path.unlink()
+    if rng.random() < 0.3:
+        path.mkdir()
+
+
+def windows_of(folder: Path) -> list[np.ndarray[Any, Any]]:
+    splits = [TokenWindows(folder, split, 16) for split in ("train", "val")]
+    return [windows[np.arange(len(windows))].numpy() for windows in splits]
+
+
+CORRUPTIONS = {"manifest": (_bytes(MANIFEST), 60), "shard": (_bytes("train-00001.bin"), 15),
+               "validation": (_bytes("val-00000.bin"), 10), "edit": (_edit, 90), "adversary": (_adversary, 150),
+               "space": (_space, 6), "swap": (_swap, 10), "remove": (_remove, 15)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_whatever_happens_to_the_files_is_refused_or_harmless(several: Path, kind: str, tmp_path: Path) -> None:
+    corrupt, count = CORRUPTIONS[kind]
+    whole = windows_of(several)
+    accepted = 0
+    for seed in range(count):
+        folder = Path(shutil.copytree(several, tmp_path / str(seed)))
+        corrupt(folder, random.Random(f"{kind}{seed}"))
+        try:
+            found = windows_of(folder)
+        except RequestError as error:
+            lines = str(error).splitlines()
+            assert len(lines) == 1, lines
+            continue
+        accepted += 1
+        assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True)), seed
+    if kind in ("shard", "validation", "swap"):
+        assert accepted == 0
+    assert accepted < count or kind == "space"
+    assert kind != "space" or accepted == count, "white space and the order of keys mean nothing"
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["../train-00000.bin", "/etc/passwd", "..", "a/../train-00000.bin", "train-00000.bin\n", ".bin", "", 3, None],
+)
+def test_a_sealed_manifest_cannot_name_files_elsewhere(several: Path, file: object, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(several, tmp_path / "inner"))
+    shutil.copy(folder / "train-00000.bin", tmp_path)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["splits"]["train"]["shards"][0]["file"] = file
+    seal(folder, manifest)
+    with pytest.raises(RequestError, match="is missing or damaged"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("dtype", ["O", "object", ">u2", "<u8", "<i2", "<f2", "V2", "<u2,<u2", ["<u2"], None, 2])
+def test_a_sealed_manifest_cannot_have_another_dtype(several: Path, dtype: object, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(several, tmp_path / "inner"))
+    seal(folder, json.loads((folder / MANIFEST).read_text()) | {"dtype": dtype})
+    with pytest.raises(RequestError, match="is missing or damaged"):
+        read_manifest(folder)
 
 
 def test_the_embedded_speeches() -> None:
     folder = prepare(DataConfig(), 2048)
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = read_manifest(folder)
     splits = manifest["splits"]
     assert splits["train"]["documents"] + splits["val"]["documents"] == 249
     assert 3_000_000 < splits["train"]["tokens"] + splits["val"]["tokens"] < 4_000_000
     assert manifest["dtype"] == "<u2"
-    assert not list(folder.parent.glob(".*")), "scratch folders are gone"
+    left = {path.name for path in folder.parent.glob(f".{folder.name}*")}
+    assert left == {f".{folder.name}.lock"}

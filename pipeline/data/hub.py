@@ -4,59 +4,31 @@ import fcntl
 import functools
 import hashlib
 import json
-import logging
-import os
-import random
 import re
 import shutil
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import numpy as np
-from huggingface_hub import HfApi, get_hf_file_metadata, get_session, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi
 from huggingface_hub import try_to_load_from_cache as hf_cached
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    XetError,
-)
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
-from tqdm.auto import tqdm
 
 from pipeline.config import DataConfig, RequestError
 from pipeline.data.cache import cache_folder, locked
+from pipeline.data.hub_requests import ATTEMPTS, Damaged, Refused, download, endpoint, persist
 from pipeline.data.order import permute
 from pipeline.data.sources import COMPRESSIONS, SourceFile
 from pipeline.files import write_atomic
 
-ATTEMPTS = 10
-"""Attempts at one request or file; together the waits between them stay below ten minutes, unless the hub asks for more."""
-BASE_WAIT, MAX_WAIT = 2.0, 120.0
-"""Seconds before the second attempt, doubled for each that follows, up to the longest."""
-LONGEST_ASKED = 3600.0
-"""Seconds that the hub can make us wait at once."""
-MISMATCHES = 3
-"""Times that a file may arrive with the wrong content."""
 READABLE = (".parquet", ".jsonl", ".ndjson", ".txt")
 """Suffixes of what ``--data.files **`` takes, before those of compression."""
-
-T = TypeVar("T")
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Which files
@@ -117,9 +89,11 @@ def _listing(repo: str, revision: str) -> dict[str, Any]:
         if path.exists():
             print(f"hub: the listing {path} is damaged, fetching it again", file=sys.stderr)
         what = f"cannot list the dataset repository {repo}"
-        remedy = f"list it where there is network (pipeline prepare, PIPELINE_CACHE={folder.parent}), once for all runs"
+        remedy = (
+            f"list it where there is network (pipeline data prepare, PIPELINE_CACHE={folder.parent}), once for all runs"
+        )
         try:
-            listing = _persist(lambda: _list(repo, revision), what, repo, revision, remedy)
+            listing = persist(lambda: _list(repo, revision), what, repo, revision, remedy)
         except OSError as error:
             if isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
                 raise RequestError(f"{error}; without network, {remedy}") from None
@@ -129,7 +103,7 @@ def _listing(repo: str, revision: str) -> dict[str, Any]:
 
 
 def _list(repo: str, revision: str) -> dict[str, Any]:
-    api = HfApi(endpoint=_endpoint())
+    api = HfApi(endpoint=endpoint())
     # Only the hash: the default answer names every file a first time.
     commit = api.dataset_info(repo, revision=revision, expand=["sha"], timeout=30).sha
     tree = api.list_repo_tree(repo, recursive=True, revision=commit, repo_type="dataset")
@@ -226,20 +200,20 @@ class HubSource:
         def attempt() -> None:
             try:
                 # HF's own cache is left out: a damaged copy there would be taken again and again.
-                fetched = _download(
+                fetched = download(
                     repo, file.name, commit, repo_type="dataset", local_dir=partial, cache_dir=partial / "no-cache"
                 )
                 if flaw := self._flaw(file, fetched):
-                    raise _Damaged(f"{file.name} of {repo} is damaged on arrival: {flaw}")
+                    raise Damaged(f"{file.name} of {repo} is damaged on arrival: {flaw}")
                 fetched.replace(path)
-            except (httpx.TransportError, _Refused):
+            except (httpx.TransportError, Refused):
                 raise  # what has come so far may be good: the next attempt resumes it
             except Exception:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
             shutil.rmtree(partial, ignore_errors=True)
 
-        _persist(attempt, f"cannot fetch {file.name} of the dataset repository {repo}", repo, commit)
+        persist(attempt, f"cannot fetch {file.name} of the dataset repository {repo}", repo, commit)
 
 
 def hub_file(repo: str, name: str, revision: str = "main") -> Path:
@@ -253,29 +227,15 @@ def hub_file(repo: str, name: str, revision: str = "main") -> Path:
         if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) and (flaw := _wrong_content(blob, blob.name)):
             blob.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            raise _Damaged(f"{name} of {repo} is damaged: {flaw}")
+            raise Damaged(f"{name} of {repo} is damaged: {flaw}")
         return path
 
     def attempt() -> Path:
         cached = hf_cached(repo, name, revision=revision)
-        return verified(Path(cached) if isinstance(cached, str) else _download(repo, name, revision, repo_type="model"))
+        return verified(Path(cached) if isinstance(cached, str) else download(repo, name, revision, repo_type="model"))
 
     remedy = "fetch it once where there is network"
-    return _persist(attempt, f"cannot fetch {name} of the model repository {repo}", repo, revision, remedy)
-
-
-def _download(repo: str, name: str, revision: str, *, repo_type: str, **where: Any) -> Path:
-    endpoint = _endpoint()
-    # One look before: where it fails, hf_hub_download would retry in silence for half a minute.
-    url = hf_hub_url(repo, name, repo_type=repo_type, revision=revision, endpoint=endpoint)
-    get_hf_file_metadata(url, endpoint=endpoint)
-    try:
-        path = hf_hub_download(
-            repo, name, repo_type=repo_type, revision=revision, endpoint=endpoint, tqdm_class=_NoBar, **where
-        )
-    except LocalEntryNotFoundError as error:  # its name for whatever happened
-        raise error.__cause__ or error from None
-    return Path(path)
+    return persist(attempt, f"cannot fetch {name} of the model repository {repo}", repo, revision, remedy)
 
 
 def _wrong_content(path: Path, expected: str) -> str | None:
@@ -286,136 +246,3 @@ def _wrong_content(path: Path, expected: str) -> str | None:
     with path.open("rb") as stream:
         got = hashlib.file_digest(stream, lambda: begun).hexdigest()
     return None if got == expected else f"expected {name} {expected}, got {got}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Trouble
-
-
-class _Refused(Exception):
-    """The server answered, but not now."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        super().__init__(f"error {response.status_code}")
-        self.response = response
-
-
-class _Damaged(Exception):
-    """The content is not what the repository says."""
-
-
-class _NoBar(tqdm):  # type: ignore[type-arg]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.pop("name", None)
-        super().__init__(*args, **{**kwargs, "disable": True})
-
-
-def _endpoint() -> str | None:
-    """huggingface_hub reads the variable when it is imported, which may be too early."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
-
-
-@contextmanager
-def _one_attempt() -> Iterator[None]:
-    """huggingface_hub without its warnings, and without its own retries of refusals: they ignore Retry-After."""
-    me, logger = threading.get_ident(), logging.getLogger("huggingface_hub")
-
-    def refuse(response: httpx.Response) -> None:
-        if (response.status_code == 429 or response.status_code >= 500) and threading.get_ident() == me:
-            raise _Refused(response)
-
-    hooks, level = get_session().event_hooks["response"], logger.level
-    hooks.append(refuse)
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        hooks.remove(refuse)
-
-
-def _persist(call: Callable[[], T], what: str, repo: str, revision: str, remedy: str = "unset it") -> T:
-    """The result of `call`, tried again while waiting may help; `what` begins the message of failure."""
-    damaged = 0
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with _one_attempt():
-                return call()
-        except _Damaged as error:
-            damaged += 1
-            if damaged == MISMATCHES:
-                raise OSError(f"{error} ({damaged} times)") from None
-            trouble: Exception = error
-        except OfflineModeIsEnabled:
-            raise RequestError(f"{what}: HF_HUB_OFFLINE is set: {remedy}") from None
-        except (httpx.HTTPError, _Refused, OSError, RuntimeError, XetError, ValueError) as error:
-            _raise_if_final(error, what, repo, revision)
-            trouble = error
-        if attempt < ATTEMPTS:
-            _wait(trouble, attempt)
-    raise OSError(f"{what}: gave up after {ATTEMPTS} attempts, the last: {_cause(trouble)}") from trouble
-
-
-def _raise_if_final(error: Exception, what: str, repo: str, revision: str) -> None:
-    """Raise what the user should see if another attempt would end like this one."""
-
-    def refuse(why: str) -> NoReturn:
-        raise RequestError(f"{what}: {why}") from None
-
-    login = "log in with `hf auth login` or set HF_TOKEN"
-    if isinstance(error, RequestError):
-        raise error
-    if isinstance(error, HFValidationError):
-        refuse(_cause(error))
-    if isinstance(error, HfHubHTTPError):
-        status, url = error.response.status_code, error.response.request.url
-        if "/resolve/" not in url.path and "/api/" not in url.path:
-            return  # a content server's: its links expire
-        if isinstance(error, GatedRepoError):
-            refuse(f"it is gated: accept its conditions at {_endpoint() or 'https://huggingface.co'} and {login}")
-        if isinstance(error, DisabledRepoError):
-            refuse("the hub has disabled it")
-        if isinstance(error, RevisionNotFoundError):
-            refuse(f"it has no revision {revision!r}")
-        if isinstance(error, RepositoryNotFoundError):
-            refuse(f"there is no such repository, or it is private: check the name {repo}, or {login}")
-        if status in (401, 403):
-            refuse(f"the hub does not allow it (error {status}): {login}")
-        if status == 404:
-            refuse(f"it is not there at revision {revision!r}")
-        if 400 <= status < 500 and status not in (408, 416, 425):
-            refuse(_cause(error))
-    elif isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
-        raise error  # this machine's: no space, no permission
-    elif isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
-        raise error
-
-
-def _wait(trouble: Exception, attempt: int) -> None:
-    """Sleep for as long as the server asks, else with exponential back-off; the jitter parts processes that wait."""
-    seconds = min(MAX_WAIT, BASE_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
-    if isinstance(trouble, _Refused):
-        headers = trouble.response.headers
-        asked = headers.get("Retry-After", "")
-        if asked.isdecimal():
-            seconds = float(asked) + random.uniform(0, BASE_WAIT)
-        elif (limit := parse_ratelimit_headers(headers)) and limit.remaining == 0:
-            seconds = limit.reset_in_seconds + random.uniform(0, BASE_WAIT)
-        seconds = min(seconds, LONGEST_ASKED)
-    print(f"hub: {_cause(trouble)}, waiting {seconds:.0f} s", file=sys.stderr, flush=True)
-    time.sleep(seconds)
-
-
-def _cause(trouble: Exception) -> str:
-    """One short clause."""
-    if isinstance(trouble, _Refused) and trouble.response.status_code == 429:
-        return "rate limited"
-    if isinstance(trouble, httpx.TimeoutException):
-        return "timed out"
-    if isinstance(trouble, httpx.ConnectError):
-        return f"no connection ({trouble})"
-    if isinstance(trouble, httpx.TransportError):
-        return f"connection cut ({trouble or type(trouble).__name__})"
-    if isinstance(trouble, json.JSONDecodeError):
-        return "an answer that is not the hub's"
-    return str(trouble).strip().partition("\n")[0] or type(trouble).__name__

@@ -149,7 +149,7 @@ def _open_partial(partial: Path, source: Source, config: DataConfig) -> None:
     tokenizer = "bpe" if config.tokenizer == "bpe" else file_sha256(find_tokenizer(config.tokenizer))
     job = json.dumps([source.origin, [dataclasses.astuple(file) for file in source.files], tokenizer, PART_BYTES])
     note = partial / "job.json"
-    if not note.exists() or note.read_text() != job:
+    if not note.exists() or note.read_bytes() != job.encode():
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         write_atomic(note, job)
@@ -171,7 +171,7 @@ def _parts(files: Sequence[SourceFile]) -> Iterator[Part]:
 
 def _write_tokenizer(job: Job, parts: Sequence[Part], vocab_size: int) -> None:
     path, marker = job.folder / TOKENIZER, job.folder / "tokenizer.sha256"
-    if path.exists() and marker.exists() and file_sha256(path) == marker.read_text():
+    if path.exists() and marker.exists() and file_sha256(path).encode() == marker.read_bytes():
         return
     if job.config.tokenizer == "bpe":
         write_atomic(path, train_bpe(_bpe_texts(job, parts), vocab_size).to_str(pretty=True))

@@ -3,6 +3,7 @@
 import glob
 import io
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
 def _parquet(path: Path, field: str) -> Iterator[str]:
     import datasets
 
+    logging.getLogger("datasets.packaged_modules.parquet").setLevel(logging.CRITICAL)  # it logs what it raises
     try:
         rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
         columns = rows.column_names or []

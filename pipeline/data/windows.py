@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import RequestError
@@ -23,8 +24,8 @@ class TokenWindows:
             raise RequestError(f"{wrong[0]}: delete {folder} to prepare it again")
         self.seq_len = seq_len
         entry = manifest["splits"].get(split, {"tokens": 0, "shards": []})
-        self._shards = [np.memmap(folder / shard["file"], manifest["dtype"], mode="r") for shard in entry["shards"]]
-        self._ends: Indices = np.cumsum([(shard.size - 1) // seq_len for shard in self._shards], dtype=np.int64)
+        self._windows = [_windows(folder / shard["file"], manifest["dtype"], seq_len) for shard in entry["shards"]]
+        self._ends: Indices = np.cumsum([len(windows) for windows in self._windows], dtype=np.int64)
         if len(self) == 0:
             raise RequestError(
                 f"the {split} split has {entry['tokens']} tokens, fewer than one window of --seq_len {seq_len} + 1"
@@ -34,9 +35,17 @@ class TokenWindows:
         return int(self._ends[-1]) if self._ends.size else 0
 
     def __getitem__(self, indices: Indices) -> Tensor:
+        rows = np.empty((len(indices), self.seq_len + 1), dtype=np.int64)
         shard_of = np.searchsorted(self._ends, indices, side="right")
-        windows = np.empty((len(indices), self.seq_len + 1), dtype=np.int64)
-        for row, (shard, index) in enumerate(zip(shard_of.tolist(), indices.tolist(), strict=True)):
-            start = (index - (self._ends[shard - 1] if shard else 0)) * self.seq_len
-            windows[row] = self._shards[shard][start : start + self.seq_len + 1]
-        return torch.from_numpy(windows)
+        for shard in np.unique(shard_of):
+            mine = shard_of == shard
+            rows[mine] = self._windows[shard][indices[mine] - (self._ends[shard - 1] if shard else 0)]
+        return torch.from_numpy(rows)
+
+
+def _windows(file: Path, dtype: str, seq_len: int) -> NDArray[np.unsignedinteger]:
+    """All windows of a shard (count, T + 1), a view of the memory map."""
+    tokens = np.asarray(np.memmap(file, dtype, mode="r"))
+    if tokens.size <= seq_len:
+        return np.empty((0, seq_len + 1), dtype)
+    return np.lib.stride_tricks.sliding_window_view(tokens, seq_len + 1)[::seq_len]

@@ -1,0 +1,166 @@
+"""Worker processes that are killed, that fail, and that outlive nobody."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RequestError
+from pipeline.processes import MAX_DEATHS, Workers
+from tests.test_prepare import children
+
+
+def double(number: int) -> tuple[int, int]:
+    return 2 * number, os.getpid()
+
+
+def fail(message: str) -> None:
+    raise RequestError(message)
+
+
+def sleep(seconds: float, started: Path | None = None) -> float:
+    if started is not None:
+        with started.open("a") as stream:
+            stream.write(f"{os.getpid()}\n")
+    time.sleep(seconds)
+    return seconds
+
+
+def die(notes: Path, times: int) -> int:
+    """Takes its process down, so many times."""
+    with notes.open("a") as stream:
+        stream.write("x")
+    if notes.stat().st_size <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return notes.stat().st_size
+
+
+def wait_for(path: Path, lines: int = 1) -> list[int]:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if path.exists() and path.read_text().count("\n") >= lines:
+            return [int(line) for line in path.read_text().split()]
+        time.sleep(0.01)
+    raise TimeoutError(path)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids: list[int], seconds: float = 5) -> bool:
+    end = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(map(alive, pids))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_results_and_exceptions_travel(count: int) -> None:
+    with Workers(count) as workers:
+        futures = [workers.submit(double, number) for number in range(20)]
+        failure = workers.submit(fail, "one line")
+        assert [future.result(timeout=30)[0] for future in futures] == list(range(0, 40, 2))
+        assert {pid == os.getpid() for _, pid in (future.result() for future in futures)} == {count == 0}
+        with pytest.raises(RequestError, match=r"^one line$"):
+            failure.result(timeout=30)
+        assert workers.submit(double, 4).result(timeout=30)[0] == 8, "a failed task leaves the workers in place"
+
+
+def test_a_killed_worker_is_replaced_and_its_task_run_again(tmp_path: Path) -> None:
+    with Workers(2) as workers:
+        futures = [workers.submit(sleep, 0.5, tmp_path / str(i)) for i in range(4)]
+        (victim,) = wait_for(tmp_path / "0")
+        os.kill(victim, signal.SIGKILL)
+        assert [future.result(timeout=30) for future in futures] == [0.5] * 4
+        assert len((tmp_path / "0").read_text().split()) == 2, "begun twice"
+        assert workers.submit(double, 1).result(timeout=30)[0] == 2
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
+    with Workers(1) as workers:
+        assert workers.submit(die, tmp_path / "less", MAX_DEATHS - 1).result(timeout=60) == MAX_DEATHS
+        with pytest.raises(OSError, match=f"a worker process died {MAX_DEATHS} times at the same task; out of memory"):
+            workers.submit(die, tmp_path / "more", MAX_DEATHS).result(timeout=60)
+        assert (tmp_path / "more").stat().st_size == MAX_DEATHS
+        assert workers.submit(double, 1).result(timeout=30)[0] == 2
+
+
+def test_closing_ends_a_running_task_at_once(tmp_path: Path) -> None:
+    workers = Workers(2)
+    running = [workers.submit(sleep, 60, tmp_path / "pids") for _ in range(2)]
+    waiting = [workers.submit(sleep, 60) for _ in range(5)]
+    pids = wait_for(tmp_path / "pids", lines=2)
+    start = time.monotonic()
+    workers.close()
+    assert time.monotonic() - start < 5
+    assert gone(pids)
+    assert not multiprocessing.active_children()
+    assert not children(os.getpid())
+    for future in [*running, *waiting, workers.submit(double, 1)]:
+        with pytest.raises(CancelledError):
+            future.result(timeout=5)
+    workers.close()
+
+
+def test_closing_just_after_a_worker_was_killed_leaves_none(tmp_path: Path) -> None:
+    for delay in (0, 0.01, 0.05, 0.2):
+        workers = Workers(2)
+        future = workers.submit(sleep, 60, tmp_path / str(delay))
+        (victim,) = wait_for(tmp_path / str(delay))
+        os.kill(victim, signal.SIGKILL)
+        time.sleep(delay)
+        workers.close()
+        with pytest.raises(CancelledError):
+            future.result(timeout=5)
+        assert gone(children(os.getpid()))
+
+
+PARENT = """
+import sys; from pathlib import Path; from pipeline.processes import Workers; from tests.test_processes import sleep
+if __name__ == "__main__":
+    with Workers(2) as workers:
+        for future in [workers.submit(sleep, 60, Path(sys.argv[1])) for _ in range(2)]:
+            future.result()
+"""
+
+
+def parent(tmp_path: Path) -> tuple["subprocess.Popen[str]", list[int]]:
+    """A process whose two workers are busy, and those."""
+    (tmp_path / "parent.py").write_text(PARENT)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "pids")],
+        env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    return process, wait_for(tmp_path / "pids", lines=2)
+
+
+@pytest.mark.slow
+def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
+    process, pids = parent(tmp_path)
+    assert sorted(children(process.pid)) == sorted(pids)
+    process.kill()
+    process.communicate(timeout=10)
+    assert gone(pids)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_the_parents_alone(tmp_path: Path) -> None:
+    """It reaches the whole terminal; workers neither complain nor stay."""
+    process, pids = parent(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert error.count("KeyboardInterrupt") == 1
+    assert "Process " not in error
+    assert gone(pids)
