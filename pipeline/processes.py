@@ -109,7 +109,10 @@ class Workers:
         elif deaths + 1 == MAX_DEATHS:
             future.set_exception(OSError(f"a worker process died {MAX_DEATHS} times at the same task; out of memory?"))
         else:
-            with self._lock:
-                if self._pool is pool:
-                    self._pool = self._start()
-            self._run(future, task, arguments, deaths + 1)
+            try:
+                with self._lock:
+                    if self._pool is pool:
+                        self._pool = self._start()
+                self._run(future, task, arguments, deaths + 1)
+            except OSError as failure:  # no process can be started
+                future.set_exception(failure)

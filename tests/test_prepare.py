@@ -1,6 +1,7 @@
 """Preparation: what a plain loop would write, whatever the number of processes, and whenever it was interrupted."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -147,6 +148,15 @@ def test_shards_are_what_a_plain_loop_writes(
     assert len(manifest["splits"]["train"]["shards"]) == shards
 
 
+def test_the_cut_is_at_the_document_that_reaches_the_tokens(data: DataConfig, tokenizer: Path, in_parts: None) -> None:
+    lengths = [len(document) for document in reference(data, tokenizer)["train"]]
+    for count in random.Random(0).sample(range(1, len(lengths)), 8):
+        tokens = sum(lengths[:count])
+        for asked, documents in ((tokens - 1, count), (tokens, count), (tokens + 1, count + 1)):
+            folder = prepare(dataclasses.replace(data, tokens=asked), 300)
+            assert read_manifest(folder)["splits"]["train"]["documents"] == documents
+
+
 def test_a_single_token_takes_a_single_document(data: DataConfig, tokenizer: Path, in_parts: None) -> None:
     folder = prepare(dataclasses.replace(data, tokens=1), 300, ("train",))
     assert tokens_of(folder, "train") == reference(data, tokenizer)["train"][0]
@@ -245,6 +255,10 @@ def test_a_share_of_the_documents_is_for_validation() -> None:
         assert abs(share - fraction) < 0.015
     small = {d for d in digests if is_validation(d, 0.05)}
     assert all(is_validation(d, 0.1) for d in small), "a larger fraction takes more"
+    first, last = bytes(16), b"\xff" * 16
+    assert is_validation(first, 1e-9)
+    assert not is_validation(last, 1 - 1e-9)
+    assert digest("gr\u00fcn") == hashlib.sha256(b"gr\xc3\xbcn").digest()[:16]
 
 
 def test_files_past_the_tokens_asked_for_are_not_read(data: DataConfig, tmp_path: Path, in_parts: None) -> None:
@@ -256,7 +270,7 @@ def test_files_past_the_tokens_asked_for_are_not_read(data: DataConfig, tmp_path
     folder = prepare(asked, 300)
     assert [Path(f["name"]).name for f in read_manifest(folder)["source"]["files"]] == ["00.jsonl.zst"]
     assert tokens_of(folder, "train") == tokens_of(prepare(dataclasses.replace(data, tokens=20_000), 300), "train")
-    with pytest.raises(RequestError, match=r"cannot read .*10\.jsonl\.zst"):
+    with pytest.raises(RequestError, match=r"cannot read .*/[12]\d\.jsonl\.zst"):
         prepare(dataclasses.replace(asked, tokens=None), 300)
 
 

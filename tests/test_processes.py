@@ -86,6 +86,16 @@ def test_a_killed_worker_is_replaced_and_its_task_run_again(tmp_path: Path) -> N
         assert workers.submit(double, 1).result(timeout=30)[0] == 2
 
 
+def test_a_worker_that_cannot_be_replaced_fails_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    with Workers(1) as workers:
+        monkeypatch.setattr(workers, "_start", refuse)
+        with pytest.raises(OSError, match="temporarily unavailable"):
+            workers.submit(die, tmp_path / "notes", 1).result(timeout=20)
+
+
 @pytest.mark.slow
 def test_a_task_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
     with Workers(1) as workers:

@@ -252,7 +252,7 @@ CORRUPTIONS = {"manifest": (_bytes(MANIFEST), 60), "shard": (_bytes("train-00001
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_whatever_happens_to_the_files_is_refused_or_harmless(several: Path, kind: str, tmp_path: Path) -> None:
     corrupt, count = CORRUPTIONS[kind]
-    whole = windows_of(several)
+    whole, manifest = windows_of(several), read_manifest(several)
     accepted = 0
     for seed in range(count):
         folder = Path(shutil.copytree(several, tmp_path / str(seed)))
@@ -265,6 +265,7 @@ def test_whatever_happens_to_the_files_is_refused_or_harmless(several: Path, kin
             continue
         accepted += 1
         assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True)), seed
+        assert kind == "adversary" or read_manifest(folder) == manifest, seed
     if kind in ("shard", "validation", "swap"):
         assert accepted == 0
     assert accepted < count or kind == "space"
@@ -280,6 +281,17 @@ def test_a_sealed_manifest_cannot_name_files_elsewhere(several: Path, file: obje
     shutil.copy(folder / "train-00000.bin", tmp_path)
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["splits"]["train"]["shards"][0]["file"] = file
+    seal(folder, manifest)
+    with pytest.raises(RequestError, match="is missing or damaged"):
+        read_manifest(folder)
+
+
+def test_a_sealed_manifest_must_add_up(several: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(several, tmp_path / "inner"))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    seal(folder, manifest)
+    assert read_manifest(folder) == manifest
+    manifest["splits"]["train"]["tokens"] += 1
     seal(folder, manifest)
     with pytest.raises(RequestError, match="is missing or damaged"):
         read_manifest(folder)

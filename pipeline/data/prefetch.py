@@ -85,6 +85,6 @@ def _together(batches: Iterator[Batch], group: dist.ProcessGroup) -> Iterator[Ba
             messages: list[str | None] = [None] * dist.get_world_size(group)
             dist.all_gather_object(messages, str(failure) if failure else None, group=group)
             rank, message = next((rank, text) for rank, text in enumerate(messages) if text)
-            raise failure or RequestError(f"rank {rank}: {message}")
+            raise failure or OSError(f"rank {rank}: {message}")
         assert batch is not None
         yield batch

@@ -246,10 +246,16 @@ class _Passes:
                         result = tokenized(self.job, part)
                         assert result is not None
                         self.done[part.index] = result
-                        for file in part.files:
-                            self.job.source.release(file)
+                        self._release(part)
                 progress.show()
         progress.close()
+        for _, index in self.started:
+            if index not in self.done:  # begun, and not needed in the end
+                self._release(self.parts[index])
+
+    def _release(self, part: Part) -> None:
+        for file in part.files:
+            self.job.source.release(file)
 
     def _complete(self) -> bool:
         needed = self.needed()

@@ -55,7 +55,7 @@ class StreamedWindows:
     def batches(self, *, first_step: int, micro_batch: int, rank: int, world_size: int) -> Iterator[Tensor]:
         """Endless micro-batches (micro_batch, T + 1) int64 of one rank from optimizer step `first_step` on.
 
-        Raises `RequestError` where the source gives nothing for `config.stall_seconds`, and what reading raises.
+        Raises `TimeoutError` where the source gives nothing for `config.stall_seconds`, and what reading raises.
         """
         share = len(self.lanes) // world_size
         self._mine = range(rank * share, (rank + 1) * share)
@@ -106,7 +106,7 @@ class StreamedWindows:
         try:
             windows, end = reading.result(seconds)
         except FutureTimeout:
-            raise RequestError(
+            raise TimeoutError(
                 f"the source {self.config.name} gave nothing for {seconds:g} s (lane {number}, at "
                 f"{lane.files[self._starts[number][era].file % len(lane.files)].name}); the same command continues"
             ) from None
