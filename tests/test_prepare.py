@@ -152,9 +152,9 @@ def test_the_cut_is_at_the_document_that_reaches_the_tokens(data: DataConfig, to
     lengths = [len(document) for document in reference(data, tokenizer)["train"]]
     for count in random.Random(0).sample(range(1, len(lengths)), 8):
         tokens = sum(lengths[:count])
-        for asked, documents in ((tokens - 1, count), (tokens, count), (tokens + 1, count + 1)):
+        for asked, kept in ((tokens - 1, count), (tokens, count), (tokens + 1, count + 1)):
             folder = prepare(dataclasses.replace(data, tokens=asked), 300)
-            assert read_manifest(folder)["splits"]["train"]["documents"] == documents
+            assert read_manifest(folder)["splits"]["train"]["documents"] == kept
 
 
 def test_a_single_token_takes_a_single_document(data: DataConfig, tokenizer: Path, in_parts: None) -> None:
@@ -299,7 +299,7 @@ def test_many_small_files_are_taken_together_in_order(monkeypatch: pytest.Monkey
     assert all(part.size <= 100 or len(part.files) == 1 for part in parts)
     assert all(a.size + b.files[0].size > 100 for a, b in itertools.pairwise(parts))
     start = time.monotonic()
-    assert sum(len(part.files) for part in module._parts([SourceFile("x", 0)] * 200_000)) == 200_000
+    assert sum(len(part.files) for part in module._parts([SourceFile("x", 0)] * 50_000)) == 50_000
     assert time.monotonic() - start < 5
 
 
@@ -339,9 +339,9 @@ def test_a_large_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatc
     text.write_text("\n\n".join(f"paragraph {i}" for i in range(50)))
     data = DataConfig(name="t", format="text", path=str(text))
     first = prepared_folder(data, 300)
-    monkeypatch.setattr(module, "file_sha256", lambda path: pytest.fail(f"{path} is read again"))
-    assert prepared_folder(data, 300) == first
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "file_sha256", lambda path: pytest.fail(f"{path} is read again"))
+        assert prepared_folder(data, 300) == first
     text.write_text(text.read_text().replace("9", "8"))
     os.utime(text, ns=(0, 1))
     assert prepared_folder(data, 300) != first

@@ -167,7 +167,11 @@ def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_is_the_parents_alone(tmp_path: Path) -> None:
-    """It reaches the whole terminal; workers neither complain nor stay."""
+    """It reaches the whole terminal; workers neither complain nor stop before they are told."""
+    with Workers(1) as workers:
+        future = workers.submit(sleep, 0.5, tmp_path / "pid")
+        os.kill(wait_for(tmp_path / "pid")[0], signal.SIGINT)
+        assert future.result(timeout=30) == 0.5
     process, pids = parent(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=20)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -97,7 +98,7 @@ def reading(
 ) -> Iterator[Iterator[torch.Tensor]]:
     """The global batches that as many ranks as there are streams read together."""
     world = len(streams)
-    ranks = [
+    ranks: list[Any] = [
         s.batches(first_step=first_step, micro_batch=micro_batch, rank=rank, world_size=world)
         for rank, s in enumerate(streams)
     ]
@@ -105,8 +106,9 @@ def reading(
     try:
         yield (torch.cat([next(rank) for rank in ranks for _ in range(passes)]) for _ in itertools.count())
     finally:
-        for s in streams:
+        for s, rank in zip(streams, ranks, strict=True):
             s.close()
+            rank.close()
 
 
 def test_the_order_is_what_is_documented_over_eras_and_epochs(config: DataConfig, validation: Path) -> None:
@@ -214,7 +216,7 @@ def test_a_source_that_fails_or_stalls_is_said_after_what_it_gave(
     s = StreamedWindows(source, config, validation, seq_len=SEQ_LEN, global_batch=BATCH, seed=SEED)
     got = []
     start = time.monotonic()
-    with reading([s]) as batches, pytest.raises(OSError) as error:  # noqa: PT012
+    with reading([s]) as batches, pytest.raises(OSError, match="gave") as error:  # noqa: PT012
         for batch in batches:
             got.append(batch)
             start = time.monotonic()
@@ -269,6 +271,12 @@ def test_a_write_through_folder_that_lost_its_files_is_said(
     shards = LaneShards(dataclasses.replace(config, write_through=str(tmp_path)), validation)
     with pytest.raises(RequestError, match="lacks what this run wrote before"):
         shards.write(0, 1, np.zeros((6, SEQ_LEN + 1), np.uint32))
+    other = LaneShards(dataclasses.replace(config, write_through=str(tmp_path)), validation)
+    with pytest.raises(RequestError, match="is being written by another run"):
+        other.write(0, 0, np.zeros((6, SEQ_LEN + 1), np.uint32))
+    shards.close()
+    other.write(0, 0, np.zeros((6, SEQ_LEN + 1), np.uint32))
+    other.close()
     (tmp_path / "file").touch()
     with pytest.raises(RequestError, match=r"cannot write --data\.write_through"):
         LaneShards(dataclasses.replace(config, write_through=str(tmp_path / "file" / "x")), validation)

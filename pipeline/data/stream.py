@@ -69,6 +69,8 @@ class StreamedWindows:
                     yield torch.from_numpy(rows[start : start + micro_batch])
         finally:
             self.close()
+            if self._shards:
+                self._shards.close()
 
     def close(self) -> None:
         """End the worker processes; a batch that waits for one is cancelled."""

@@ -4,9 +4,11 @@ A lane's file holds whole eras in the order of the text, so its length follows f
 from a checkpoint cuts it back to there.
 """
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -26,6 +28,7 @@ class LaneShards:
 
     def __init__(self, config: DataConfig, validation: Path) -> None:
         self.folder, self.validation = Path(config.write_through), validation
+        self._streams: dict[int, IO[bytes]] = {}
         self.dtype = np.dtype(read_manifest(validation)["dtype"])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -43,15 +46,34 @@ class LaneShards:
         """Put era number `era` (E, T + 1) behind those before it; what stands there of an earlier attempt goes."""
         tokens = windows[:, :-1].astype(self.dtype)
         before = era * tokens.nbytes
-        with self._file(lane).open("ab") as stream:
-            if stream.tell() < before:
-                raise RequestError(
-                    f"{self._file(lane)} lacks what this run wrote before: go on without --data.write_through"
-                )
-            stream.truncate(before)
-            stream.write(tokens.tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
+        stream = self._stream(lane)
+        if stream.seek(0, os.SEEK_END) < before:
+            raise RequestError(
+                f"{self._file(lane)} lacks what this run wrote before: go on without --data.write_through"
+            )
+        stream.truncate(before)
+        stream.seek(before)
+        stream.write(tokens.tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+    def _stream(self, lane: int) -> IO[bytes]:
+        """The lane's file, kept open and locked by the one process that writes it."""
+        if lane not in self._streams:
+            self._file(lane).touch()
+            stream = self._file(lane).open("r+b")
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.close()
+                raise RequestError(f"--data.write_through {self.folder} is being written by another run") from None
+            self._streams[lane] = stream
+        return self._streams[lane]
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
 
     def finish(self, lanes: int, tokens: int) -> None:
         """Cut every lane to its first `tokens` and write the manifest; by one process, when no other writes any more."""

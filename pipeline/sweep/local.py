@@ -29,6 +29,8 @@ def main(argv: Sequence[str]) -> int:
     """`pipeline sweep`."""
     config, dry_run = parse("sweep", argv)
     runs = grid(config)
+    if config.data.write_through and len(runs) > 1:
+        raise RequestError("--data.write_through is for one run: write with train, and sweep with --data FOLDER")
     finished = {run.run_name for run in runs if RunDir(run.run_dir).result() is not None}
     pending = [run for run in runs if run.run_name not in finished]
     print(f"study {Path(config.out) / config.study}: {len(runs)} runs, {len(finished)} finished already", flush=True)
