@@ -22,8 +22,10 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(stream.fileno())
         scratch.chmod(0o644)
         scratch.replace(path)
-    except BaseException:
+    except BaseException as error:
         scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # of a write: says not where
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 

@@ -15,11 +15,13 @@ T = TypeVar("T")
 spawn = multiprocessing.get_context("spawn")
 
 
-def start_worker() -> None:
-    """What every worker process does first."""
+def start_worker(prepare: Callable[..., None] | None = None, *arguments: Any) -> None:
+    """What every worker process does first: this, and `prepare`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes share the cores already
+    if prepare is not None:
+        prepare(*arguments)
 
 
 def _die_with_parent() -> None:
@@ -40,16 +42,21 @@ MAX_DEATHS = 5  # a task whose process dies so often is given up
 
 class Workers:
     """A pool of worker processes that replaces those that are killed and gives their tasks, which must stand being begun
-    twice, to others. ``Workers(0)`` runs every task at once in this process."""
+    twice, to others. ``Workers(0)`` runs every task at once in this process.
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    `prepare` with its `arguments` is called once in every process, before its first task.
+    """
+
+    def __init__(self, count: int, prepare: Callable[..., None] | None = None, *arguments: Any) -> None:
+        self._count, self._prepare, self._arguments = count, prepare, arguments
         self._lock = threading.Lock()
         self._closed = False
         self._pool = self._start() if count else None
 
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._count, mp_context=spawn, initializer=start_worker)
+        return ProcessPoolExecutor(
+            self._count, mp_context=spawn, initializer=start_worker, initargs=(self._prepare, *self._arguments)
+        )
 
     def __enter__(self) -> Self:
         return self

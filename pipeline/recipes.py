@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +64,12 @@ def parse(verb: Literal["train", "sweep"], argv: Sequence[str]) -> tuple[Any, bo
     return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls)}), values.get("dry_run", False)
 
 
+@dataclass(frozen=True)
+class _Preparation(DataConfig):
+    vocab_size: int | None = None
+    """Entries of a tokenizer that is trained (--tokenizer bpe)."""
+
+
 def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None]:
     """The data source that `argv` asks of `verb`, ``SOURCE [--KEY VALUE ...]``, and ``--vocab_size``.
 
@@ -76,12 +83,9 @@ def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None
         description="SOURCE: a data recipe's name, a YAML, a text file or glob, or a prepared folder. "
         "Flags go over what it says.",
     )  # fmt: skip
-    parser.add_argument(
-        "--vocab_size", type=int | None, help="Entries of a tokenizer that is trained (--tokenizer bpe)"
-    )
     streaming = {"mode", "lanes", "era", "write_through", "stall_seconds"}  # say nothing about prepared shards
     known = {f.name for f in dataclasses.fields(DataConfig)} - streaming
-    parser.add_class_arguments(DataConfig, as_group=False, skip=streaming)
+    parser.add_class_arguments(_Preparation, as_group=False, skip=streaming)
     source, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("--") else ("", argv)
     if not source and "--help" not in flags:
         raise RequestError(f"pipeline {verb}: name a source ({', '.join(shipped('data'))}), a file or a folder")
@@ -97,7 +101,7 @@ def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code in (0, None):
             raise
-        raise RequestError(_explain(error, DataConfig, flags)) from None
+        raise RequestError(_explain(error, _Preparation, flags)) from None
     config = DataConfig(**{name: values[name] for name in known})
     validate_source(config)
     if values["vocab_size"] is not None and config.tokenizer != "bpe":

@@ -56,6 +56,13 @@ def test_tokens_are_given_as_an_amount(source: list[str], cache: Path) -> None:
     assert 2000 <= read_manifest(folder)["splits"]["train"]["tokens"] < 2200
 
 
+def test_a_source_that_has_fewer_tokens_says_so(
+    source: list[str], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "prepare", *source, "--tokens", "1B"]) == 0
+    assert "the source has no more: 1,000,000,000 tokens were asked for" in capsys.readouterr().out
+
+
 def test_info(source: list[str], cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "info"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [f"cache     {cache}"]
@@ -162,7 +169,8 @@ def test_a_wrong_request_exits_with_2_and_one_line(
 
 def test_a_damaged_manifest_is_refused(folder: Path, source: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace('"documents": ', '"documents": 1'))
-    assert f"{folder / MANIFEST} is missing or damaged: delete {folder}" in error(["verify", *source], capsys)
+    assert main(["data", "verify", *source]) == 1
+    assert f"{folder / MANIFEST} is missing or damaged: delete {folder}" in capsys.readouterr().out
     assert "needs no preparing" in error(["prepare", str(folder)], capsys)
 
 

@@ -274,6 +274,21 @@ def test_files_past_the_tokens_asked_for_are_not_read(data: DataConfig, tmp_path
         prepare(dataclasses.replace(asked, tokens=None), 300)
 
 
+def test_an_unreadable_file_matters_only_if_its_turn_comes(data: DataConfig, tmp_path: Path, in_parts: None) -> None:
+    """Parts are read ahead: the second may fail before the first turns out to be enough, or not."""
+    for path in Path(data.path).parent.iterdir():
+        shutil.copy(path, tmp_path)
+    (tmp_path / "01.jsonl.zst").write_bytes(b"junk")
+    # more than guessed from the first file's size, less than it has
+    tokens = (tmp_path / "00.jsonl.zst").stat().st_size
+    few = dataclasses.replace(data, path=f"{tmp_path}/*.jsonl.zst", tokens=tokens, workers=4)
+    enough = prepare(few, 300)
+    assert read_manifest(enough)["splits"]["train"]["tokens"] >= tokens
+    assert [Path(f["name"]).name for f in read_manifest(enough)["source"]["files"]] == ["00.jsonl.zst"]
+    with pytest.raises(RequestError, match=r"cannot read .*/01\.jsonl\.zst"):
+        prepare(dataclasses.replace(few, tokens=10**6), 300)
+
+
 def test_ids_past_16_bits_are_stored_in_32(tmp_path: Path) -> None:
     from tests.test_tokenizer import large_tokenizer
 
@@ -342,6 +357,9 @@ def test_a_large_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(module, "file_sha256", lambda path: pytest.fail(f"{path} is read again"))
         assert prepared_folder(data, 300) == first
+    (memory,) = (module.cache_folder("sha256")).iterdir()
+    memory.write_text("damaged")
+    assert prepared_folder(data, 300) == first
     text.write_text(text.read_text().replace("9", "8"))
     os.utime(text, ns=(0, 1))
     assert prepared_folder(data, 300) != first
@@ -686,7 +704,8 @@ def test_a_full_disk_in_the_middle_loses_nothing(
 
     full = run(100_000)
     assert full.returncode == 1
-    assert "File too large" in full.stderr
+    assert "File too large: " in full.stderr
+    assert "part-00002.train" in full.stderr
     assert full.stderr.count("\n") == 1
     (partial,) = (tmp_path / "cache").glob(".*.partial")
     assert not list(partial.glob(".part-*")), "no half-written tokens"

@@ -109,6 +109,7 @@ def test_a_source_for_the_data_verbs() -> None:
         ([], "pipeline data info: name a source (dclm, digits, fineweb-edu, multi-index, sotu), a file or a folder"),
         (["dclm", "--tokns", "3"], "--tokns: unknown key tokns, did you mean tokens?"),
         (["dclm", "--workers", "few"], "--workers: expected an integer, got 'few'"),
+        (["sotu", "--vocab_size", "many"], "--vocab_size: expected an integer or null, got 'many'"),
         (["dclm", "--workers", "-1"], "--data.workers must not be negative, got -1"),
         (["dclm", "--vocab_size", "300"], "--vocab_size is for --tokenizer bpe: this source has a tokenizer"),
         (["dclm", "more"], "unrecognized arguments: more"),

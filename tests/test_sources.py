@@ -74,6 +74,15 @@ def test_a_file_without_documents(name: str, tmp_path: Path) -> None:
     assert list(documents(tmp_path / name, CONFIG)) == []
 
 
+def test_marks_lines_of_spaces_and_nulls_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffone\n \t\ntwo\n\n\nthree".encode())
+    assert list(documents(tmp_path / "a.txt", CONFIG)) == ["one", "two", "three"]
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "one"}\n')
+    (tmp_path / "a.parquet").write_bytes(parquet({"text": [None, "one"]}))
+    for name in ("a.jsonl", "a.parquet"):
+        assert list(documents(tmp_path / name, CONFIG)) == ["one"]
+
+
 def test_another_field_and_a_lone_surrogate(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": 1, "body": "a\\ud800b \\ud83d\\ude00"}\n')
     other = DataConfig(name="x", format="text", path="x", text_field="body")
@@ -100,7 +109,6 @@ BROKEN = {
     "list.jsonl": (b'["text"]\n', "line 1, has no text field 'text' (no object)"),
     "other.jsonl": (b'{"body": "a", "two\\nlines": 1}\n', "line 1, has no text field 'text' ('body', 'two\\nlines')"),
     "number.jsonl": (GOOD + b'{"text": 1}\n', "line 2, has no text field 'text'"),
-    "null.jsonl": (b'{"text": null}\n', "line 1, has no text field 'text'"),
     "plain.jsonl.zst": (GOOD, "cannot read"),
     "plain.jsonl.gz": (GOOD, "cannot read"),
     "tail.jsonl.zst": (zstd(GOOD) + b"tail", "cannot read"),

@@ -41,6 +41,9 @@ def _prepare(argv: Sequence[str]) -> int:
     there = (folder / MANIFEST).exists()
     prepare(config, vocab_size or 0)
     print(("already prepared\n" if there else "") + _describe(folder))
+    held = read_manifest(folder)["splits"]["train"]["tokens"]
+    if isinstance(config.tokens, int) and held < config.tokens:
+        print(f"note      the source has no more: {config.tokens:,} tokens were asked for")
     return 0
 
 
@@ -59,7 +62,11 @@ def _verify(argv: Sequence[str]) -> int:
     folder = _folder(*parse_source("data verify", argv))
     if not (folder / MANIFEST).exists():
         raise RequestError(f"nothing to verify: {folder} is not prepared")
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except RequestError as error:
+        print(error)
+        return 1
     wrong = damages(folder, manifest)
     if not (folder / TOKENIZER).is_file() or file_sha256(folder / TOKENIZER) != manifest["tokenizer"]["sha256"]:
         wrong.append(f"{folder / TOKENIZER} does not match the manifest (sha256)")

@@ -7,7 +7,7 @@ lane and of where an era starts, so a worker process can be replaced at any time
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -120,17 +120,24 @@ def _fetch(source: Source, file: SourceFile) -> None:
         return
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# In a worker process
+
+_lanes: dict[int, Lane] = {}
 _readers: dict[int, LaneReader] = {}
-"""Of this process: lane number -> the reader that read its last era."""
+"""Of each lane, the reader that read its last era."""
 
 
-def read_era(lane: Lane, start: Cursor) -> Era:
-    """The era of a lane that starts at `start`. Quick where this process read the era before it."""
-    reader = _readers.get(lane.number)
-    if reader is None or reader.lane != lane or reader.place != start:
-        reader = _readers[lane.number] = LaneReader(lane, start)
-    try:
-        return reader.era()
-    except BaseException:
-        _readers.pop(lane.number, None)
-        raise
+def have_lanes(lanes: Sequence[Lane]) -> None:
+    """The lanes that this process will be asked for. Their lists of files are long, and sent once."""
+    _lanes.update((lane.number, lane) for lane in lanes)
+
+
+def read_era(number: int, start: Cursor) -> Era:
+    """The era of lane `number` that starts at `start`. Quick where this process read the era before it."""
+    reader = _readers.pop(number, None)
+    if reader is None or reader.place != start:
+        reader = LaneReader(_lanes[number], start)
+    era = reader.era()
+    _readers[number] = reader
+    return era

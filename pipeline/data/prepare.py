@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -114,7 +115,7 @@ def _content_sha256(file: SourceFile) -> str:
         return file_sha256(path)
     state = path.stat()
     memory = cache_folder("sha256") / _hash([str(path), state.st_size, state.st_mtime_ns])
-    if not memory.exists():
+    if not memory.exists() or not re.fullmatch("[0-9a-f]{64}", memory.read_text(errors="replace")):
         write_atomic(memory, file_sha256(path))
     return memory.read_text()
 
@@ -229,6 +230,7 @@ class _Passes:
     done: dict[int, Tokenized] = field(default_factory=dict)
     running: dict["Future[None]", tuple[Callable[..., None], Part]] = field(default_factory=dict)
     started: set[tuple[str, int]] = field(default_factory=set)
+    failed: dict[int, BaseException] = field(default_factory=dict)
 
     def run(self) -> None:
         """Until the parts that are needed are `done`."""
@@ -241,17 +243,25 @@ class _Passes:
                 finished, _ = wait(self.running, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in finished:
                     what, part = self.running.pop(future)
-                    future.result()
-                    if what is tokenize:
+                    if error := future.exception():
+                        self.failed[part.index] = error
+                    elif what is tokenize:
                         result = tokenized(self.job, part)
                         assert result is not None
                         self.done[part.index] = result
                         self._release(part)
+                self._raise_what_matters()
                 progress.show()
         progress.close()
         for _, index in self.started:
             if index not in self.done:  # begun, and not needed in the end
                 self._release(self.parts[index])
+
+    def _raise_what_matters(self) -> None:
+        """A part that cannot be read is only trouble once the parts before it turn out not to be enough."""
+        for index, error in self.failed.items():
+            if index < self.needed() and all(before in self.done for before in range(index)):
+                raise error
 
     def _release(self, part: Part) -> None:
         for file in part.files:
@@ -275,8 +285,10 @@ class _Passes:
     def _decide(self) -> None:
         """Mark the first of equal documents as kept, part by part, as far as the parts in order are scanned."""
         while (index := len(self.kept)) < len(self.parts):
-            if ("scan", index) not in self.started or any(
-                part.index == index and what is scan for what, part in self.running.values()
+            if (
+                ("scan", index) not in self.started
+                or index in self.failed
+                or any(part.index == index and what is scan for what, part in self.running.values())
             ):
                 return
             found = scanned(self.job, self.parts[index])
@@ -354,7 +366,7 @@ def _publish(folder: Path, job: Job, taken: Sequence[tuple[Part, Tokenized]], du
                 f"--data {job.config.path or job.config.name}: no document falls into the {name} split; "
                 "give more documents or another --data.validation_fraction"
             )
-    shutil.copyfile(job.folder / TOKENIZER, final / TOKENIZER)
+    _copy(job.folder / TOKENIZER, final / TOKENIZER)
     manifest = {
         "name": job.config.name,
         "license": job.config.license,
@@ -389,12 +401,22 @@ def _shard(final: Path, job: Job, part: Part, split: Split, number: int, tokens:
     """One part's tokens of a split as a shard: a link to what the second pass wrote, or a copy of its beginning."""
     whole, file = job.file(part, split), final / f"{split}-{number:05d}.bin"
     size = tokens * np.dtype(job.dtype).itemsize
-    if whole.stat().st_size == size:
+    try:
+        if whole.stat().st_size != size:
+            raise OSError
         os.link(whole, file)
-    else:
-        shutil.copyfile(whole, file)
-        os.truncate(file, size)
+    except OSError:  # to be cut, or on a file system without links
+        _copy(whole, file, size)
     return {"file": file.name, "tokens": tokens, "sha256": file_sha256(file)}
+
+
+def _copy(source: Path, target: Path, size: int | None = None) -> None:
+    """Copy durably, at most `size` bytes."""
+    shutil.copyfile(source, target)
+    with target.open("r+b") as stream:
+        if size is not None:
+            stream.truncate(size)
+        os.fsync(stream.fileno())
 
 
 def _request(config: DataConfig) -> dict[str, Any]:

@@ -116,8 +116,8 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _paragraphs(path: Path) -> Iterator[str]:
     held: list[str] = []
     for line in _lines(path):
-        text = line.decode()
-        if text.strip("\r\n"):
+        text = line.decode().removeprefix("\ufeff")  # a byte order mark
+        if text.strip():
             held.append(text)
         elif held:
             yield "".join(held)
@@ -133,6 +133,8 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"{path}, line {number}, is not JSON: {error}") from None
+        if isinstance(record, dict) and field in record and record[field] is None:
+            continue
         if not isinstance(record, dict) or not isinstance(record.get(field), str):
             fields = ", ".join(map(repr, record)) if isinstance(record, dict) else "no object"
             raise RequestError(f"{path}, line {number}, has no text field {field!r} ({fields}): give --data.text_field")

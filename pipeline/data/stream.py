@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import DataConfig, RequestError
-from pipeline.data.lanes import Cursor, Era, Lane, Tokens, read_era
+from pipeline.data.lanes import Cursor, Era, Lane, Tokens, have_lanes, read_era
 from pipeline.data.order import permute, seeded
 from pipeline.data.shards import TOKENIZER
 from pipeline.data.sources import Source
@@ -60,7 +60,9 @@ class StreamedWindows:
         share = len(self.lanes) // world_size
         self._mine = range(rank * share, (rank + 1) * share)
         # each lane stays with one process, which knows where in the lane's file it is
-        self._pools = [Workers(1) for _ in range(min(share, self.config.workers or 1))]
+        mine = [self.lanes[number] for number in self._mine]
+        count = min(share, self.config.workers or 1)
+        self._pools = [Workers(1, have_lanes, mine[number::count]) for number in range(count)]
         feeds = [_Feed(self, number, first_step * self.per_step) for number in self._mine]
         try:
             while True:
@@ -100,7 +102,7 @@ class StreamedWindows:
     def start_reading(self, number: int, era: int) -> "Future[Era]":
         """Have the lane's era read; whoever takes it says where the one after it starts."""
         pool = self._pools[(number - self._mine.start) % len(self._pools)]
-        return pool.submit(read_era, self.lanes[number], self._starts[number][era])
+        return pool.submit(read_era, number, self._starts[number][era])
 
     def finish_reading(self, number: int, era: int, reading: "Future[Era]") -> Tokens:
         """The era's windows in the order in which they are given out."""
