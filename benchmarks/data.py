@@ -213,8 +213,8 @@ def encode(scratch: str, processes: str, rank: str) -> float:
     files = sorted(Path(scratch, "corpus").iterdir())[int(rank) :: int(processes)]
     texts = [text for file in files for text in documents(file, config)]
     start, tokens = time.perf_counter(), 0
-    for i in range(0, len(texts), 256):
-        tokens += sum(len(e) for e in tokenizer.encode_batch_fast(texts[i : i + 256], add_special_tokens=False))
+    for i in range(0, len(texts), 64):  # about 250 KB at once, of all sizes the fastest
+        tokens += sum(len(e) for e in tokenizer.encode_batch_fast(texts[i : i + 64], add_special_tokens=False))
     return tokens / (time.perf_counter() - start)
 
 

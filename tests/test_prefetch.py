@@ -75,6 +75,13 @@ def test_closing_closes_what_is_read() -> None:
     assert not threads()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_pinned_memory() -> None:
+    pairs = ((batch, batch + 1) for batch in numbers(3))
+    assert all(part.is_pinned() for pair in prefetched(pairs, pin=True) for part in pair)
+    assert all(batch.is_pinned() for batch in prefetched(numbers(3), pin=True))  # type: ignore[union-attr]
+
+
 def test_one_process_needs_no_agreement() -> None:
     batches = numbers(3)
     assert together(batches) is batches

@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.config import RequestError
 from pipeline.data.open import Batch
 
 DEPTH = 2
@@ -74,16 +73,17 @@ def together(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 def _together(batches: Iterator[Batch], group: dist.ProcessGroup) -> Iterator[Batch]:
     while True:
-        batch, failure = None, None
+        batch: Batch | None = None
+        failure: Exception | None = None
         try:
             batch = next(batches)
-        except (OSError, RequestError) as error:
+        except Exception as error:  # whatever it is, the other ranks must not wait for this one
             failure = error
         failed = torch.tensor(failure is not None, dtype=torch.int32)
         dist.all_reduce(failed, group=group)
         if failed:
             messages: list[str | None] = [None] * dist.get_world_size(group)
-            dist.all_gather_object(messages, str(failure) if failure else None, group=group)
+            dist.all_gather_object(messages, str(failure) or repr(failure) if failure else None, group=group)
             rank, message = next((rank, text) for rank, text in enumerate(messages) if text)
             raise failure or OSError(f"rank {rank}: {message}")
         assert batch is not None

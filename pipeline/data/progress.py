@@ -38,7 +38,9 @@ class Progress:
         elif now - self._shown >= EVERY:
             self._shown = now
             rate = (tokens - self._before) / (now - self._start)
-            left = f", about {max(0.0, self._total - tokens) / rate / 60:.0f} min left" if rate else ""
+            seconds = max(0.0, self._total - tokens) / rate if rate else 0.0
+            time_left = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+            left = f", about {time_left} left" if rate else ""
             print(
                 f"preparing {self._job.config.name}: {tokens / 1e6:,.1f} M of about {self._total / 1e6:,.0f} M tokens, "
                 f"{rate:,.0f} tokens/s{left}",
