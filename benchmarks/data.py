@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -147,23 +148,24 @@ def _litdata_piece(place: tuple[str, int]) -> Any:
 
 def preparation(scratch: Path, args: argparse.Namespace) -> None:
     _write_corpus(scratch / "corpus", args.megabytes)
-    found: dict[tuple[str, int], list[dict[str, float]]] = {}
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for _ in range(args.rounds):
         for processes in (1, 2):
             for name in ("tokenizer", "prepare"):
                 found.setdefault((name, processes), []).append(measured(name, scratch, processes))
     print(f"{args.megabytes} MB of text in 8 files of packed JSON lines, NeoX tokenizer, {args.rounds} rounds\n")
     print(
-        "| processes | tokenizer alone, M tokens/s | prepare, M tokens/s | prepare / tokenizer | prepare / 1 process |"
+        "| | M tokens per CPU-second, 1 process | M tokens/s, 1 process | 2 processes | 2 over 1 |\n|---|---|---|---|---|"
     )
-    print("|---|---|---|---|---|")
-    speed = {key: statistics.median(run["tokens_per_second"] for run in runs) for key, runs in found.items()}
-    for processes in (1, 2):
-        raw, ours = speed["tokenizer", processes], speed["prepare", processes]
-        print(
-            f"| {processes} | {raw / 1e6:.3f} | {ours / 1e6:.3f} | {ours / raw:.2f} | {ours / speed['prepare', 1]:.2f} |"
+    for name in ("tokenizer", "prepare"):
+        cpu, one = (
+            statistics.median(run[key] for run in found[name, 1]) / 1e6 for key in ("per_cpu_second", "per_second")
         )
-    print("\nResident memory of a worker, MB, largest of all: by quarter of the time, in each round")
+        two = statistics.median(run["per_second"] for run in found[name, 2]) / 1e6
+        print(f"| {name} | {cpu:.3f} | {one:.3f} | {two:.3f} | {two / one:.2f} |")
+    cpu = [statistics.median(run["per_cpu_second"] for run in found[name, 1]) for name in ("prepare", "tokenizer")]
+    print(f"\nprepare over tokenizer alone, per CPU-second: {cpu[0] / cpu[1]:.2f}")
+    print("\nResident memory of the largest worker, MB, by quarter of the time, in each round")
     for processes in (1, 2):
         for run in found["prepare", processes]:
             print(f"{processes} worker(s): {run['rss_mb']}")
@@ -193,16 +195,16 @@ def _write_corpus(folder: Path, megabytes: int) -> None:
 
 
 def tokenizer_alone(scratch: str, processes: str) -> dict[str, float]:
-    """Tokens per second of the slowest of so many processes times their number; each encodes its files from memory."""
+    """Tokens per second of so many processes together; each encodes its files from memory."""
     command = [sys.executable, __file__, "reader", "--one", "encode", scratch, processes]
     running = [
         subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(int(processes))
     ]
     answers = [json.loads(process.communicate()[0]) for process in running]
-    return {"tokens_per_second": sum(answers)}
+    return {key: sum(answer[key] for answer in answers) for key in answers[0]}
 
 
-def encode(scratch: str, processes: str, rank: str) -> float:
+def encode(scratch: str, processes: str, rank: str) -> dict[str, float]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from pipeline.config import DataConfig
     from pipeline.data.sources import documents
@@ -210,12 +212,15 @@ def encode(scratch: str, processes: str, rank: str) -> float:
 
     tokenizer = load_tokenizer(_tokenizer())
     config = DataConfig(format="text", path="x")
-    files = sorted(Path(scratch, "corpus").iterdir())[int(rank) :: int(processes)]
-    texts = [text for file in files for text in documents(file, config)]
-    start, tokens = time.perf_counter(), 0
-    for i in range(0, len(texts), 64):  # about 250 KB at once, of all sizes the fastest
-        tokens += sum(len(e) for e in tokenizer.encode_batch_fast(texts[i : i + 64], add_special_tokens=False))
-    return tokens / (time.perf_counter() - start)
+    seconds, cpu_seconds, tokens = 0.0, 0.0, 0
+    for file in sorted(Path(scratch, "corpus").iterdir())[int(rank) :: int(processes)]:
+        texts = list(documents(file, config))  # reading does not count
+        start, cpu_start = time.perf_counter(), time.process_time()
+        for i in range(0, len(texts), 64):  # about 250 KB at once, of all sizes the fastest
+            tokens += sum(len(e) for e in tokenizer.encode_batch_fast(texts[i : i + 64], add_special_tokens=False))
+        seconds += time.perf_counter() - start
+        cpu_seconds += time.process_time() - cpu_start
+    return {"per_second": tokens / seconds, "per_cpu_second": tokens / cpu_seconds}
 
 
 def prepare_all(scratch: str, processes: str) -> dict[str, Any]:
@@ -237,15 +242,18 @@ def prepare_all(scratch: str, processes: str) -> dict[str, Any]:
         done = threading.Event()
         watcher = threading.Thread(target=_watch, args=(samples, done))
         watcher.start()
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         folder = prepare(config, 0)
         seconds = time.perf_counter() - start
+        workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu_seconds = time.process_time() - cpu_start + workers.ru_utime + workers.ru_stime
         done.set()
         watcher.join()
         tokens = sum(split["tokens"] for split in read_manifest(folder)["splits"].values())
     quarter = len(samples) // 4
     return {
-        "tokens_per_second": tokens / seconds,
+        "per_second": tokens / seconds,
+        "per_cpu_second": tokens / cpu_seconds,
         "rss_mb": [round(max(samples[i * quarter : (i + 1) * quarter])) for i in range(4)],
     }
 

@@ -92,7 +92,7 @@ def test_prepared_from_a_bad_hub_is_prepared_from_a_good_one(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("pipeline.data.prepare.SMALL", 0)  # worker processes, although it is little
+    monkeypatch.setattr("pipeline.data.prepare.FEW_TOKENS", 0)  # worker processes, although it is little
     folders = []
     for cache in ("good", "bad"):
         monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / cache))

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import pkgutil
 import random
 import shutil
 import signal
@@ -21,7 +22,8 @@ import pytest
 from pipeline.config import DataConfig, RequestError
 from pipeline.data import prepare as module
 from pipeline.data.parts import DIGEST, digest, is_validation
-from pipeline.data.prepare import first_occurrences, prepare, prepared_folder
+from pipeline.data.passes import first_occurrences
+from pipeline.data.prepare import prepare, prepared_folder
 from pipeline.data.shards import read_manifest
 from pipeline.data.sources import LocalSource, SourceFile, documents
 from pipeline.data.tokenizer import END_OF_TEXT, load_tokenizer, train_bpe
@@ -181,9 +183,9 @@ def test_shards_do_not_depend_on_the_processes(
     """Every byte, the manifest's included. Processes finish the parts in any order: the first is the largest."""
     data = dataclasses.replace(data, tokens=tokens, tokenizer="bpe" if name == "bpe" else data.tokenizer)
     alone = prepare(data, 300)
-    monkeypatch.setattr(module, "SMALL", 0)
+    monkeypatch.setattr(module, "FEW_TOKENS", 0)
     started: list[int] = []
-    monkeypatch.setattr(module, "Workers", lambda count: started.append(count) or Workers(count))
+    monkeypatch.setattr("pipeline.data.passes.Workers", lambda count: started.append(count) or Workers(count))
     for workers in (1, 2, 4):
         monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / str(workers)))
         folder = prepare(dataclasses.replace(data, workers=workers), 300)
@@ -274,8 +276,11 @@ def test_files_past_the_tokens_asked_for_are_not_read(data: DataConfig, tmp_path
         prepare(dataclasses.replace(asked, tokens=None), 300)
 
 
-def test_an_unreadable_file_matters_only_if_its_turn_comes(data: DataConfig, tmp_path: Path, in_parts: None) -> None:
+def test_an_unreadable_file_matters_only_if_its_turn_comes(
+    data: DataConfig, tmp_path: Path, in_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Parts are read ahead: the second may fail before the first turns out to be enough, or not."""
+    monkeypatch.setattr(module, "FEW_TOKENS", 0)  # worker processes
     for path in Path(data.path).parent.iterdir():
         shutil.copy(path, tmp_path)
     (tmp_path / "01.jsonl.zst").write_bytes(b"junk")
@@ -349,7 +354,7 @@ def test_what_changes_the_tokens_changes_the_folder(tmp_path: Path, tokenizer: P
 
 
 def test_a_large_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SMALL", 10)
+    monkeypatch.setattr(module, "LARGE_FILE", 10)
     text = tmp_path / "t.txt"
     text.write_text("\n\n".join(f"paragraph {i}" for i in range(50)))
     data = DataConfig(name="t", format="text", path=str(text))
@@ -463,7 +468,7 @@ CHANGES: dict[str, Callable[[list[str]], list[str]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("moment", ["_check_disk", "first_occurrences"])
+@pytest.mark.parametrize("moment", ["pipeline.data.prepare._check_disk", "pipeline.data.passes.first_occurrences"])
 def test_a_file_that_changes_meanwhile(
     tokenizer: Path, change: str, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -472,15 +477,15 @@ def test_a_file_that_changes_meanwhile(
     path = tmp_path / "t.txt"
     path.write_text("\n\n".join(texts))
     config = DataConfig(name="t", format="text", path=str(path), validation_fraction=0.3, tokenizer=str(tokenizer))
-    original = getattr(module, moment)
+    original = pkgutil.resolve_name(moment)
 
     def meanwhile(*arguments: object) -> object:
         path.write_text("\n\n".join(CHANGES[change](texts)))
         return original(*arguments)
 
-    monkeypatch.setattr(module, moment, meanwhile)
+    monkeypatch.setattr(moment, meanwhile)
     assert f"{path} changed while it was read: prepare again" in complaint(config)
-    monkeypatch.setattr(module, moment, original)
+    monkeypatch.setattr(moment, original)
     assert tokens_of(prepare(config, 300), "train") == flat(reference(config, tokenizer)["train"])
 
 
@@ -491,7 +496,7 @@ def test_a_file_that_changes_meanwhile(
 def interrupted_at_the_end(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of unfinished work, with every part done."""
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("pipeline.data.publish.write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(config, 300)
     folder = prepared_folder(config, 300)
@@ -580,7 +585,7 @@ from pipeline.config import DataConfig
 from pipeline.data import prepare as module
 if __name__ == "__main__":
     path, tokenizer, workers = sys.argv[1:]
-    module.SMALL, module.PART_BYTES = 0, 3000
+    module.FEW_TOKENS, module.PART_BYTES = 0, 3000
     config = DataConfig(name="c", format="text", path=path, validation_fraction=0.2, tokenizer=tokenizer,
                         workers=int(workers))
     print(module.prepare(config, 300))
@@ -689,7 +694,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(
     code = (
         "import resource, sys; from pipeline.cli import main; from pipeline.data import prepare as module\n"
         "if __name__ == '__main__':\n"
-        "    module.SMALL, module.PART_BYTES = 0, 3000\n"
+        "    module.FEW_TOKENS, module.PART_BYTES = 0, 3000\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1]))); sys.exit(main(sys.argv[2:]))"
     )
     (tmp_path / "full.py").write_text(code)
