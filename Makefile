@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/pipeline report runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: $(READY)
 	$(BIN)/ruff check .

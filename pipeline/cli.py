@@ -35,6 +35,12 @@ def _fit(argv: list[str]) -> int:
     return main(argv)
 
 
+def _export(argv: list[str]) -> int:
+    from pipeline.training.export import main
+
+    return main(argv)
+
+
 def _report(argv: list[str]) -> int:
     from pipeline.analysis.report import main
 
@@ -59,6 +65,7 @@ VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "data": (_data, "prepare, info, verify: pipeline data prepare dclm --tokens 1.4B"),
     "fit": (_fit, "runs -> optimum, stability edge and exponents: pipeline fit runs/STUDY"),
     "theory": (_theory, "predicted exponents: pipeline theory --param sp --optimizer sgd, or --all"),
+    "export": (_export, "a run's weights for litgpt and transformers: pipeline export runs/STUDY/RUN"),
     "report": (_report, "one self-contained HTML page and figures: pipeline report runs/STUDY"),
 }
 

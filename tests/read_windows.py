@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import torch
@@ -12,9 +13,9 @@ from pipeline.data.open import open_data
 from pipeline.files import write_atomic
 
 
-def read(config: RunConfig, folder: Path, world_size: int, state_every: int = 3) -> None:
+def read(config: RunConfig, folder: Path, world_size: int, pause: float = 0.0, state_every: int = 3) -> None:
     """Append a line ``step sha256`` per global batch to ``folder/hashes`` until `config.steps`, going on from
-    ``folder/state.json`` where there is one."""
+    ``folder/state.json`` where there is one; `pause` seconds after each."""
     state_file, hashes_file = folder / "state.json", folder / "hashes"
     saved = json.loads(state_file.read_text()) if state_file.exists() else {"step": 0}
     step = saved["step"]
@@ -38,6 +39,7 @@ def read(config: RunConfig, folder: Path, world_size: int, state_every: int = 3)
             step += 1
             hashes.write(f"{step} {hashlib.sha256(rows.numpy().tobytes()).hexdigest()}\n")
             hashes.flush()
+            time.sleep(pause)
             if step % state_every == 0 or step == config.steps:
                 state = sum((rank.state(step) for rank in ranks), torch.zeros((), dtype=torch.int64))
                 write_atomic(state_file, json.dumps({"step": step, "state": state.tolist()}))

@@ -27,14 +27,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, _cache: None) -> RunConfig:
     data = DataConfig(name="kills", format="text", path=corpus, validation_fraction=0.2, lanes=4, era=8)
     tokenizer = prepare(data, 300) / "tokenizer.json"
     return RunConfig(
-        width=64, steps=4000, global_batch=8, seq_len=16, seed=5, val_sequences=8, warmup_steps=0,
+        width=64, steps=6000, global_batch=8, seq_len=16, seed=5, val_sequences=8, warmup_steps=0,
         model=ModelConfig(vocab_size=300), data=dataclasses.replace(data, tokenizer=str(tokenizer)),
     )  # fmt: skip
 
 
-def start(config: RunConfig, folder: Path, world_size: int) -> multiprocessing.process.BaseProcess:
+def start(config: RunConfig, folder: Path, world_size: int, pause: float) -> multiprocessing.process.BaseProcess:
     forkserver.set_forkserver_preload(["read_windows", "pipeline.data.stream"])
-    process = forkserver.Process(target=read, args=(config, folder, world_size))
+    process = forkserver.Process(target=read, args=(config, folder, world_size, pause))
     process.start()
     return process
 
@@ -53,7 +53,7 @@ def test_killed_readers_read_what_an_undisturbed_one_does(
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     undisturbed.mkdir()
     disturbed.mkdir()
-    process = start(run, undisturbed, world_size=1)
+    process = start(run, undisturbed, world_size=1, pause=0.0)
     process.join(120)
     assert process.exitcode == 0
     assert len(set(lines(undisturbed))) == run.steps
@@ -62,7 +62,7 @@ def test_killed_readers_read_what_an_undisturbed_one_does(
     killed, at_steps = 0, set()
     for attempt in range(100):
         config = dataclasses.replace(run, data=dataclasses.replace(run.data, workers=draw.choice([1, 4])))
-        process = start(config, disturbed, world_size=draw.choice([1, 2, 4]))
+        process = start(config, disturbed, world_size=draw.choice([1, 2, 4]), pause=1e-3)
         before = len(lines(disturbed))
         if killed < KILLS:
             # from the moment that it reads, or now and then before
@@ -72,7 +72,7 @@ def test_killed_readers_read_what_an_undisturbed_one_does(
             if mode == "stream" and attempt % 3 == 0:
                 for worker in workers_of(process.pid or 0)[:1]:
                     os.kill(worker, signal.SIGKILL)
-                time.sleep(draw.random() * 0.5)
+                time.sleep(draw.random() * 0.2)
             process.kill()
         process.join(120)
         if process.exitcode == 0:
