@@ -25,6 +25,7 @@ from pipeline.data.windows import TokenWindows
 from pipeline.files import file_sha256
 from pipeline.models import gpt
 from pipeline.training import export as exporting
+from pipeline.training import neox
 from pipeline.training.export import export, how_to_load, main
 from pipeline.training.rundir import RunDir
 from pipeline.training.trainer import CheckpointIO, train
@@ -122,7 +123,7 @@ def test_transformers_loads_what_is_a_gpt_neox(tiny: RunConfig, tmp_path: Path) 
     assert ours.abs().max() > 0.1
 
     tokenizer = AutoTokenizer.from_pretrained(exported.folder / "hf")
-    library_free = exporting.load_tokenizer(prepared_folder(config.data, 300) / "tokenizer.json")
+    library_free = neox.load_tokenizer(prepared_folder(config.data, 300) / "tokenizer.json")
     assert tokenizer.encode(TEXT) == library_free.encode(TEXT).ids
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
     assert hf.config.eos_token_id == hf.config.bos_token_id == tokenizer.eos_token_id == 0
@@ -134,12 +135,12 @@ def test_transformers_takes_all_that_gpt_neox_leaves_free(tmp_path: Path) -> Non
         n_layer=3, n_embd=64, n_head=4, padded_vocab_size=300, block_size=16, intermediate_size=160, rope_base=50,
         rotary_percentage=0.5, parallel_residual=False, norm_eps=0.1, gelu_approximate="tanh",
     )  # fmt: skip
-    assert exporting._beyond_neox(architecture) == []
+    assert neox.beyond_neox(architecture) == []
     torch.manual_seed(0)
     model = litgpt.GPT(architecture)
     for parameter in model.parameters():  # biases and gains too, and large enough for the activation to matter
         torch.nn.init.normal_(parameter, std=0.3)
-    exporting._write_hf(tmp_path / "hf", dict(model.state_dict()), architecture, None)
+    neox.write_neox(tmp_path / "hf", dict(model.state_dict()), architecture, None)
     hf = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     tokens = torch.randint(0, 300, (3, 16))
     with torch.no_grad():
@@ -158,7 +159,7 @@ def test_transformers_takes_all_that_gpt_neox_leaves_free(tmp_path: Path) -> Non
 )
 def test_what_gpt_neox_has_not(setting: dict[str, Any], obstacle: str) -> None:
     architecture = litgpt.Config(n_layer=1, n_embd=64, n_head=4, padded_vocab_size=300, **setting)
-    assert exporting._beyond_neox(architecture) == [obstacle]
+    assert neox.beyond_neox(architecture) == [obstacle]
 
 
 def test_no_hf_where_rotation_differs(tiny: RunConfig, tmp_path: Path) -> None:
@@ -242,8 +243,8 @@ def test_transformers_keeps_the_tokenizer_as_it_is(tiny: RunConfig, tmp_path: Pa
     path = tmp_path / "mine.json"
     tokenizer.save(str(path))
     model = gpt.build(changed(tiny, model_qk_norm=False).model, 32, 16)
-    exporting._write_hf(tmp_path / "hf", dict(model.state_dict()), model.config, path)
-    exporting._write_tokenizer(tmp_path / "hf", path, 16)
+    neox.write_neox(tmp_path / "hf", dict(model.state_dict()), model.config, path)
+    neox.write_tokenizer(tmp_path / "hf", path, 16)
     text = "people of the union"
     assert AutoTokenizer.from_pretrained(tmp_path / "hf").encode(text) == tokenizer.encode(text).ids
     plain = Tokenizer.from_file(str(prepare(tiny.data, 300) / "tokenizer.json"))
@@ -327,7 +328,7 @@ def test_exporting_again_replaces_the_same_step_and_nothing_else(tiny: RunConfig
                          if name.startswith("out/") and name != "out/export.json"}  # fmt: skip
 
 
-@pytest.mark.parametrize("place", ["save_file", "_write_tokenizer", "_note", "write_atomic"])
+@pytest.mark.parametrize("place", ["write_weights", "write_tokenizer", "_note", "write_atomic"])
 def test_an_interrupted_export_leaves_nothing(
     tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -376,7 +377,7 @@ def test_a_full_disk(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.Monkey
     def full(*_: object, **__: object) -> None:
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(exporting, "save_file", full)
+    monkeypatch.setattr(neox, "save_file", full)
     with pytest.raises(OSError, match=r"^cannot write .*model\.safetensors: I/O error: No space left on device"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

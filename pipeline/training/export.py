@@ -1,6 +1,5 @@
 """`pipeline export`: a run's checkpoint as folders that litgpt and, where it knows the architecture, transformers load."""
 
-import dataclasses
 import json
 import os
 import pickle
@@ -17,32 +16,22 @@ from typing import Any
 import litgpt
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline import __version__
 from pipeline.config import RequestError, RunConfig, config_hash
 from pipeline.data.cache import cache_root
 from pipeline.data.shards import TOKENIZER, read_manifest
-from pipeline.data.tokenizer import END_OF_TEXT, load_tokenizer
 from pipeline.files import file_sha256, write_atomic
 from pipeline.models.gpt import litgpt_config
 from pipeline.recipes import RECORDED_KEY, load_run
+from pipeline.training.neox import WEIGHTS, beyond_neox, write_neox, write_tokenizer, write_weights
 from pipeline.training.rundir import Record, RunDir
 from pipeline.training.trainer import CheckpointIO
 from pipeline.validation import RequestParser
 
-WEIGHTS = "model.safetensors"
 LIT_MODEL = "lit_model.pth"
 NOTE = "export.json"
-
-# What transformers' GPTNeoX takes from a config; all else must be as litgpt's defaults, which are GPTNeoX, have it.
-_FREE_IN_NEOX = (
-    "name", "hf_config", "block_size", "n_layer", "n_embd", "n_head", "vocab_size", "padding_multiple",
-    "padded_vocab_size", "intermediate_size", "norm_eps", "parallel_residual", "rope_base", "rotary_percentage",
-    "gelu_approximate",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,13 +71,13 @@ def export(run_dir: Path, out: Path, *, lit_model: bool = False) -> Exported:
     _check_weights(checkpoint.weights, architecture, run)
     _check_free(out, config, checkpoint.step)
     tokenizer = _find_tokenizer(config, checkpoint.data_fingerprint)
-    obstacles = _beyond_neox(architecture)
+    obstacles = beyond_neox(architecture)
     with _whole(out) as scratch:
         _write_litgpt(scratch, checkpoint.weights, architecture, lit_model)
         if not obstacles:
-            _write_hf(scratch / "hf", checkpoint.weights, architecture, tokenizer)
+            write_neox(scratch / "hf", checkpoint.weights, architecture, tokenizer)
         for folder in [scratch] if obstacles else [scratch, scratch / "hf"]:
-            _write_tokenizer(folder, tokenizer, config.seq_len)
+            write_tokenizer(folder, tokenizer, config.seq_len)
         files = _seal(scratch)
         write_atomic(scratch / NOTE, json.dumps(_note(run, config, checkpoint, files), indent=2) + "\n")
     left_out = []
@@ -185,21 +174,6 @@ def _where_data_is(config: RunConfig) -> str:
     return config.data.path if config.data.format == "shards" else f"the data cache {cache_root()}"
 
 
-def _beyond_neox(architecture: litgpt.Config) -> list[str]:
-    """What the architecture has and transformers' GPTNeoX has not; nothing if they are the same model."""
-    neox = litgpt.Config(**{name: getattr(architecture, name) for name in _FREE_IN_NEOX})
-    words = {"norm_qk": "qk-norm", "n_query_groups": "key/value heads that several heads share"}
-    differing = {
-        field.name: getattr(architecture, field.name)
-        for field in dataclasses.fields(architecture)
-        if getattr(architecture, field.name) != getattr(neox, field.name)
-    }
-    obstacles = [words.get(name, f"{name}={value}") for name, value in differing.items()]
-    if architecture.rope_n_elem % 2:  # litgpt cuts the last pair in two, transformers rotates it whole
-        obstacles.append(f"rotary embedding of an odd number of dimensions ({architecture.rope_n_elem})")
-    return obstacles
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Writing
 
@@ -256,62 +230,9 @@ def _write_litgpt(folder: Path, weights: dict[str, Tensor], architecture: litgpt
     from litgpt.utils import save_config
 
     save_config(architecture, folder)
-    _write_weights(weights, folder / WEIGHTS)
+    write_weights(weights, folder / WEIGHTS)
     if lit_model:
         CheckpointIO().save_checkpoint(weights, folder / LIT_MODEL)
-
-
-def _write_hf(folder: Path, weights: dict[str, Tensor], architecture: litgpt.Config, tokenizer: Path | None) -> None:
-    from litgpt.scripts.convert_lit_checkpoint import copy_weights_gpt_neox
-    from transformers import GPTNeoXConfig
-
-    end = load_tokenizer(tokenizer).token_to_id(END_OF_TEXT) if tokenizer else None
-    config = GPTNeoXConfig(
-        architectures=["GPTNeoXForCausalLM"],
-        vocab_size=architecture.padded_vocab_size,
-        hidden_size=architecture.n_embd,
-        num_hidden_layers=architecture.n_layer,
-        num_attention_heads=architecture.n_head,
-        intermediate_size=architecture.intermediate_size,
-        hidden_act={"none": "gelu", "tanh": "gelu_pytorch_tanh"}[architecture.gelu_approximate],
-        max_position_embeddings=architecture.block_size,
-        layer_norm_eps=architecture.norm_eps,
-        use_parallel_residual=architecture.parallel_residual,
-        rotary_emb_base=architecture.rope_base,
-        rotary_pct=architecture.rotary_percentage,
-        bos_token_id=end,
-        eos_token_id=end,
-        dtype=weights["lm_head.weight"].dtype,
-    )
-    # transformers 5.3 forgets the share of rotated dimensions unless config.json says it in these words, which are also
-    # those of its versions before 5
-    config.rotary_pct, config.rotary_emb_base = architecture.rotary_percentage, architecture.rope_base
-    folder.mkdir()
-    config.save_pretrained(folder)
-    converted: dict[str, Tensor] = {}
-    copy_weights_gpt_neox(architecture, converted, weights)
-    _write_weights(converted, folder / WEIGHTS)
-
-
-def _write_weights(weights: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file(weights, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # its words for what the disk said
-        raise OSError(f"cannot write {path}: {error}") from None
-
-
-def _write_tokenizer(folder: Path, tokenizer: Path | None, seq_len: int) -> None:
-    if tokenizer is None:
-        return
-    shutil.copyfile(tokenizer, folder / TOKENIZER)
-    # litgpt's LLM wants one, and transformers takes the class from it rather than rebuild the tokenizer as GPTNeoX's
-    about = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "model_max_length": seq_len,
-    }
-    write_atomic(folder / "tokenizer_config.json", json.dumps(about, indent=2) + "\n")
 
 
 def _seal(folder: Path) -> dict[str, str]:
