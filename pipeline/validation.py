@@ -36,7 +36,7 @@ def validate(c: "RunConfig") -> None:
         raise RequestError(f"--param: {error}") from None
     _require(math.isfinite(c.lr) and c.lr > 0, f"--lr must be a positive number, got {c.lr:g}")
     for key in ("width", "base_width", "base_depth", "steps", "global_batch", "seq_len", "devices", "num_nodes",
-                "log_interval", "val_interval", "val_sequences", "checkpoint_interval"):  # fmt: skip
+                "log_interval", "val_interval", "val_sequences", "checkpoint_interval", "keep_last"):  # fmt: skip
         _require(getattr(c, key) >= 1, f"--{key} must be at least 1, got {getattr(c, key)}")
     _require(0 <= c.warmup_steps <= c.steps, f"--warmup_steps must be 0..steps ({c.steps}), got {c.warmup_steps}")
     _require(0 <= c.lr_min_ratio <= 1, f"--lr_min_ratio must be 0..1, got {c.lr_min_ratio:g}")
@@ -46,11 +46,24 @@ def validate(c: "RunConfig") -> None:
     _require(c.grad_clip is None or c.grad_clip > 0, f"--grad_clip must be positive or null, got {c.grad_clip}")
     for f in dataclasses.fields(c.mult):
         _require(getattr(c.mult, f.name) > 0, f"--mult.{f.name} must be positive, got {getattr(c.mult, f.name):g}")
+    for key in ("checkpoint_minutes", "stall_minutes"):
+        minutes = getattr(c, key)
+        _require(minutes is None or minutes > 0, f"--{key} must be positive or null, got {minutes}")
     _require(re.fullmatch(r"[\w.+-]+", c.study) is not None, f"--study must be a plain folder name, got {c.study!r}")
     _validate_optimizer(c)
     _validate_data(c)
     _validate_mlp(c) if c.model.kind == "mlp" else _validate_gpt(c)
 
+    _validate_processes(c)
+
+
+def _validate_processes(c: "RunConfig") -> None:
+    if c.micro_batch == "auto":
+        _require(
+            c.global_batch % c.world_size == 0,
+            f"--global_batch {c.global_batch} is not a multiple of the {c.world_size} processes",
+        )
+        return
     assert c.micro_batch is not None
     _require(c.micro_batch >= 1, f"--micro_batch must be at least 1, got {c.micro_batch}")
     _require(

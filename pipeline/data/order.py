@@ -93,8 +93,15 @@ def training_batches(
 
 def validation_batches(
     samples: Samples[Batch], *, count: int, batch: int, rank: int, world_size: int
-) -> Iterator[Batch]:
-    """One rank's share of the split's first `count` samples, in batches of at most `batch`."""
-    mine = np.arange(min(count, len(samples)))[rank::world_size]
-    for start in range(0, len(mine), batch):
-        yield samples[mine[start : start + batch]]
+) -> Iterator[tuple[Batch, int]]:
+    """One rank's share of the split's first `count` samples, in batches of at most `batch`, each with how many of its
+    samples count.
+
+    Every rank gets the same number of batches, since a forward pass may be the work of all; where a rank has no sample
+    left it gets one that counts for nothing.
+    """
+    count = min(count, len(samples))
+    mine = np.arange(count)[rank::world_size]
+    for start in range(0, -(-count // world_size), batch):
+        part = mine[start : start + batch]
+        yield samples[part if len(part) else np.arange(1)], len(part)

@@ -10,42 +10,61 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, config_hash
 from pipeline.losses import LossOutput
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.health import StopSignals, Watchdog
 from pipeline.training.module import TrainingModule
 from pipeline.training.rundir import MetricsWriter, Record, RunDir
+from pipeline.training.state import restore, save
+from pipeline.training.strategies import agreement, gather
 
 
 class Recorder(Callback):
-    """At step boundaries, in this order: validation, one record to every sink, checkpoint; stops a diverged run.
+    """At step boundaries, in this order: validation, one record to every sink, checkpoint; stops a diverged or an
+    interrupted run.
 
     The order makes a resumed run repeat exactly what an uninterrupted one does. Losses stay on the device between
     records, so that an accelerator is not made to wait at every step.
     """
 
     def __init__(
-        self, config: RunConfig, run: RunDir, metrics: MetricsWriter | None, sinks: list[Callable[[Record], None]]
+        self,
+        config: RunConfig,
+        run: RunDir,
+        resumed: Checkpoint | None,
+        metrics: MetricsWriter | None,
+        sinks: list[Callable[[Record], None]],
+        watchdog: Watchdog,
     ) -> None:
-        """`metrics` is None in every process but the first, which alone writes."""
-        self.config, self.run, self.metrics = config, run, metrics
+        """`resumed`: the checkpoint to go on from, in the first process; `metrics` is None in every other one."""
+        self.config, self.run, self.resumed, self.metrics, self.watchdog = config, run, resumed, metrics, watchdog
         self.sinks = [metrics.append, *sinks] if metrics else []
         self.diverged_at: int | None = None
+        self.interrupted = False
+        self._stop = StopSignals()
         self._seconds = 0.0  # trained before this process, from the checkpoint
         self._start: float | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._seconds = float(state_dict["seconds"])
 
     @property
     def seconds(self) -> float:
         """Training time of the run so far, over all its processes in turn."""
         return self._seconds + (time.monotonic() - self._start if self._start is not None else 0.0)
 
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        path = gather(self.resumed.path if self.resumed else None)[0]
+        if path is not None:
+            checkpoint = self.resumed or Checkpoint(path)
+            restore(trainer, module.model, checkpoint)
+            module.restore_data(checkpoint.state["data"], checkpoint.step)
+            _continue_at(trainer, checkpoint.step)
+            self._seconds = checkpoint.state["seconds"]
+
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._start = time.monotonic()
+        self._stop.listen()  # now, since Lightning has just set handlers of its own
+        self._agree = agreement()
+        self._start = self._saved_at = time.monotonic()
         self._step = trainer.global_step
         self._last_record = (trainer.global_step, self.seconds)
 
@@ -54,10 +73,12 @@ class Recorder(Callback):
         if step == self._step:  # gradients are still accumulating
             return
         self._step = step
+        self.watchdog.beat()
         last = step == c.steps
         validate = last or step % c.val_interval == 0
-        checkpoint = last or step % c.checkpoint_interval == 0
         record = validate or step == 1 or step % c.log_interval == 0
+        stop, due = self._agree(self._stop.asked, self._checkpoint_due())
+        checkpoint = last or stop or due or step % c.checkpoint_interval == 0
         if not (record or checkpoint):
             return
         assert isinstance(module, TrainingModule)
@@ -69,13 +90,25 @@ class Recorder(Callback):
         if record or bad:
             self._record(trainer, module, outputs[-1], validate and not bad)
         if checkpoint and not bad:
-            if self.metrics:
-                self.metrics.sync()
-            trainer.save_checkpoint(self.run.checkpoint, weights_only=False)
+            self._save(trainer, module)
+            if stop and not last:
+                self.interrupted = trainer.should_stop = True
+
+    def _checkpoint_due(self) -> bool:
+        minutes = self.config.checkpoint_minutes
+        return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+
+    def _save(self, trainer: pl.Trainer, module: TrainingModule) -> None:
+        if self.metrics:
+            self.metrics.sync()
+        state = {"config": config_hash(self.config), "seconds": self.seconds, "data": module.data_state()}
+        save(trainer, module.model, self.run.checkpoints, state, self.config.keep_last)
+        self._saved_at = time.monotonic()
+        self.watchdog.beat()
 
     def _read(self, trainer: pl.Trainer, module: TrainingModule) -> list[LossOutput]:
         """What every step since the last reading gave, means over its passes and over all ranks."""
-        passes = torch.stack(module.passes).view(-1, self.config.accumulation, len(LossOutput._fields))
+        passes = torch.stack(module.passes).view(-1, module.accumulation, len(LossOutput._fields))
         module.passes.clear()
         means = trainer.strategy.reduce(passes.mean(1), reduce_op="mean")
         assert isinstance(means, torch.Tensor)
@@ -88,7 +121,7 @@ class Recorder(Callback):
             "step": step,
             "loss": output.loss.item(),
             "lr": c.lr * trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0](step - 1),
-            "grad_norm": module.grad_norm.item(),
+            "grad_norm": module.gradient_norm,
             "tokens": step * c.tokens_per_step,
             "tokens_per_second": round(
                 (step - last_step) * c.tokens_per_step / max(1e-9, self.seconds - last_seconds), 1
@@ -112,6 +145,19 @@ class Recorder(Callback):
         if self.config.is_classification:
             beside["accuracy"] = output.accuracy.item()
         return beside
+
+
+def _continue_at(trainer: pl.Trainer, step: int) -> None:
+    """Make Lightning's counters and learning rates those after so many steps."""
+    loop = trainer.fit_loop.epoch_loop
+    loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
+    loop._batches_that_stepped = step
+    for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+        scheduler.last_epoch = step
+        for group, base, factor in zip(
+            scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * factor(step)
 
 
 class Progress:

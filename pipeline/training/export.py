@@ -2,10 +2,9 @@
 
 import json
 import os
-import pickle
 import shutil
+import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ from pipeline import __version__
 from pipeline.config import RequestError, RunConfig, config_hash
 from pipeline.data.cache import cache_root
 from pipeline.data.shards import TOKENIZER, read_manifest
-from pipeline.files import file_sha256, write_atomic
+from pipeline.files import atomic, file_sha256, write_atomic
 from pipeline.models.gpt import litgpt_config
 from pipeline.recipes import RECORDED_KEY, load_run
+from pipeline.training.checkpoint import newest
 from pipeline.training.neox import WEIGHTS, beyond_neox, write_neox, write_tokenizer, write_weights
 from pipeline.training.rundir import Record, RunDir
-from pipeline.training.trainer import CheckpointIO
 from pipeline.validation import RequestParser
 
 LIT_MODEL = "lit_model.pth"
@@ -35,8 +34,8 @@ NOTE = "export.json"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint's model, mapped into memory and read from disk as it is used."""
+class Exportable:
+    """What an export takes from a checkpoint."""
 
     step: int
     data_fingerprint: str
@@ -103,28 +102,18 @@ def _config(run: RunDir) -> RunConfig:
     return config
 
 
-def _checkpoint(run: RunDir, config: RunConfig) -> Checkpoint:
-    path = run.checkpoint
-    if not path.exists():
+def _checkpoint(run: RunDir, config: RunConfig) -> Exportable:
+    checkpoint, complaints = newest(run.checkpoints)
+    if checkpoint is None and complaints:
+        raise RequestError(f"{complaints[0]}: delete {run.path} to run it again")
+    if checkpoint is None:
         raise RequestError(f"{run.path} has no checkpoint: {_why_no_checkpoint(run.result(), config)}")
-    try:
-        with zipfile.ZipFile(path) as archive:  # a memory map checks no checksums
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
-        return Checkpoint(int(content["global_step"]), content["data"]["manifest"], weights)
-    except (
-        RuntimeError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        EOFError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise RequestError(f"checkpoint {path} is damaged ({reason}): delete {run.path} to run it again") from None
+    for complaint in complaints:
+        print(f"{complaint}; taking step {checkpoint.step}", file=sys.stderr)
+    weights = {
+        name.removeprefix("model."): checkpoint.tensor(name) for name in checkpoint.shapes if name.startswith("model.")
+    }
+    return Exportable(checkpoint.step, checkpoint.state["data"]["manifest"], weights)
 
 
 def _why_no_checkpoint(result: Record | None, config: RunConfig) -> str:
@@ -232,7 +221,8 @@ def _write_litgpt(folder: Path, weights: dict[str, Tensor], architecture: litgpt
     save_config(architecture, folder)
     write_weights(weights, folder / WEIGHTS)
     if lit_model:
-        CheckpointIO().save_checkpoint(weights, folder / LIT_MODEL)
+        with atomic(folder / LIT_MODEL) as stream:
+            torch.save(weights, stream)
 
 
 def _seal(folder: Path) -> dict[str, str]:
@@ -246,7 +236,7 @@ def _seal(folder: Path) -> dict[str, str]:
     return files
 
 
-def _note(run: RunDir, config: RunConfig, checkpoint: Checkpoint, files: dict[str, str]) -> dict[str, Any]:
+def _note(run: RunDir, config: RunConfig, checkpoint: Exportable, files: dict[str, str]) -> dict[str, Any]:
     """The content of export.json."""
     recorded = yaml.safe_load(run.config_file.read_text()).get(RECORDED_KEY) or {}
     result = run.result()

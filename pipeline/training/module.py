@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -18,49 +19,78 @@ from pipeline.models.build import build
 from pipeline.models.init import initialize_
 from pipeline.optim import build_optimizer, parameter_groups, schedule
 from pipeline.scaling import scaling_of
+from pipeline.training.strategies import gather, is_zero, reshard_, shard_
 
 
 class TrainingModule(pl.LightningModule):
     """A model at one width under one parameterization.
 
-    `passes` collects the `LossOutput` of every forward pass, as a vector, and `grad_norm` holds the last step's
-    gradient norm before clipping; `pipeline.training.callbacks.Recorder` reads and clears them.
+    `passes` collects the `LossOutput` of every forward pass, as a vector, and `gradient_norm` is the last step's, before
+    clipping; `pipeline.training.callbacks.Recorder` reads and clears them.
     """
 
     def __init__(self, config: RunConfig, data: Data) -> None:
         super().__init__()
         self.config, self.data = config, data
+        given = config.micro_batch
+        self.micro_batch = given if isinstance(given, int) else config.global_batch // config.world_size
+        """Sequences per forward pass; where the config says auto, `MicroBatch` finds the right number in time."""
         self.scaling = scaling_of(config)
         self.model, self.specs = build(config)
         initialize_(self.model, self.specs, self.scaling, config.seed)
         self.passes: list[Tensor] = []
-        self.grad_norm = torch.tensor(0.0)
+        self._gradient_norm = torch.tensor(0.0)
         self._batches: Generator[Batch] | None = None
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes per optimizer step on one device."""
+        return self.config.global_batch // (self.micro_batch * self.config.world_size)
+
+    def configure_model(self) -> None:
+        if self.config.strategy == "fsdp":
+            shard_(self.model, self.device_mesh["data_parallel"])
 
     def loss(self, batch: Batch) -> LossOutput:
         """The training loss of a batch, the mean over its tokens or examples, and what else is recorded of it."""
         inputs, targets = (batch[:, :-1], batch[:, 1:]) if isinstance(batch, Tensor) else batch
-        hidden, readout = self.model(inputs), self.model.readout
-        return linear_loss(
-            hidden.reshape(-1, hidden.shape[-1]),
-            readout.weight,
-            targets.reshape(-1),
-            readout.bias,
-            loss=self.config.loss,
-            z_loss=self.config.z_loss,
-            accuracy=self.config.is_classification,
-        )
+        # here, not in Lightning's plugins, of which DeepSpeed's would cast the weights themselves
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16-mixed"):
+            hidden, readout = self.model(inputs), self.model.readout
+            return linear_loss(
+                hidden.reshape(-1, hidden.shape[-1]),
+                readout.weight,
+                targets.reshape(-1),
+                readout.bias,
+                loss=self.config.loss,
+                z_loss=self.config.z_loss,
+                accuracy=self.config.is_classification,
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output = self.loss(batch)
         self.passes.append(output.to_vector())
         return output.loss
 
+    def validation_step(self, batch: Batch) -> Tensor:
+        """Called by `validate` through the strategy, whose wrappers may have to gather weights for it."""
+        return self.loss(batch).to_vector()
+
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        if is_zero(self.trainer):  # it clips in its own step
+            return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if self.config.grad_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.config.grad_clip, self.grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.config.grad_clip, self._gradient_norm)
+
+    @property
+    def gradient_norm(self) -> float:
+        """Global norm of the last step's gradient before clipping."""
+        if is_zero(self.trainer):
+            return float(self.trainer.model.get_global_grad_norm())
+        return self._gradient_norm.item()
 
     def configure_optimizers(self) -> dict[str, Any]:
         c = self.config
@@ -79,10 +109,9 @@ class TrainingModule(pl.LightningModule):
 
     def train_dataloader(self) -> Iterator[Batch]:
         """Called by Lightning after a checkpoint is restored, so that reading goes on from there."""
-        assert self.config.micro_batch is not None
         batches = self.data.train.batches(
             first_step=self.trainer.global_step,
-            micro_batch=self.config.micro_batch,
+            micro_batch=self.micro_batch,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
@@ -95,24 +124,23 @@ class TrainingModule(pl.LightningModule):
         if self._batches is not None:
             self._batches.close()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What goes on in the data: the settings that decide its order, and how far it is read. Called on all ranks."""
-        step = self.trainer.global_step
-        state = self.data.train.state(step).to(self.device)
+    def data_state(self) -> dict[str, Any]:
+        """What goes on in the data, for a checkpoint: the settings that decide its order, and how far it is read. To be
+        called by all processes."""
+        state = self.data.train.state(self.trainer.global_step)
         if state.numel():
-            state = self.trainer.strategy.reduce(state, reduce_op="sum")
-        checkpoint["data"] = {**self._data_settings(), "state": state.cpu()}
+            state = torch.stack(gather(state)).sum(0)
+        return {**self._data_settings(), "state": state.tolist()}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises `RequestError` naming what differs, where the checkpoint is of another sequence of samples."""
-        saved = checkpoint["data"]
+    def restore_data(self, saved: dict[str, Any], step: int) -> None:
+        """Go on as `data_state` says. Raises `RequestError` naming what differs, where it is of other samples."""
         for name, value in self._data_settings().items():
             if saved.get(name) != value:
                 raise RequestError(
                     f"the checkpoint was trained with another {name} of its data ({saved.get(name)}, now {value}): "
                     "give another --study or --out"
                 )
-        self.data.train.restore(checkpoint["global_step"], saved["state"])
+        self.data.train.restore(step, torch.tensor(saved["state"], dtype=torch.int64))
 
     def _data_settings(self) -> dict[str, Any]:
         c = self.config
@@ -122,19 +150,18 @@ class TrainingModule(pl.LightningModule):
     @torch.no_grad()
     def validate(self) -> LossOutput:
         """Means over the validation samples, all ranks together."""
-        assert self.config.micro_batch is not None
-        batches: Iterator[Batch] = validation_batches(
+        batches = validation_batches(
             self.data.val,
             count=self.config.val_sequences,
-            batch=self.config.micro_batch,
+            batch=self.micro_batch,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        total, count = torch.zeros(len(LossOutput._fields), dtype=torch.float64, device=self.device), 0
-        for batch in batches:
-            size = len(batch) if isinstance(batch, Tensor) else len(batch[0])
-            with self.trainer.precision_plugin.val_step_context():
-                total += self.loss(self.trainer.strategy.batch_to_device(batch)).to_vector().double() * size
-            count += size
-        summed: Tensor = self.trainer.strategy.reduce(torch.cat([total, total.new_tensor([count])]), reduce_op="sum")
+        total = torch.zeros(len(LossOutput._fields) + 1, dtype=torch.float64, device=self.device)
+        for batch, size in batches:
+            output = self.trainer.strategy.validation_step(self.trainer.strategy.batch_to_device(batch)).double()
+            if size:
+                total += torch.cat([output, output.new_ones(1)]) * size
+        reshard_(self.model)
+        summed: Tensor = self.trainer.strategy.reduce(total, reduce_op="sum")
         return LossOutput.from_vector(summed[:-1] / summed[-1])

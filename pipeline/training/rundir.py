@@ -8,8 +8,10 @@ import fcntl
 import json
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from pipeline import __version__
 from pipeline.config import RequestError, RunConfig, run_settings
 from pipeline.files import read_jsonl, write_atomic
 from pipeline.recipes import RECORDED_KEY
+from pipeline.training.checkpoint import LAST
 
 FINISHED = {"completed", "diverged", "aborted"}
 Record = dict[str, Any]
@@ -33,7 +36,9 @@ class RunDir:
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.result_file = path / "result.json"
-        self.checkpoint = path / "checkpoints" / "last.ckpt"
+        self.starts_file = path / "starts.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.checkpoint = self.checkpoints / LAST
 
     def result(self) -> Record | None:
         """The result of a finished run; None while it is going, was interrupted, or failed and may be tried again."""
@@ -51,14 +56,13 @@ class RunDir:
         Raises `RequestError` where it cannot be written, or holds a run on other data.
         """
         try:
-            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(
                 f"cannot write the run directory {self.path} ({error.strerror}): choose another --out"
             ) from None
         if self.config_file.exists():
-            recorded = (yaml.safe_load(self.config_file.read_text()) or {}).get(RECORDED_KEY, {})
-            if recorded.get("data_fingerprint") != data_fingerprint:
+            if self.recorded().get("data_fingerprint") != data_fingerprint:
                 raise RequestError(
                     f"{self.path} was started on other data (its source changed): give another --study or --out"
                 )
@@ -71,6 +75,38 @@ class RunDir:
         write_atomic(
             self.config_file, yaml.safe_dump({**run_settings(config), RECORDED_KEY: recorded}, sort_keys=False)
         )
+
+    def recorded(self) -> Record:
+        """What config.yaml says of the run beside what was asked for."""
+        return dict((yaml.safe_load(self.config_file.read_text()) or {}).get(RECORDED_KEY) or {})
+
+    def record(self, **found: Any) -> None:
+        """Add to `recorded`."""
+        content = yaml.safe_load(self.config_file.read_text())
+        content[RECORDED_KEY] |= found
+        write_atomic(self.config_file, yaml.safe_dump(content, sort_keys=False))
+
+    def record_start(self, config: RunConfig, step: int) -> None:
+        """A line in starts.jsonl: when and where the run was started or continued, and from which step."""
+        start = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "step": step,
+            "processes": config.world_size,
+            "strategy": config.strategy,
+            "job": os.environ.get("SLURM_JOB_ID"),
+        }
+        with self.starts_file.open("a") as stream:
+            stream.write(_line(start))
+
+    def record_failure(self, reason: str) -> None:
+        """Leave a result.json that says so, if the disk lets us; the run may be tried again."""
+        with suppress(OSError):
+            self.write_result({"status": "failed", "error": reason})
+
+    def stacks(self, first_process: bool) -> Path:
+        """Where a process that hangs writes what its threads were at."""
+        return self.path / ("stalled.txt" if first_process else f"stalled-{socket.gethostname()}-{os.getpid()}.txt")
 
     @contextmanager
     def lock(self) -> Iterator[None]:

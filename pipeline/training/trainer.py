@@ -2,54 +2,30 @@
 
 import logging
 import os
-import pickle
+import sys
 import warnings
-import zipfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from pipeline.config import RequestError, RunConfig
+from pipeline.config import RequestError, RunConfig, config_hash
 from pipeline.data.open import open_data
-from pipeline.files import atomic
 from pipeline.models.build import parameter_count
 from pipeline.training.callbacks import Progress, Recorder
+from pipeline.training.checkpoint import Checkpoint, newest, newest_first, prune
+from pipeline.training.health import Watchdog
+from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.module import TrainingModule
 from pipeline.training.rundir import MetricsWriter, Record, RunDir, final_values, outcome
+from pipeline.training.strategies import environment, strategy_of
 from pipeline.training.wandb_mirror import WandbMirror
-
-
-class CheckpointIO(TorchCheckpointIO):
-    """Checkpoints that appear whole and durably, and that can hold nothing but tensors and plain values."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        try:
-            with atomic(Path(path)) as stream:
-                torch.save(checkpoint, stream)
-        except RuntimeError as error:  # torch's writer hides what the disk said
-            if isinstance(error.__context__, OSError):
-                raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from None
-            raise
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        if not zipfile.is_zipfile(path):  # what torch.save writes; nothing else is looked into
-            raise RequestError(f"checkpoint {path} is damaged: delete it to start the run over")
-        try:
-            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            reason = str(error).splitlines()[0]
-            raise RequestError(f"checkpoint {path} is damaged ({reason}): delete it to start the run over") from None
-        return checkpoint
 
 
 def train(config: RunConfig, *, show_progress: bool = True) -> Record:
     """Train the run `config` describes, or continue it, and return its result; a finished run returns at once.
 
-    Raises `RequestError` for what the user must change, `OSError` where the disk fails; what was written stays good.
+    Raises `RequestError` for what the user must change, `OSError` where the disk fails, `KeyboardInterrupt` where a signal
+    asked it to stop; what was written stays good, and the same call continues.
     """
     run = RunDir(config.run_dir)
     if (done := run.result()) is not None:
@@ -57,18 +33,43 @@ def train(config: RunConfig, *, show_progress: bool = True) -> Record:
     data = open_data(config)
     module = TrainingModule(config, data)
     if not _first_process():
-        return _fit(config, run, module, None, [])
+        try:
+            return _fit(config, run, module, None, None, [])
+        except KeyboardInterrupt:  # of which the first process speaks
+            raise SystemExit(1) from None
     run.create(config, data.fingerprint)
     with run.lock():
-        run.cut_back(_checkpoint_step(run.checkpoint) if run.checkpoint.exists() else 0)
-        mirror, progress = WandbMirror(config), Progress(config)
-        with run.appending() as metrics:
-            result = _fit(config, run, module, metrics, [mirror.log, *([progress] if show_progress else [])])
-        progress.close()
-        mirror.finish(result)
-        if not config.keep_checkpoint:
-            run.checkpoint.unlink(missing_ok=True)
+        try:
+            resumed = _checkpoint(config, run)
+            run.cut_back(resumed.step if resumed else 0)
+            run.record_start(config, resumed.step if resumed else 0)
+            mirror, progress = WandbMirror(config), Progress(config)
+            with run.appending() as metrics:
+                sinks: list[Callable[[Record], None]] = [mirror.log, *([progress] if show_progress else [])]
+                result = _fit(config, run, module, resumed, metrics, sinks)
+            progress.close()
+            mirror.finish(result)
+            prune(run.checkpoints, keep=int(config.keep_checkpoint))
+        except Exception as error:
+            run.record_failure(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            raise
     return result
+
+
+def _checkpoint(config: RunConfig, run: RunDir) -> Checkpoint | None:
+    """The newest good checkpoint to continue from; says so where a newer one is damaged. Raises `RequestError`."""
+    checkpoint, complaints = newest(run.checkpoints)
+    if complaints and checkpoint is None:
+        raise RequestError(f"{complaints[0]}: delete {run.checkpoints} to start the run over")
+    if checkpoint and checkpoint.state.get("config") != config_hash(config):
+        raise RequestError(
+            f"checkpoint {checkpoint.path} is of another config ({checkpoint.state.get('config')}, not "
+            f"{config_hash(config)}): delete it to start the run over"
+        )
+    for complaint in complaints:
+        assert checkpoint is not None
+        print(f"{complaint}; going on from step {checkpoint.step}", file=sys.stderr)
+    return checkpoint
 
 
 def _first_process() -> bool:
@@ -80,52 +81,60 @@ def _fit(
     config: RunConfig,
     run: RunDir,
     module: TrainingModule,
+    resumed: Checkpoint | None,
     metrics: MetricsWriter | None,
     sinks: list[Callable[[Record], None]],
 ) -> Record:
-    recorder = Recorder(config, run, metrics, sinks)
-    trainer = _trainer(config, recorder)
-    with warnings.catch_warnings():
+    ending = run.record_failure if metrics else lambda _: None
+    with Watchdog(config.stall_minutes, run.stacks(_first_process()), ending) as watchdog, warnings.catch_warnings():
         # Lightning advises worker processes for every loader; reading a memory map needs none.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")  # the Recorder validates
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # a login node will do
         warnings.filterwarnings("ignore", category=FutureWarning)
+        recorder = Recorder(config, run, resumed, metrics, sinks, watchdog)
+        trainer = _trainer(config, run, recorder)
         try:
-            trainer.fit(module, ckpt_path=run.checkpoint if run.checkpoint.exists() else None, weights_only=True)
-        except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
+            trainer.fit(module)
+        except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+        except RuntimeError as error:
+            if (advice := out_of_memory(error, module.micro_batch)) is not None:
+                raise RequestError(advice) from None
+            raise
         finally:
             module.close()
-    trainer.strategy.barrier()
-    if metrics:
-        module.data.train.finish(trainer.global_step)
-        run.write_result(_result(config, run, recorder, trainer.global_step, parameter_count(module.model)))
-    trainer.strategy.barrier()
+        trainer.strategy.barrier()
+        if recorder.interrupted:
+            raise KeyboardInterrupt
+        if metrics:
+            module.data.train.finish(trainer.global_step)
+            run.write_result(_result(config, run, recorder, trainer.global_step, parameter_count(module.model)))
+        trainer.strategy.barrier()
     result = run.result()
     assert result is not None
     return result
 
 
-def _trainer(config: RunConfig, recorder: Recorder) -> pl.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric", "DeepSpeed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    found = [MicroBatch(config, run)] if config.micro_batch == "auto" else []
     return pl.Trainer(
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=config.strategy,
-        precision=config.precision,
+        strategy=strategy_of(config),
         max_steps=config.steps,
-        accumulate_grad_batches=config.accumulation,
-        callbacks=[recorder],
-        plugins=[CheckpointIO()],
+        accumulate_grad_batches=1 if found else config.accumulation,
+        callbacks=[*found, recorder],
+        plugins=environment(),
+        default_root_dir=run.path,  # where Lightning would look for checkpoints of its own
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-
-
-def _checkpoint_step(path: Path) -> int:
-    return int(CheckpointIO().load_checkpoint(path)["global_step"])
 
 
 def _result(config: RunConfig, run: RunDir, recorder: Recorder, steps: int, parameters: int) -> Record:
@@ -151,7 +160,7 @@ def train_verbosely(config: RunConfig) -> int:
     if (result := run.result()) is not None:
         say(f"already {result['status']}: {config.run_dir} (delete it to run it again)")
     else:
-        say(f"{'resuming' if run.checkpoint.exists() else 'training'} {config.run_dir}", flush=True)
+        say(f"{'resuming' if newest_first(run.checkpoints) else 'training'} {config.run_dir}", flush=True)
         result = train(config)
     say(f"{outcome(result)} ({result['steps']} steps, {result['tokens']:,} tokens, {result['seconds']:.0f} s)")
     return 0

@@ -1,0 +1,69 @@
+"""What keeps a run from hanging or dying for nothing: signals that ask it to stop, and a watchdog over its steps."""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopSignals:
+    """SIGTERM and SIGUSR1 as a wish to stop at the next step boundary, with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def listen(self) -> None:
+        """From now on; where the process has several threads, only in the first."""
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+
+
+class Watchdog:
+    """Ends the process when nobody calls `beat` for so many minutes, and writes where every thread of it stands.
+
+    A context manager; `minutes` None: never. `ending` is called before the end, with the reason.
+    """
+
+    def __init__(self, minutes: float | None, stacks: Path, ending: Callable[[str], None]) -> None:
+        self.minutes, self.stacks, self.ending = minutes, stacks, ending
+        self._last = time.monotonic()
+        self._done = threading.Event()
+
+    def beat(self) -> None:
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.beat()
+        if self.minutes is not None:
+            threading.Thread(target=self._watch, args=(60 * self.minutes,), name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+
+    def _watch(self, seconds: float) -> None:
+        while not self._done.wait(max(0.01, self._last + seconds - time.monotonic())):
+            if time.monotonic() - self._last >= seconds:
+                self._end()
+
+    def _end(self) -> None:
+        reason = f"no step for {self.minutes:g} minutes (--stall_minutes); {self.stacks} says where it stood"
+        try:
+            with self.stacks.open("w") as stream:
+                faulthandler.dump_traceback(stream)
+            self.ending(reason)
+        finally:
+            print(f"pipeline: error: {reason}", file=sys.stderr, flush=True)
+            faulthandler.dump_traceback(sys.stderr)
+            os._exit(1)  # a thread that hangs in a collective hears nothing else
