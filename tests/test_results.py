@@ -1,10 +1,15 @@
 import dataclasses
+import json
 import math
+import shutil
 
+import pandas as pd
 import pytest
 from synthetic_study import BASE, INITIAL_LOSS, valley, write_run, write_study
 
-from pipeline.analysis.results import POINT, load_study, read_metrics
+from pipeline.analysis import rows
+from pipeline.analysis.results import POINT, load_study
+from pipeline.analysis.rows import CACHE, read_metrics
 from pipeline.config import RequestError
 
 
@@ -134,3 +139,55 @@ def test_leaving_for_good_is_read_off_the_losses_logged_after_warmup(tmp_path, w
     write_run(tmp_path, dataclasses.replace(BASE, warmup_steps=warmup_steps), 9.0, losses=losses)
     write_run(tmp_path, dataclasses.replace(BASE, warmup_steps=warmup_steps, lr=1e-4), 5.0)
     assert load_study([tmp_path]).runs["left_for_good"].tolist() == [False, expected]
+
+
+def table(folder):
+    return load_study([folder]).runs
+
+
+def test_the_cache_changes_nothing_and_notices_what_changed(tmp_path, monkeypatch):
+    two_runs(tmp_path)
+    first = table(tmp_path)
+    assert (tmp_path / CACHE).is_file()
+    with monkeypatch.context() as patched:  # nothing is read again
+        patched.setattr(rows, "_row", None)
+        pd.testing.assert_frame_equal(table(tmp_path), first)
+    stable = tmp_path / first["run"][0]
+    result = json.loads((stable / "result.json").read_text())
+    (stable / "result.json").write_text(json.dumps(result | {"final_train_loss": 1.25}))
+    assert table(tmp_path)["final_train_loss"][0] == 1.25
+    write_run(tmp_path, dataclasses.replace(BASE, lr=1e-3, width=64), 5.0)
+    assert len(table(tmp_path)) == 3
+    shutil.rmtree(stable)
+    assert len(table(tmp_path)) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(rows, "_row", None)
+        assert len(table(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 not a table PAR1"])
+def test_a_damaged_cache_is_read_past(tmp_path, content):
+    two_runs(tmp_path)
+    first = table(tmp_path)
+    (tmp_path / CACHE).write_bytes(content)
+    pd.testing.assert_frame_equal(table(tmp_path), first)
+
+
+def test_a_folder_that_may_only_be_read_has_no_cache(tmp_path, monkeypatch):
+    two_runs(tmp_path)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(rows, "atomic", refuse)
+    assert len(table(tmp_path)) == 2
+    assert not (tmp_path / CACHE).exists()
+
+
+def test_changed_code_reads_again(tmp_path, monkeypatch):
+    two_runs(tmp_path)
+    table(tmp_path)
+    monkeypatch.setattr(rows, "_code", lambda: "other")
+    monkeypatch.setattr(rows, "_row", lambda run_dir: {"run": run_dir.name, "status": "failed"})
+    with pytest.raises(RequestError, match="0 unfinished, 2 failed"):
+        load_study([tmp_path])

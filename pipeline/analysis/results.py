@@ -1,19 +1,16 @@
 """Study folders -> one table, a row per finished run. Refuses what must not be compared; says what it left out."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from pipeline.analysis.stability import left_for_good
+from pipeline.analysis.rows import Row, rows
 from pipeline.config import RequestError, RunConfig, hashed_settings
-from pipeline.files import read_jsonl
 from pipeline.recipes import load_run
 
 GROUP = ["param", "optimizer", "loss"]
@@ -28,8 +25,8 @@ class Study:
     """The finished runs of one or more study folders, all of one recipe.
 
     `runs` has one row per run, ordered by `POINT`: run, param, optimizer, loss, width, base_width, lr, seed, status
-    (completed, diverged, aborted), initial_loss, final_train_loss, final_val_loss (of the
-    training loss, in nats for cross-entropy; nan: not finite), final_train_accuracy, final_val_accuracy (nan without classes), steps, tokens, seconds, tokens_per_second, parameters, diverged_at (step or nan) and left_for_good.
+    (completed, diverged, aborted), initial_loss, final_train_loss, final_val_loss (of the training loss, in nats for
+    cross-entropy; nan: not finite), last_train_loss, best_train_loss, best_val_loss (of what was recorded), final_train_accuracy, final_val_accuracy (nan without classes), steps, tokens, seconds, tokens_per_second, parameters, diverged_at (step or nan) and left_for_good.
     """
 
     dirs: tuple[Path, ...]
@@ -56,43 +53,19 @@ def load_study(study_dirs: Sequence[Path]) -> Study:
     """Reads every run of the folders. Raises `RequestError` for a missing or empty folder, an unreadable run, runs of
     different recipes, and the same point (`POINT`) trained twice."""
     study_dirs = list({path.resolve(): path for path in study_dirs}.values())
-    rows: list[dict[str, Any]] = []
-    configs: dict[Path, RunConfig] = {}
-    n_unfinished = n_failed = 0
-    for run_dir in [run for study_dir in study_dirs for run in _run_dirs(study_dir)]:
-        result_path = run_dir / "result.json"
-        if not result_path.exists():
-            n_unfinished += 1
-            continue
-        result = _read_json(result_path)
-        if result.get("status") == "failed":
-            n_failed += 1
-            continue
-        config = _read_config(run_dir / "config.yaml")
-        rows.append(_row(run_dir, config, result))
-        configs[run_dir] = config
+    run_dirs = {study_dir: _run_dirs(study_dir) for study_dir in study_dirs}
+    found = [{**row, "run_dir": folder / row["run"]} for folder in study_dirs for row in rows(folder, run_dirs[folder])]
+    finished = [row for row in found if row["status"] != "failed"]
+    n_unfinished, n_failed = sum(map(len, run_dirs.values())) - len(found), len(found) - len(finished)
     where = ", ".join(map(str, study_dirs))
-    if not rows:
+    if not finished:
         left_out = f" ({n_unfinished} unfinished, {n_failed} failed)" if n_unfinished or n_failed else ""
         raise RequestError(f"{where}: no finished runs{left_out}; run `pipeline sweep` on this study first")
-    _require_one_recipe(configs, where)
-    _require_distinct_points(configs)
-    runs = pd.DataFrame(rows).sort_values(POINT, ignore_index=True)
-    return Study(tuple(study_dirs), runs, next(iter(configs.values())), n_unfinished, n_failed)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, in order; non-finite numbers are None. A torn last line is ignored.
-
-    Raises `RequestError` when the file is missing, empty, or damaged before its last line.
-    """
-    try:
-        records = read_jsonl(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    if not records:
-        raise _unreadable(path, "no records")
-    return records
+    _require_one_recipe(finished, where)
+    _require_distinct_points(finished)
+    runs = pd.DataFrame(finished).drop(columns=["settings", "run_dir"]).sort_values(POINT, ignore_index=True)
+    config = load_run(finished[0]["run_dir"] / "config.yaml")
+    return Study(tuple(study_dirs), runs, config, n_unfinished, n_failed)
 
 
 def _run_dirs(study_dir: Path) -> list[Path]:
@@ -107,90 +80,38 @@ def _run_dirs(study_dir: Path) -> list[Path]:
     return found
 
 
-def _row(run_dir: Path, config: RunConfig, result: dict[str, Any]) -> dict[str, Any]:
-    metrics_path = run_dir / "metrics.jsonl"
-    records = read_metrics(metrics_path)
-    try:
-        steps = np.array([record["step"] for record in records], dtype=np.int64)
-        losses = np.array([_number(record["loss"]) for record in records])
-        return {
-            "run": run_dir.name,
-            "param": config.param,
-            "optimizer": config.optimizer,
-            "loss": config.loss,
-            "width": config.width,
-            "base_width": config.base_width,
-            "lr": config.lr,
-            "seed": config.seed,
-            "status": str(result["status"]),
-            "initial_loss": losses[0],
-            "final_train_loss": _number(result["final_train_loss"]),
-            "final_val_loss": _number(result["final_val_loss"]),
-            "final_train_accuracy": _number(result.get("final_train_accuracy")),
-            "final_val_accuracy": _number(result.get("final_val_accuracy")),
-            "steps": int(result["steps"]),
-            "tokens": int(result["tokens"]),
-            "seconds": _number(result["seconds"]),
-            "tokens_per_second": _number(result["tokens_per_second"]),
-            "parameters": int(result["parameters"]),
-            "diverged_at": _number(result["diverged_at"]),
-            "left_for_good": left_for_good(steps, losses, config.warmup_steps),
-        }
-    except KeyError as error:
-        raise _unreadable(run_dir, f"no {error} in metrics.jsonl or result.json") from None
-    except (TypeError, ValueError) as error:
-        raise _unreadable(run_dir, error) from None
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    if not isinstance(value, dict):
-        raise _unreadable(path, "not a JSON object")
-    return value
-
-
-def _read_config(path: Path) -> RunConfig:
-    try:
-        return load_run(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, why: object) -> RequestError:
-    return RequestError(f"{path}: unreadable ({' '.join(str(why).split())}); run it again or remove the run's folder")
-
-
-def _require_one_recipe(configs: dict[Path, RunConfig], where: str) -> None:
+def _require_one_recipe(finished: Sequence[Row], where: str) -> None:
     """All runs must share every setting but those of `POINT`; what follows the optimizer, among runs of one optimizer."""
-    settings = {run_dir: hashed_settings(config) for run_dir, config in configs.items()}
-    by_optimizer: dict[str, list[Path]] = {}
-    for run_dir, config in configs.items():
-        by_optimizer.setdefault(config.optimizer, []).append(run_dir)
-    shared = next(iter(settings.values())).keys() - set(POINT) - _WITH_OPTIMIZER
-    must_agree = [(key, list(configs)) for key in sorted(shared)]
-    must_agree += [(key, runs) for key in sorted(_WITH_OPTIMIZER) for runs in by_optimizer.values()]
+    # runs of one recipe differ in nothing but their points: a few distinct recipes stand for thousands of runs
+    recipes: dict[str, list[Row]] = {}
+    for row in finished:
+        settings = {key: value for key, value in json.loads(row["settings"]).items() if key not in POINT}
+        recipes.setdefault(json.dumps([row["optimizer"], settings]), []).append(row)
+    by_optimizer: dict[str, list[str]] = {}
+    for recipe in recipes:
+        by_optimizer.setdefault(json.loads(recipe)[0], []).append(recipe)
+    settings_of = {recipe: json.loads(recipe)[1] for recipe in recipes}
+    shared = next(iter(settings_of.values())).keys() - _WITH_OPTIMIZER
+    must_agree = [(key, list(recipes)) for key in sorted(shared)]
+    must_agree += [(key, members) for key in sorted(_WITH_OPTIMIZER) for members in by_optimizer.values()]
     differences = []
-    for key, runs in must_agree:
-        counts = Counter(repr(settings[run][key]) for run in runs).most_common()
+    for key, members in must_agree:
+        counts: Counter[str] = Counter()
+        for recipe in members:
+            counts[repr(settings_of[recipe][key])] += len(recipes[recipe])
         if len(counts) > 1:
-            odd = next(run for run in runs if repr(settings[run][key]) == counts[-1][0])
-            values = ", ".join(f"{value} in {n} run{'s' * (n > 1)}" for value, n in counts)
-            differences.append(f"{key} ({values}, such as {odd.name})")
+            common = counts.most_common()
+            odd = next(recipes[r][0] for r in members if repr(settings_of[r][key]) == common[-1][0])
+            values = ", ".join(f"{value} in {n} run{'s' * (n > 1)}" for value, n in common)
+            differences.append(f"{key} ({values}, such as {odd['run']})")
     if differences:
         raise RequestError(f"{where}: keep one study folder per recipe; its runs differ in {'; '.join(differences)}")
 
 
-def _require_distinct_points(configs: dict[Path, RunConfig]) -> None:
+def _require_distinct_points(finished: Sequence[Row]) -> None:
     seen: dict[tuple[Any, ...], Path] = {}
-    for run_dir, config in configs.items():
-        point = tuple(getattr(config, key) for key in POINT)
+    for row in finished:
+        point = tuple(row[key] for key in POINT)
         if point in seen:
-            raise RequestError(f"the same point was trained twice: remove one of {seen[point]} and {run_dir}")
-        seen[point] = run_dir
+            raise RequestError(f"the same point was trained twice: remove one of {seen[point]} and {row['run_dir']}")
+        seen[point] = row["run_dir"]
