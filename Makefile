@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test test-slow check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train the demonstration study and write runs/demo/report.html"
-	@echo "make test    the whole test suite"
+	@echo "make test    the test suite"
+	@echo "make test-slow   the tests that start several processes, or a SLURM cluster"
 	@echo "make check   ruff and mypy"
 	@echo "make clean   remove .venv and caches (runs/ stays)"
 
@@ -25,7 +26,10 @@ demo: $(READY)
 	$(BIN)/pipeline report runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n auto --maxprocesses 2 -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .

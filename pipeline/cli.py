@@ -24,7 +24,7 @@ def _train(argv: list[str]) -> int:
 
 
 def _sweep(argv: list[str]) -> int:
-    from pipeline.sweep.local import main
+    from pipeline.sweep.command import main
 
     return main(argv)
 
@@ -61,7 +61,7 @@ def _theory(argv: list[str]) -> int:
 
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "one run: pipeline train --width 1024 --param sp --lr 3e-3"),
-    "sweep": (_sweep, "a study: widths x learning rates x seeds x parameterizations, on this machine"),
+    "sweep": (_sweep, "a study: widths x learning rates x seeds x parameterizations, here or through SLURM; sweep status"),
     "data": (_data, "prepare, info, verify: pipeline data prepare dclm --tokens 1.4B"),
     "fit": (_fit, "runs -> optimum, stability edge and exponents: pipeline fit runs/STUDY"),
     "theory": (_theory, "predicted exponents: pipeline theory --param sp --optimizer sgd, or --all"),

@@ -152,8 +152,9 @@ class RunConfig:
     """Learning rate at the last step over the peak."""
     global_batch: int = 256
     """Sequences per optimizer step over all devices."""
-    micro_batch: int | None = None
-    """Sequences per forward pass on one device; null: global_batch / devices. Gradients accumulate in between."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Sequences per forward pass on one device, gradients accumulate in between; null: global_batch / devices; auto: the
+    most that fit into memory, found when the run first starts and recorded in its config.yaml."""
     seq_len: int = 512
     """Tokens per sequence."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -162,8 +163,8 @@ class RunConfig:
     """Accelerators (or CPU processes) per node."""
     num_nodes: int = 1
     """Nodes."""
-    strategy: Literal["auto", "ddp"] = "auto"
-    """Lightning strategy."""
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"] = "auto"
+    """How the processes share the work: ddp (auto, where there are several), FSDP2, or DeepSpeed's ZeRO at stage 1-3."""
     base_width: int = 256
     """Width n_base at which all parameterizations are the same model and take the same steps."""
     embedding_init: EmbeddingInit = "neox"
@@ -193,9 +194,18 @@ class RunConfig:
     val_sequences: int = 256
     """Sequences of the validation split that a validation reads, always the same ones."""
     checkpoint_interval: int = 1000
-    """Steps between checkpoints; an interrupted run loses at most this many."""
+    """Steps between checkpoints; a killed run loses at most this many."""
+    checkpoint_minutes: float | None = 30.0
+    """Minutes between checkpoints, where checkpoint_interval takes longer; null: no clock."""
+    keep_last: int = 2
+    """Checkpoints to keep while a run goes: where the newest turns out damaged, the one before it is used."""
     keep_checkpoint: bool = True
     """Keep the last checkpoint of a finished run."""
+    abort_after: int | None = None
+    """End a run as aborted once so many records in a row, after warm-up, have a loss above the first one's: it has left the
+    stable region; null: never."""
+    stall_minutes: float | None = 30.0
+    """End a run, and say where it hangs, when it has taken no step for so long; null: wait for ever."""
     study: str = "default"
     """Study that the run belongs to: its folder under out, its group in W&B."""
     out: str = "runs"
@@ -219,8 +229,8 @@ class RunConfig:
 
     @property
     def accumulation(self) -> int:
-        """Forward passes per optimizer step on one device."""
-        assert self.micro_batch is not None
+        """Forward passes per optimizer step on one device, where micro_batch is a number."""
+        assert isinstance(self.micro_batch, int)
         return self.global_batch // (self.micro_batch * self.world_size)
 
     @property
@@ -265,19 +275,30 @@ class SweepConfig(RunConfig):
     widths: tuple[int, ...] = ()
     """Widths of the study."""
     lrs: tuple[float, ...] = ()
-    """Learning rates, the same at every width."""
+    """Learning rates, the same at every width; adaptive: the first guess is their middle."""
     params: tuple[str, ...] = ()
     """Parameterizations; empty: the one of --param."""
     seeds: tuple[int, ...] = ()
-    """Seeds; empty: the one of --seed."""
+    """Seeds; empty: the one of --seed; adaptive: counted up from the first."""
     workers: int = 0
     """Worker processes, single-threaded each; 0: one per GPU or, without one, per core."""
+    plan: Literal["grid", "adaptive"] = "grid"
+    """grid: every learning rate of lrs. adaptive: runs are chosen round by round, from what the finished ones say."""
+    target_half_width: float = 0.05
+    """Adaptive: end when the 95 % intervals of both exponents are +- this."""
+    budget: str = ""
+    """Adaptive: also end when so much has been spent: runs, such as 200, or hours of all devices together, such as 20h."""
+    launcher: Literal["local", "slurm"] = "local"
+    """local: worker processes on this machine. slurm: one job array per width."""
+    profile: str = ""
+    """SLURM: the cluster's description, a YAML by path or by its name in slurm/profiles/."""
 
 
 # What does not change the mathematics of a run: where it goes, what it runs on, how often it writes.
 _NOT_HASHED = {
     "out", "study", "wandb", "devices", "num_nodes", "strategy", "micro_batch",
-    "log_interval", "val_interval", "checkpoint_interval", "keep_checkpoint",
+    "log_interval", "val_interval", "checkpoint_interval", "checkpoint_minutes", "keep_last", "keep_checkpoint",
+    "abort_after", "stall_minutes",
     "data.license", "data.citation", "data.workers", "data.write_through", "data.stall_seconds",
 }  # fmt: skip
 

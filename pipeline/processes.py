@@ -1,5 +1,6 @@
 """Worker processes: started afresh, deaf to Ctrl-C, and gone when whoever started them is."""
 
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -30,6 +31,12 @@ def _die_with_parent() -> None:
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
+
+
+def end_with_parent() -> None:
+    """For a command that is started (`preexec_fn`): SIGTERM when the process that started it is gone, however it went."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def cores() -> int:

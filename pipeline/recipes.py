@@ -25,11 +25,15 @@ GRID_KEYS = {f.name for f in dataclasses.fields(SweepConfig)} - {f.name for f in
 RECORDED_KEY = "recorded"
 
 
-def shipped(folder: Literal["model_configs", "data"]) -> dict[str, Path]:
-    """The shipped recipes of a folder by name: inside the package in a wheel, beside it in a checkout."""
+def shipped_folder(folder: str) -> Path:
+    """A folder of what is fed to the code: inside the package in a wheel, beside it in a checkout."""
     packaged = Path(__file__).parent / "shipped" / folder
-    root = packaged if packaged.is_dir() else Path(__file__).parents[1] / folder
-    return {path.stem: path for path in sorted(root.glob("*.yaml"))}
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / folder
+
+
+def shipped(folder: Literal["model_configs", "data", "slurm/profiles"]) -> dict[str, Path]:
+    """The shipped YAML files of a folder by name."""
+    return {path.stem: path for path in sorted(shipped_folder(folder).glob("*.yaml"))}
 
 
 def parse(verb: Literal["train", "sweep"], argv: Sequence[str]) -> tuple[Any, bool]:
@@ -91,7 +95,7 @@ def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None
         raise RequestError(f"pipeline {verb}: name a source ({', '.join(shipped('data'))}), a file or a folder")
     for flag in flags:
         if flag.startswith("--"):
-            _reject_unknown(flag.removeprefix("--").partition("=")[0], known | {"vocab_size", "help"}, flag)
+            reject_unknown(flag.removeprefix("--").partition("=")[0], known | {"vocab_size", "help"}, flag)
     recipe = _data_recipe(source) if source else DataConfig()
     parser.set_defaults({name: getattr(recipe, name) for name in known})
     try:
@@ -137,7 +141,7 @@ def _load(text: str, *, verb: str) -> Any:
     known = _keys(SweepConfig)
     for key, value in loaded.items():
         for name in [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]:
-            _reject_unknown(name, known | {"data"}, "recipe")
+            reject_unknown(name, known | {"data"}, "recipe")
     if isinstance(loaded.get("data"), str):
         loaded["data"] = dataclasses.asdict(_data_recipe(loaded["data"]))
     return {key: value for key, value in loaded.items() if verb != "train" or key not in GRID_KEYS}
@@ -152,7 +156,7 @@ def _data_recipe(value: str) -> DataConfig:
         if not isinstance(section, dict):
             raise RequestError(f"{path}: a data recipe is a mapping of keys to values")
         for key in section:
-            _reject_unknown(key, {f.name for f in dataclasses.fields(DataConfig)}, str(path))
+            reject_unknown(key, {f.name for f in dataclasses.fields(DataConfig)}, str(path))
         return DataConfig(**section)
     if (path / "manifest.json").is_file():
         return DataConfig(name=re.sub(r"[^\w.+-]", "_", path.resolve().name), format="shards", path=value)
@@ -183,7 +187,7 @@ def _expand(argv: Sequence[str], cls: type) -> list[str]:
     for token in tokens:
         name, equals, value = token.removeprefix("--").partition("=")
         if token.startswith("--"):
-            _reject_unknown(name, known, f"--{name}")
+            reject_unknown(name, known, f"--{name}")
         if not token.startswith("--") or name not in lists | {"config", "data"}:
             expanded.append(token)
             continue
@@ -211,7 +215,8 @@ def _keys(cls: type) -> set[str]:
     return keys
 
 
-def _reject_unknown(key: str, known: set[str], where: str) -> None:
+def reject_unknown(key: str, known: set[str], where: str) -> None:
+    """Raises `RequestError` naming the nearest known key, if `key` is none of them."""
     if key not in known:
         leaf = {name.split(".")[-1]: name for name in known}
         longer = [name for name in sorted(known) if name.startswith(key)]

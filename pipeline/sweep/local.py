@@ -1,74 +1,50 @@
-"""A study on this machine: one worker process per GPU or, without one, per core; each trains many runs."""
+"""A study on this machine: one worker process per GPU or, without one, per core; each trains many runs.
 
-import fcntl
+Runs that want several devices get as many GPUs or cores, and processes of their own.
+"""
+
 import multiprocessing
 import multiprocessing.connection
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import yaml
 from tqdm import tqdm
 
-from pipeline.config import RequestError, RunConfig, SweepConfig
-from pipeline.processes import spawn, start_worker
-from pipeline.recipes import parse
-from pipeline.sweep.plan import cost, grid
+from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings
+from pipeline.processes import cores, end_with_parent, spawn, start_worker
+from pipeline.sweep.plan import cost
+from pipeline.sweep.study import study_lock
 from pipeline.training.rundir import Record, RunDir, outcome
 
 MAX_DEATHS = 3  # a run that takes its worker down this often is given up
 
 
-def main(argv: Sequence[str]) -> int:
-    """`pipeline sweep`."""
-    config, dry_run = parse("sweep", argv)
-    runs = grid(config)
-    if config.data.write_through and len(runs) > 1:
-        raise RequestError("--data.write_through is for one run: write with train, and sweep with --data FOLDER")
-    finished = {run.run_name for run in runs if RunDir(run.run_dir).result() is not None}
-    pending = [run for run in runs if run.run_name not in finished]
-    print(f"study {Path(config.out) / config.study}: {len(runs)} runs, {len(finished)} finished already", flush=True)
-    if dry_run:
-        for run in runs:
-            print(f"  {run.run_name}  {'finished' if run.run_name in finished else 'to run'}")
-        return 0
-    failures = run_study(config, pending)
-    for name, reason in failures.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} of {len(runs)} runs failed; the same command tries them again", file=sys.stderr)
-    return 1 if failures else 0
-
-
 def run_study(config: SweepConfig, runs: list[RunConfig]) -> dict[str, str]:
     """Train `runs`; return why each run that failed did. Ctrl-C stops the workers and leaves every run resumable."""
+    if config.num_nodes > 1:
+        raise RequestError(f"--num_nodes {config.num_nodes}: a sweep on this machine has one; use --launcher slurm")
     if not runs:
         return {}
-    with _study_lock(Path(config.out) / config.study):
+    with study_lock(Path(config.out) / config.study):
         _prepare_data(runs[0])
         gpus = _gpus()
-        return _Pool(min(len(runs), config.workers or len(gpus) or os.cpu_count() or 1), gpus, runs).run()
-
-
-@contextmanager
-def _study_lock(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("w")
-    except OSError as error:
-        raise RequestError(f"cannot write the study folder {folder} ({error.strerror}): choose another --out") from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RequestError(f"another sweep is running the study {folder}") from None
-        yield
+        places = [",".join(gpus[i : i + config.devices]) for i in range(0, len(gpus), config.devices)]
+        if places and len(places[-1].split(",")) < config.devices:
+            del places[-1]
+        if gpus and not places:
+            raise RequestError(f"--devices {config.devices}: this machine has {len(gpus)} GPUs")
+        workers = config.workers or len(places) or max(1, cores() // config.devices)
+        return _Pool(min(len(runs), workers), places, runs).run()
 
 
 def _prepare_data(run: RunConfig) -> None:
@@ -91,11 +67,11 @@ def _gpus() -> list[str]:
 # Workers
 
 
-def _worker(connection: Connection, gpu: str | None) -> None:
+def _worker(connection: Connection, gpus: str | None) -> None:
     """Train the runs that arrive until the connection closes; answer each with (result, None) or (None, reason)."""
     start_worker()
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     import torch
 
     from pipeline.training.trainer import train
@@ -107,23 +83,30 @@ def _worker(connection: Connection, gpu: str | None) -> None:
         except EOFError:
             return
         try:
-            connection.send((train(run, show_progress=False), None))
+            result = train(run, show_progress=False) if run.world_size == 1 else _train_apart(run)
+            connection.send((result, None))
         except KeyboardInterrupt:  # terminated by the parent
             return
         except RequestError as error:
             connection.send((None, str(error)))
         except Exception as error:
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            _record_failure(run, reason)
-            connection.send((None, reason))
+            connection.send((None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
 
 
-def _record_failure(run: RunConfig, reason: str) -> None:
-    """Leave a result.json that says so, if the disk lets us; the next sweep tries the run again."""
-    try:
-        RunDir(run.run_dir).write_result({"status": "failed", "error": reason})
-    except OSError:
-        print(f"could not record the failure of {run.run_name}", file=sys.stderr)
+def _train_apart(run: RunConfig) -> Record:
+    """Train a run of several processes, which Lightning starts from a command of its own. Raises `RequestError`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        recipe = Path(scratch) / "run.yaml"
+        recipe.write_text(yaml.safe_dump(run_settings(run), sort_keys=False))
+        command = [sys.executable, "-m", "pipeline", "train", "--config", str(recipe)]
+        said = subprocess.run(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=end_with_parent
+        )
+    result = RunDir(run.run_dir).result()
+    if result is None:
+        last = (said.stderr.strip().splitlines() or [f"exit code {said.returncode}"])[-1]
+        raise RequestError(last.removeprefix("pipeline: error: "))
+    return result
 
 
 @dataclass
@@ -132,7 +115,7 @@ class _Slot:
 
     process: Any
     connection: Connection
-    gpu: str | None
+    gpus: str | None
     run: RunConfig | None = None
     started: float = 0.0
 
@@ -140,20 +123,21 @@ class _Slot:
 class _Pool:
     """Hands runs to workers, replaces workers that die, and shows progress."""
 
-    def __init__(self, workers: int, gpus: list[str], runs: list[RunConfig]) -> None:
+    def __init__(self, workers: int, places: list[str], runs: list[RunConfig]) -> None:
+        """`places`: the GPUs of every worker, as CUDA_VISIBLE_DEVICES names them; empty without GPUs."""
         self.queue = deque(runs)
         self.deaths: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
         self.status = _Status(len(runs), workers)
         os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
-        self.slots = [self._start(gpus[i % len(gpus)] if gpus else None) for i in range(workers)]
+        self.slots = [self._start(places[i % len(places)] if places else None) for i in range(workers)]
 
-    def _start(self, gpu: str | None) -> _Slot:
+    def _start(self, gpus: str | None) -> _Slot:
         ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=_worker, args=(theirs, gpu))
+        process = spawn.Process(target=_worker, args=(theirs, gpus))
         process.start()
         theirs.close()
-        return _Slot(process, ours, gpu)
+        return _Slot(process, ours, gpus)
 
     def run(self) -> dict[str, str]:
         try:
@@ -204,9 +188,9 @@ class _Pool:
         else:
             reason = f"its worker died {MAX_DEATHS} times (exit code {slot.process.exitcode}); out of memory?"
             self.failures[run.run_name] = reason
-            _record_failure(run, reason)
+            RunDir(run.run_dir).record_failure(reason)
             self.status.finished(run, None, reason, time.monotonic() - slot.started)
-        self.slots[self.slots.index(slot)] = self._start(slot.gpu)
+        self.slots[self.slots.index(slot)] = self._start(slot.gpus)
 
 
 class _Status:
