@@ -44,7 +44,7 @@ FORBIDDEN = {
     "optim": LIGHTNING | {"training", "sweep", "analysis", "data", "losses", "cli"},
     "data": LIGHTNING | {"training", "sweep", "analysis", "models", "cli"},
     "training": {"sweep", "analysis", "cli"},
-    "sweep": {"analysis", "cli", "models", "losses", "optim"},
+    "sweep": {"cli", "models", "losses", "optim"},
 }
 
 

@@ -41,8 +41,8 @@ class Recorder(Callback):
         self.config, self.run, self.resumed, self.metrics, self.watchdog = config, run, resumed, metrics, watchdog
         self.sinks = [metrics.append, *sinks] if metrics else []
         self.diverged_at: int | None = None
-        self.interrupted = False
-        self._stop = StopSignals()
+        self.aborted = self.interrupted = False
+        self.stop = StopSignals()
         self._seconds = 0.0  # trained before this process, from the checkpoint
         self._start: float | None = None
 
@@ -62,10 +62,14 @@ class Recorder(Callback):
             self._seconds = checkpoint.state["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._stop.listen()  # now, since Lightning has just set handlers of its own
+        self.stop.listen()  # now, since Lightning has just set handlers of its own
         self._agree = agreement()
         self._start = self._saved_at = time.monotonic()
         self._step = trainer.global_step
+        self._first_loss: float | None = None
+        self._above = 0  # records in a row, after warm-up, with a loss above the first one's
+        for record in self.run.records() if self.metrics else []:
+            self._count_above(record)
         self._last_record = (trainer.global_step, self.seconds)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
@@ -77,8 +81,9 @@ class Recorder(Callback):
         last = step == c.steps
         validate = last or step % c.val_interval == 0
         record = validate or step == 1 or step % c.log_interval == 0
-        stop, due = self._agree(self._stop.asked, self._checkpoint_due())
-        checkpoint = last or stop or due or step % c.checkpoint_interval == 0
+        abort = c.abort_after is not None and self._above >= c.abort_after
+        stop, due, abort = self._agree(self.stop.asked, self._checkpoint_due(), abort)
+        checkpoint = last or stop or due or abort or step % c.checkpoint_interval == 0
         if not (record or checkpoint):
             return
         assert isinstance(module, TrainingModule)
@@ -91,8 +96,17 @@ class Recorder(Callback):
             self._record(trainer, module, outputs[-1], validate and not bad)
         if checkpoint and not bad:
             self._save(trainer, module)
-            if stop and not last:
+            if abort and not last:
+                self.aborted = trainer.should_stop = True
+            elif stop and not last:
                 self.interrupted = trainer.should_stop = True
+
+    def _count_above(self, record: Record) -> None:
+        loss = record["loss"]
+        if self._first_loss is None:
+            self._first_loss = loss
+        above = record["step"] > self.config.warmup_steps and not (loss is not None and loss <= self._first_loss)
+        self._above = self._above + 1 if above else 0
 
     def _checkpoint_due(self) -> bool:
         minutes = self.config.checkpoint_minutes
@@ -134,6 +148,7 @@ class Recorder(Callback):
             beside = {f"val_{key}": value for key, value in self._beside_the_loss(validation).items()}
             record |= {"val_loss": validation.loss.item(), **beside}
         self._last_record = (step, self.seconds)
+        self._count_above(record)
         for sink in self.sinks:
             sink(record)
 

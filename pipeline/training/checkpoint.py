@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.files import file_sha256, write_atomic
+from pipeline.training.rundir import LAST
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-LAST = "last.ckpt"
 
 
 class Damaged(ValueError):
@@ -99,19 +99,27 @@ def publish(scratch: Path, step: int, state: Mapping[str, Any], shards: Iterable
     link.symlink_to(place.name)
     link.replace(scratch.parent / LAST)
     _sync_folder(scratch.parent)
+    for later in newest_first(scratch.parent):
+        if later.name == place.name:
+            break
+        _delete(later)  # found damaged, else the run would have gone on from it; it is not to count among those kept
     return place
 
 
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, and what interrupted writers left; `LAST` goes with the last one."""
     for path in newest_first(folder)[keep:]:
-        condemned = path.with_name(f".{path.name}")  # so that nobody takes half of it for a checkpoint
-        path.rename(condemned)
-        shutil.rmtree(condemned)
+        _delete(path)
     if keep == 0:
         (folder / LAST).unlink(missing_ok=True)
     for path in folder.glob(".*"):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _delete(path: Path) -> None:
+    condemned = path.with_name(f".{path.name}")  # so that nobody takes half of it for a checkpoint
+    path.rename(condemned)
+    shutil.rmtree(condemned)
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -132,7 +140,8 @@ def _sync_folder(folder: Path) -> None:
 
 def newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a run."""
-    return sorted((p for p in folder.glob("step-*.ckpt") if p.is_dir()), reverse=True)
+    found = (path for path in folder.glob("step-*.ckpt") if path.is_dir())
+    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 class Checkpoint:
@@ -149,7 +158,7 @@ class Checkpoint:
                 raise Damaged(f"wrong checksum of {MANIFEST}")
             if manifest["version"] != FORMAT_VERSION:
                 raise Damaged(f"it has format {manifest['version']}, this program reads {FORMAT_VERSION}")
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise error if isinstance(error, Damaged) else Damaged(f"{MANIFEST}: {_words(error)}") from None
         self.step = int(manifest["step"])
         self.state: dict[str, Any] = manifest["state"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_LAST_WORDS = 20.0  # seconds that writing down a stall may take
 
 
 class StopSignals:
@@ -21,12 +22,17 @@ class StopSignals:
 
     def listen(self) -> None:
         """From now on; where the process has several threads, only in the first."""
-        if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                signal.signal(number, self._ask)
+        handle_stop_signals(self._ask)
 
     def _ask(self, *_: Any) -> None:
         self.asked = True
+
+
+def handle_stop_signals(how: Any) -> None:
+    """Have Python's `signal.SIG_DFL`, `signal.SIG_IGN` or a function handle them; nothing happens in a second thread."""
+    if threading.current_thread() is threading.main_thread():
+        for number in STOP_SIGNALS:
+            signal.signal(number, how)
 
 
 class Watchdog:
@@ -59,6 +65,9 @@ class Watchdog:
 
     def _end(self) -> None:
         reason = f"no step for {self.minutes:g} minutes (--stall_minutes); {self.stacks} says where it stood"
+        faulthandler.dump_traceback_later(
+            _LAST_WORDS, exit=True
+        )  # a disk that hangs would hold these words up for ever
         try:
             with self.stacks.open("w") as stream:
                 faulthandler.dump_traceback(stream)

@@ -22,7 +22,9 @@ from pipeline import __version__
 from pipeline.config import RequestError, RunConfig, run_settings
 from pipeline.files import read_jsonl, write_atomic
 from pipeline.recipes import RECORDED_KEY
-from pipeline.training.checkpoint import LAST
+
+LAST = "last.ckpt"
+"""Link to the newest checkpoint."""
 
 FINISHED = {"completed", "diverged", "aborted"}
 Record = dict[str, Any]
@@ -177,6 +179,8 @@ def outcome(result: Record) -> str:
     """How a finished run ended, in a few words. A validation loss may be infinite where the training loss was not yet."""
     if result["status"] == "diverged":
         return f"diverged: the training loss was not finite at step {result['diverged_at']}"
+    if result["status"] == "aborted":
+        return f"aborted at step {result['steps']}: the training loss stayed above its first value"
     train, val = (
         f"{x:.4f}" if x is not None else "not finite" for x in (result["final_train_loss"], result["final_val_loss"])
     )

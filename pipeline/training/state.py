@@ -126,8 +126,11 @@ def save(trainer: pl.Trainer, model: nn.Module, folder: Path, state: Mapping[str
             files.publish(scratch, trainer.global_step, state, [shard for shard in shards if shard])
     except OSError as error:
         failure = error
-    if rank == 0:
-        files.prune(folder, keep)
+    try:
+        if rank == 0:
+            files.prune(folder, keep)
+    except OSError as error:
+        failure = failure or error
     _agree(failure)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pipeline.data.open import open_data
 from pipeline.models.build import parameter_count
 from pipeline.training.callbacks import Progress, Recorder
 from pipeline.training.checkpoint import Checkpoint, newest, newest_first, prune
-from pipeline.training.health import Watchdog
+from pipeline.training.health import Watchdog, handle_stop_signals
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.module import TrainingModule
 from pipeline.training.rundir import MetricsWriter, Record, RunDir, final_values, outcome
@@ -32,12 +33,19 @@ def train(config: RunConfig, *, show_progress: bool = True) -> Record:
         return done
     data = open_data(config)
     module = TrainingModule(config, data)
+    try:
+        return _train(config, run, module, data.fingerprint, show_progress)
+    finally:
+        handle_stop_signals(signal.SIG_DFL)
+
+
+def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: str, show_progress: bool) -> Record:
     if not _first_process():
         try:
             return _fit(config, run, module, None, None, [])
         except KeyboardInterrupt:  # of which the first process speaks
             raise SystemExit(1) from None
-    run.create(config, data.fingerprint)
+    run.create(config, fingerprint)
     with run.lock():
         try:
             resumed = _checkpoint(config, run)
@@ -103,6 +111,7 @@ def _fit(
                 raise RequestError(advice) from None
             raise
         finally:
+            recorder.stop.listen()  # again, since Lightning puts back what was there before
             module.close()
         trainer.strategy.barrier()
         if recorder.interrupted:
@@ -138,12 +147,12 @@ def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
 
 
 def _result(config: RunConfig, run: RunDir, recorder: Recorder, steps: int, parameters: int) -> Record:
-    diverged = recorder.diverged_at is not None
+    status = "diverged" if recorder.diverged_at is not None else "aborted" if recorder.aborted else "completed"
     tokens = steps * config.tokens_per_step
     final = final_values(run.records(), config.steps)
     return {
-        "status": "diverged" if diverged else "completed",
-        **(dict.fromkeys(final) if diverged else final),
+        "status": status,
+        **(final if status == "completed" else dict.fromkeys(final)),
         "steps": steps,
         "tokens": tokens,
         "seconds": round(recorder.seconds, 3),
@@ -161,6 +170,9 @@ def train_verbosely(config: RunConfig) -> int:
         say(f"already {result['status']}: {config.run_dir} (delete it to run it again)")
     else:
         say(f"{'resuming' if newest_first(run.checkpoints) else 'training'} {config.run_dir}", flush=True)
-        result = train(config)
+        try:
+            result = train(config)
+        finally:
+            handle_stop_signals(signal.SIG_IGN)  # all is written; one that comes late must not spoil the exit code
     say(f"{outcome(result)} ({result['steps']} steps, {result['tokens']:,} tokens, {result['seconds']:.0f} s)")
     return 0

@@ -1,0 +1,246 @@
+"""Simulated width-scaling studies with a known truth, for `statistics.py` and the tests. No training, no torch.
+
+Units: x = log2(lr) in octaves, z = log2(n / 256). A study's optimum and stability edge lie at mu + alpha z + xi_n, where
+the irregularity xi_n of single widths ("jitter") has a standard deviation of 0.04 octave (`mild`) or 0.12 (`hard`).
+
+Two worlds. `NOTE` is rebuilt from the description in the project's statistics note: three asymmetric valleys (slow left,
+steep right), an edge with scatter per seed and per run, NaN and half-recovered divergences, loss spikes. `OTHER` shares no
+formula with it: piecewise, cosh-walled, softplus-walled and quartic valleys, noise that grows towards the edge, heavy-tailed or
+correlated jitter, skewed edge scatter. Estimators were tuned on the first, and judged on both.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.analysis.runs import Runs
+
+Floats = NDArray[np.float64]
+Valley = Callable[[Floats, float], Floats]
+"""Height above the bottom at u octaves from it, of unit curvature there or thereabouts; the number is an asymmetry in 0..1."""
+Jitter = Callable[[np.random.Generator, int], Floats]
+"""Irregularities of n widths, of standard deviation 1."""
+
+WidthSet = Literal[3, 4]
+WIDTHS: dict[WidthSet, tuple[int, ...]] = {3: (256, 1024, 4096), 4: (256, 1024, 4096, 16384)}
+JITTER = {"mild": 0.04, "hard": 0.12}
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def _exponential(u: Floats, asymmetry: float) -> Floats:
+    k = 0.3 + 0.6 * asymmetry
+    found: Floats = (np.exp(np.clip(k * u, -50, 8)) - 1 - k * u) / k**2
+    return found
+
+
+def _saturating(u: Floats, asymmetry: float) -> Floats:
+    """Parabola that bends into a line on the left and up on the right."""
+    left, right = 0.2 + 0.4 * asymmetry, 0.15 + 0.3 * asymmetry
+    return np.where(u < 0, u**2 / (2 * (1 + left * np.abs(u))), u**2 * (1 + right * np.abs(u)) / 2)
+
+
+def _logcosh(u: Floats, asymmetry: float) -> Floats:
+    """log cosh on the left, cosh on the right."""
+    a, b = 0.3 + 0.5 * asymmetry, 0.4 + 0.5 * asymmetry
+    return np.where(u < 0, np.log(np.cosh(a * u)) / a**2, (np.cosh(np.clip(b * u, -8, 8)) - 1) / b**2)
+
+
+def _piecewise(u: Floats, asymmetry: float) -> Floats:
+    """A parabola within a third of an octave, straight walls outside, the right one steeper."""
+    knee, slope = 0.35, np.where(u < 0, 0.6, 0.9 + 0.9 * asymmetry)
+    return slope * np.where(np.abs(u) < knee, u**2 / (2 * knee), np.abs(u) - knee / 2)
+
+
+def _cosh(u: Floats, asymmetry: float) -> Floats:
+    """Walls that rise exponentially on both sides, about twice as fast on the right."""
+    k = np.where(u < 0, 0.35, 0.45 + 0.4 * asymmetry)
+    return (np.cosh(np.clip(k * u, -8, 8)) - 1) / k**2
+
+
+def _softplus(u: Floats, asymmetry: float) -> Floats:
+    """Two softplus walls: lines far out, a round bottom; shifted and lowered so that the bottom is at 0."""
+    p, q, s = 0.5, 1.0 + 0.8 * asymmetry, 2.0
+    # bottom where p sigmoid(-s v) = q sigmoid(s v - s): solved once on a grid, exact enough for a truth
+    v = np.linspace(-2, 3, 100_001)
+
+    def height(at: Floats) -> Floats:
+        found: Floats = (p * np.logaddexp(0, -s * at) + q * np.logaddexp(0, s * (at - 1))) / s
+        return found
+
+    heights = height(v)
+    bottom = int(np.argmin(heights))
+    found: Floats = height(u + v[bottom]) - heights[bottom]
+    return found
+
+
+def _quartic(u: Floats, asymmetry: float) -> Floats:
+    """A flat bottom, with a little curvature, between quartic walls."""
+    right = 1 + asymmetry * (u > 0)
+    return 0.25 * u**2 * right + 0.06 * np.clip(u, -6, 6) ** 4 / (1 + 0.25 * u**2) * right
+
+
+def _normal(rng: np.random.Generator, n: int) -> Floats:
+    return rng.standard_normal(n)
+
+
+def _student(rng: np.random.Generator, n: int) -> Floats:
+    """Student's t on 4 degrees of freedom, at unit variance."""
+    return rng.standard_t(4, n) / math.sqrt(2)
+
+
+def _correlated(rng: np.random.Generator, n: int) -> Floats:
+    """Neighbouring widths err alike: AR(1), correlation 1/2."""
+    found = rng.standard_normal(n)
+    for i in range(1, n):
+        found[i] = 0.5 * found[i - 1] + math.sqrt(0.75) * found[i]
+    return found
+
+
+@dataclass(frozen=True)
+class World:
+    """A family of studies."""
+
+    name: str
+    valleys: tuple[Valley, ...]
+    jitters: tuple[Jitter, ...]
+    seed_scatter: tuple[float, float]
+    """Range of the standard deviation over seeds of the edge, octaves."""
+    run_scatter: float
+    skewed_edge: float
+    """Share of the edge's scatter that is exponential, towards smaller learning rates."""
+    noise: tuple[float, float]
+    """Range of a run's loss noise, nats, at the bottom of the valley."""
+    noise_growth: float
+    """Relative growth of the noise per octave above the optimum."""
+    amplitude: tuple[float, float]
+    """Range of the valley's curvature, nats per octave^2."""
+
+
+NOTE = World("note", (_exponential, _saturating, _logcosh), (_normal,), (0.15, 0.36), 0.05, 0.0, (0.004, 0.015), 0.5, (0.03, 0.12))
+OTHER = World(
+    "other", (_piecewise, _cosh, _softplus, _quartic), (_normal, _student, _correlated), (0.1, 0.4), 0.12, 0.5, (0.003, 0.02), 1.0, (0.03, 0.15)
+)
+WORLDS = {world.name: world for world in (NOTE, OTHER)}
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which runs a study makes: widths, seeds, and a grid of `spacing` octaves over `span` octaves at every width."""
+
+    n_widths: WidthSet = 4
+    n_seeds: int = 2
+    spacing: float = 1.0
+    staggered: bool = False
+    """Shift the grid's phase over seeds and widths."""
+    span: float = 10.0
+
+
+@dataclass
+class Truth:
+    """One study's truth, which answers any run asked of it. Arrays have one entry per width."""
+
+    world: World
+    widths: tuple[int, ...]
+    alpha: float
+    """Exponent of the optimum."""
+    beta: float
+    """Exponent of the edge."""
+    optimum: Floats
+    """log2 of the optimal learning rate, jitter included."""
+    edge: Floats
+    """log2 of the max-stable learning rate, jitter included."""
+    level: Floats
+    curvature: Floats
+    valley: Valley
+    asymmetry: float
+    noise: float
+    seed_level: float
+    seed_scatter: float
+    rng: np.random.Generator
+    seeds: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+    """Level and edge shift of each (width, seed) met so far."""
+
+    def _of_seed(self, place: int, seed: int) -> tuple[float, float]:
+        if (place, seed) not in self.seeds:
+            shift = self._scatter(self.seed_scatter)
+            self.seeds[place, seed] = (self.seed_level * float(self.rng.standard_normal()), shift)
+        return self.seeds[place, seed]
+
+    def _scatter(self, sd: float) -> float:
+        if self.rng.random() < self.world.skewed_edge:
+            return float(sd * (1 - self.rng.exponential()))
+        return float(sd * self.rng.standard_normal())
+
+    def run(self, place: int, x: float, seed: int) -> tuple[float, bool]:
+        """Final loss (nan: diverged) and whether the trajectory left for good, of one run at width `place`."""
+        level, shift = self._of_seed(place, seed)
+        rng, u = self.rng, x - self.optimum[place]
+        height = self.curvature[place] * float(self.valley(np.array([u]), self.asymmetry)[0])
+        loss = self.level[place] + level + height
+        loss += self.noise * (1 + self.world.noise_growth * max(u, 0.0)) * float(rng.standard_normal())
+        if x > self.edge[place] + shift + self._scatter(self.world.run_scatter):
+            fate = rng.random()
+            if fate < 0.5:
+                return math.nan, False
+            return float(loss + rng.uniform(0.2, 3.0)), bool(fate < 0.9)  # half recovered; most are seen to have left
+        if rng.random() < 0.02:
+            loss += rng.exponential(0.3)  # a spike at the end
+        return float(min(loss, self.level[place] + 6)), False
+
+
+def draw(
+    world: World, n_widths: WidthSet, jitter: float, rng: np.random.Generator, gap: tuple[float, float] = (0.9, 3.0)
+) -> Truth:
+    """A random study whose optimum lies `gap` octaves below the edge on average over widths, and never less than 2/3 of
+    the smaller bound at any width, jitter apart."""
+    widths = WIDTHS[n_widths]
+    z = np.log2(np.array(widths) / 256)
+    alpha, middle = rng.uniform(-1.1, 0.2), rng.uniform(*gap)
+    room = (middle - gap[0] * 2 / 3) / np.max(np.abs(z - z.mean()))
+    tilt = float(np.clip(rng.uniform(-0.2, 0.2), -room, room)) if gap[0] > 0.3 else 0.0
+    mu = rng.uniform(-10, -6)
+    jitters = world.jitters[rng.integers(len(world.jitters))]
+    valley, asymmetry = world.valleys[rng.integers(len(world.valleys))], rng.random()
+    # the edge is where training breaks down, not where the valley's smooth shoulder rises by the label's margin of 1
+    shoulder = float(valley(np.array([middle + abs(tilt) * 3 + 0.5]), asymmetry)[0])
+    curvature = min(math.exp(rng.uniform(*np.log(world.amplitude))), 0.8 / shoulder)
+    base = mu + alpha * z
+    return Truth(
+        world=world,
+        widths=widths,
+        alpha=alpha,
+        beta=alpha + tilt,
+        optimum=base + jitter * jitters(rng, len(z)),
+        edge=base + middle + tilt * (z - z.mean()) + jitter * jitters(rng, len(z)),
+        level=rng.uniform(4, 5) - rng.uniform(0.05, 0.2) * z,
+        curvature=curvature * np.exp(rng.normal(0, 0.08) * z),
+        valley=valley,
+        asymmetry=asymmetry,
+        noise=math.exp(rng.uniform(*np.log(world.noise))),
+        seed_level=0.01,
+        seed_scatter=math.exp(rng.uniform(*np.log(world.seed_scatter))),
+        rng=rng,
+    )
+
+
+def make_runs(truth: Truth, design: Design) -> Runs:
+    """The runs of `design`: at every width a grid around the middle of its valley and edge, with a random phase."""
+    rng = truth.rng
+    phase = rng.random()
+    rows: list[tuple[int, float, int, float, bool]] = []
+    for place, width in enumerate(truth.widths):
+        middle = (truth.optimum[place] + truth.edge[place]) / 2 - 1 + rng.uniform(-0.5, 0.5)
+        for seed in range(design.n_seeds):
+            turn = (place * design.n_seeds + seed) * _GOLDEN if design.staggered else 0.0
+            shift = (phase + turn) % 1
+            first = math.ceil((middle - design.span / 2) / design.spacing - shift)
+            count = round(design.span / design.spacing)
+            for x in (np.arange(first, first + count) + shift) * design.spacing:
+                loss, left = truth.run(place, float(x), seed)
+                rows.append((width, 2.0**x, seed, loss, left))
+    columns: Sequence[Sequence[float]] = list(zip(*rows, strict=True))
+    return Runs.of(*columns)

@@ -1,0 +1,202 @@
+"""An adaptive study: rounds of runs, each chosen from what the finished ones say, every decision on record.
+
+``runs/STUDY/plan.jsonl`` holds one line per round: the runs, why each, and what was known. A sweep that was stopped first
+finishes its last round, so that the plan of the next depends on results alone.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.analysis.labels import Rule
+from pipeline.analysis.optimum import COLUMN
+from pipeline.analysis.results import load_study
+from pipeline.analysis.runs import Runs
+from pipeline.config import RequestError, RunConfig, SweepConfig
+from pipeline.files import read_jsonl, write_atomic
+from pipeline.sweep.adaptive import Aim, Proposal, next_round
+from pipeline.sweep.plan import cost
+from pipeline.training.rundir import RunDir
+
+PLAN = "plan.jsonl"
+AUDIT = 0.05  # share of runs that are never aborted, to see that the aborted ones would not have come back
+LEAST_PATIENCE, PATIENCE = 20, 0.05  # records above the first loss before a run is aborted; share of all its records
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a sweep may spend; infinite where nothing was said."""
+
+    runs: float = math.inf
+    hours: float = math.inf
+
+
+def budget(text: str) -> Budget:
+    """``"200"`` or ``"200 runs"``, ``"20h"``. Raises `RequestError`."""
+    words = text.strip().lower()
+    try:
+        if not words:
+            return Budget()
+        if words.endswith("h"):
+            return Budget(hours=_positive(float(words[:-1])))
+        return Budget(runs=_positive(int(words.removesuffix("runs").removesuffix("run"))))
+    except ValueError:
+        raise RequestError(f"--budget: expected runs such as 200, or hours such as 20h, got {text!r}") from None
+
+
+def _positive(value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError
+    return value
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A round: `runs` to make, of which some may be finished; none when the sweep is at its end."""
+
+    runs: tuple[RunConfig, ...]
+    finding: str
+    entry: dict[str, Any] | None = None
+    """What plan.jsonl is to say of it; None where it does already."""
+
+
+def check(config: SweepConfig) -> None:
+    """Raises `RequestError` for what an adaptive sweep cannot do."""
+    if len(set(config.widths)) < 2:
+        raise RequestError("--plan adaptive needs two widths at least: an exponent is a slope over --widths")
+    if not 0.001 <= config.target_half_width <= 2:
+        raise RequestError(f"--target_half_width must be 0.001..2, got {config.target_half_width:g}")
+    budget(config.budget)
+    for param in _params(config):
+        for width in config.widths:
+            _run(config, param, Proposal(width, _first_seed(config), _start(config), ""))
+
+
+def plan(config: SweepConfig) -> Planned:
+    """The next round. What the last one left unfinished comes first. Writes nothing. Raises `RequestError`."""
+    study = Path(config.out) / config.study
+    rounds = _recorded(study)
+    if rounds:
+        last = tuple(_run_of(config, entry) for entry in rounds[-1]["runs"])
+        if any(RunDir(run.run_dir).result() is None for run in last):
+            return Planned(last, f"round {len(rounds)}, continued: {rounds[-1]['finding']}")
+    table = _table(study)
+    proposals: list[tuple[str, Proposal]] = []
+    findings = []
+    for param in _params(config):
+        found = next_round(_runs(table, config, param), _aim(config, param))
+        proposals += [(param, proposal) for proposal in found.proposals]
+        findings.append(f"{param}: {found.finding}" if len(_params(config)) > 1 else found.finding)
+    finding = "; ".join(findings)
+    left = _left(config, rounds, table)
+    if proposals and (left.runs < 1 or left.hours <= 0):
+        return Planned((), f"the budget of {config.budget} is spent; {finding}")
+    proposals = proposals[: int(min(left.runs, len(proposals)))]
+    if not proposals:
+        return Planned((), finding)
+    chosen = [{"param": param, **dataclasses.asdict(proposal)} for param, proposal in proposals]
+    entry = {"round": len(rounds) + 1, "finding": finding, "runs": chosen}
+    return Planned(tuple(_run(config, *pair) for pair in proposals), f"round {len(rounds) + 1}: {finding}", entry)
+
+
+def record(config: SweepConfig, planned: Planned) -> None:
+    """Add the round to plan.jsonl, before anything of it starts."""
+    if planned.entry is not None:
+        study = Path(config.out) / config.study
+        study.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(line) + "\n" for line in [*_recorded(study), planned.entry]]
+        write_atomic(study / PLAN, "".join(lines))
+
+
+def _recorded(study: Path) -> list[dict[str, Any]]:
+    try:
+        return read_jsonl(study / PLAN)
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise RequestError(f"{study / PLAN} is damaged ({error}): delete it, the finished runs are kept") from None
+
+
+def _table(study: Path) -> pd.DataFrame:
+    """The finished runs of the study, those of earlier grids included; none yet: no columns."""
+    if not any(study.glob("*/result.json")):
+        return pd.DataFrame()
+    try:
+        return load_study([study]).runs
+    except RequestError as error:
+        if "no finished runs" in str(error):
+            return pd.DataFrame()
+        raise
+
+
+def _left(config: SweepConfig, rounds: list[dict[str, Any]], table: pd.DataFrame) -> Budget:
+    given = budget(config.budget)
+    made = sum(len(entry["runs"]) for entry in rounds)
+    hours = float(table["seconds"].sum()) * config.world_size / 3600 if len(table) else 0.0
+    return Budget(given.runs - made, given.hours - hours)
+
+
+def _start(config: SweepConfig) -> float:
+    """First guess of the narrowest width's optimum, octaves: the middle of the learning rates, where there are any."""
+    lrs = config.lrs or (config.lr,)
+    return (math.log2(min(lrs)) + math.log2(max(lrs))) / 2
+
+
+def _params(config: SweepConfig) -> tuple[str, ...]:
+    return config.params or (config.param,)
+
+
+def _first_seed(config: SweepConfig) -> int:
+    return config.seeds[0] if config.seeds else config.seed
+
+
+def _aim(config: SweepConfig, param: str) -> Aim:
+    first = _first_seed(config)
+    classes = config.data.dimensions[1] if config.data.dimensions else None
+    costs = {n: cost(_run(config, param, Proposal(n, first, 0.0, ""))) for n in config.widths}
+    return Aim(
+        widths=tuple(sorted(config.widths)),
+        start=_start(config),
+        half_width=config.target_half_width,
+        cost=costs.__getitem__,
+        first_seed=first,
+        rule=Rule(config.loss == "cross_entropy", classes),
+    )
+
+
+def _runs(table: pd.DataFrame, config: SweepConfig, param: str) -> Runs:
+    if not len(table):
+        return Runs.of([], [], [], [])
+    mine = table[(table["param"] == param) & (table["optimizer"] == config.optimizer) & (table["loss"] == config.loss)]
+    mine = mine[mine["width"].isin(config.widths)]
+    loss = np.where(mine["status"] == "completed", mine[COLUMN["train"]], math.nan)
+    width, lr, seed, left, accuracy = (
+        mine[name].to_numpy() for name in ("width", "lr", "seed", "left_for_good", "final_train_accuracy")
+    )
+    return Runs.of(width, lr, seed, loss, left, accuracy)
+
+
+def _run_of(config: SweepConfig, entry: dict[str, Any]) -> RunConfig:
+    try:
+        return _run(config, entry["param"], Proposal(**{k: entry[k] for k in ("width", "seed", "x", "why")}))
+    except (KeyError, TypeError):
+        study = Path(config.out) / config.study
+        raise RequestError(f"{study / PLAN} is damaged: delete it, the finished runs are kept") from None
+
+
+def _run(config: SweepConfig, param: str, proposal: Proposal) -> RunConfig:
+    """The run of a proposal, its learning rate to three digits."""
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(RunConfig)}
+    point = {"param": param, "width": proposal.width, "lr": float(f"{2**proposal.x:.3g}"), "seed": proposal.seed}
+    run = RunConfig(**(settings | point))
+    records = run.steps // run.log_interval
+    patience = max(LEAST_PATIENCE, round(PATIENCE * records))
+    audited = int(hashlib.sha256(run.run_name.encode()).hexdigest(), 16) % 1000 < 1000 * AUDIT
+    return run if audited else dataclasses.replace(run, abort_after=patience)
