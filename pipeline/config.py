@@ -308,6 +308,11 @@ def run_settings(config: RunConfig) -> dict[str, Any]:
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(RunConfig)}
 
 
+def sweep_settings(config: SweepConfig) -> dict[str, Any]:
+    """The same of a whole study."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(SweepConfig)}
+
+
 def hashed_settings(config: RunConfig) -> dict[str, Any]:
     """Flat ``{"model.n_layer": 6, ...}`` of every setting that changes the mathematics of a run."""
     flat = {}

@@ -233,3 +233,27 @@ def test_a_preempted_run_resumes(tiny: RunConfig, tmp_path: Path, cluster: Clust
     alone = changed(long, study="alone", lr=1e-2)
     train(alone)
     assert curve(run) == curve(alone)
+
+
+def test_an_adaptive_sweep_goes_on_by_itself(tiny: RunConfig, tmp_path: Path, cluster: Cluster) -> None:
+    """The job after each round plans and submits the next, until the budget is spent; then it reports."""
+    study = Study(SweepConfig(**vars(tiny) | {"study": "rounds"}, widths=(32, 64), lrs=(0.01,)), cluster, tmp_path)
+    adaptive = ("--plan", "adaptive", "--budget", "9 runs", "--seeds", "0")
+    planned = study.sweep(*adaptive, "--dry_run")
+    assert "round 1: scanning width 32" in planned
+    assert planned.count("script ") == 2
+    assert not (study.folder / "plan.jsonl").exists()
+    study.sweep(*adaptive)
+    study.wait_until_idle(300)
+    rounds = [json.loads(line) for line in (study.folder / "plan.jsonl").read_text().splitlines()]
+    assert len(rounds) >= 2
+    assert sum(len(made["runs"]) for made in rounds) == 9
+    results = [json.loads(path.read_text())["status"] for path in study.folder.glob("*/result.json")]
+    assert len(results) == 9
+    assert set(results) <= {"completed", "diverged", "aborted"}
+    reports = [s for s in study.ledger().read() if s.kind == "report"]
+    assert len(reports) == len(rounds)
+    last = (study.folder / "slurm" / "logs" / f"report-{reports[-1].job}.log").read_text()
+    assert "the budget of 9 runs is spent" in last
+    assert (study.folder / "report.html").exists()
+    assert "the budget of 9 runs is spent" in study.sweep(*adaptive)

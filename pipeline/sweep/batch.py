@@ -49,7 +49,8 @@ def array_argv(
     return (*_sbatch(study, name, "%A_%a.log"), *_flags(given), *command)
 
 
-def report_job(study: Path, profile: Profile, after: list[str], number: int) -> Submission:
+def report_job(study: Path, profile: Profile, after: list[str], number: int, again: Path | None) -> Submission:
+    """The job that follows `after`; `again`: the settings of an adaptive sweep, of which it starts the next round."""
     options = {
         "dependency": f"afterany:{':'.join(after)}",
         "time": str(TimeLimit(min(REPORT_MINUTES, profile.max_time), "")),
@@ -58,7 +59,7 @@ def report_job(study: Path, profile: Profile, after: list[str], number: int) -> 
     }
     given = {key: value for key, value in options.items() if value is not None} | dict(profile.report)
     name = job_name(study, number, "report")
-    command = [*_preparation("report.sbatch", profile), "--", str(study)]
+    command = [*_preparation("report.sbatch", profile), "--", str(study), *([str(again)] if again else [])]
     return Submission(name, "report", (), None, (*_sbatch(study, name, "report-%j.log"), *_flags(given), *command))
 
 

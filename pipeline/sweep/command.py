@@ -1,13 +1,18 @@
 """`pipeline sweep`: plan a study, skip what is finished, and hand the rest to a launcher; `sweep status`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config import RequestError, RunConfig, SweepConfig
 from pipeline.recipes import parse
 from pipeline.sweep.plan import grid
 from pipeline.training.rundir import RunDir
+
+if TYPE_CHECKING:
+    from pipeline.sweep.rounds import Planned
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,10 +61,12 @@ def _adaptive(config: SweepConfig, dry_run: bool) -> int:
     from pipeline.sweep import rounds
 
     rounds.check(config)
+    if config.data.write_through:
+        raise RequestError("--data.write_through is for one run: write with train, and sweep with --data FOLDER")
     while True:
         planned = rounds.plan(config)
         print(planned.finding, flush=True)
-        if dry_run:
+        if dry_run and config.launcher == "local":
             for entry in (planned.entry or {}).get("runs", ()):
                 print(
                     f"  {entry['param']} width {entry['width']} lr {2 ** entry['x']:.3g} seed {entry['seed']}: {entry['why']}"
@@ -67,6 +74,23 @@ def _adaptive(config: SweepConfig, dry_run: bool) -> int:
             return 0
         if not planned.runs:
             return 0
+        if config.launcher == "slurm":
+            return _adaptive_through_slurm(config, planned, dry_run)
         rounds.record(config, planned)
         if code := _here(config, list(planned.runs), dry_run):
             return code
+
+
+def _adaptive_through_slurm(config: SweepConfig, planned: "Planned", dry_run: bool) -> int:
+    from pipeline.sweep import rounds, slurm
+
+    runs = list(planned.runs)
+    if dry_run:
+        return slurm.dry_run(config, runs)
+    if (
+        planned.entry is None and "SLURM_JOB_ID" in os.environ
+    ):  # the job after the round's: no run is waited for any more
+        print("runs of this round failed: the same command on the login node tries them again", file=sys.stderr)
+        return 1
+    rounds.record(config, planned)
+    return slurm.launch(config, runs)

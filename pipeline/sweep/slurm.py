@@ -1,7 +1,7 @@
 """A study through SLURM: one array of jobs per width, and a last job that fits and reports. Training knows nothing of it.
 
-Under the study's lock: what is finished or still in the queue is left alone, everything else is submitted. An adaptive
-study can call `launch` once per round, from the job that follows the round's arrays.
+Under the study's lock: what is finished or still in the queue is left alone, everything else is submitted. Of an adaptive
+study that is one round; the job that follows the round's arrays plans and submits the next.
 """
 
 import shlex
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings
+from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings, sweep_settings
 from pipeline.files import write_atomic
 from pipeline.sweep import queue
 from pipeline.sweep.batch import array_argv, job_name, report_job, script_path, slurm_folder
@@ -77,7 +77,10 @@ def launch(config: SweepConfig, runs: list[RunConfig]) -> int:
         if len(found.results) == len(runs):
             print(f"nothing to submit; pipeline report {study} makes the report again")
         jobs, refusals = _submit_arrays(arrays, study, ledger, lock)
-        _submit_report(study, profile, found, {task.job for task in found.live.values()} | jobs, ledger, lock)
+        if again := _again(config, study):
+            write_atomic(again, yaml.safe_dump(sweep_settings(config), sort_keys=False))
+        live = {task.job for task in found.live.values()} | jobs
+        _submit_report(study, profile, found, live, ledger, lock, again)
     if refusals and not jobs and len(refusals) == len(arrays):
         raise RequestError(f"sbatch refused: {refusals[0]}")
     for refusal in refusals:
@@ -110,7 +113,7 @@ def dry_run(config: SweepConfig, runs: list[RunConfig]) -> int:
     if arrays:
         live = sorted({task.job for task in found.live.values()})
         after = [*live, *(f"<id of {array.submission.name}>" for array in arrays)]
-        report = report_job(study, profile, after, len(submissions) + len(arrays))
+        report = report_job(study, profile, after, len(submissions) + len(arrays), _again(config, study))
         print(f"\nreport, when these have ended; script {script_path('report.sbatch')}:\n{shlex.join(report.argv)}")
     return 0
 
@@ -213,7 +216,14 @@ def _submit(submission: Submission, ledger: Ledger, lock: int) -> str:
     return job
 
 
-def _submit_report(study: Path, profile: Profile, found: Survey, live: set[str], ledger: Ledger, lock: int) -> None:
+def _again(config: SweepConfig, study: Path) -> Path | None:
+    """Where the settings of an adaptive sweep lie, for the job that goes on with it."""
+    return slurm_folder(study) / "sweep.yaml" if config.plan == "adaptive" else None
+
+
+def _submit_report(
+    study: Path, profile: Profile, found: Survey, live: set[str], ledger: Ledger, lock: int, again: Path | None
+) -> None:
     """One job, after everything that is in the queue; an earlier one that still waits is replaced."""
     if not live:
         return
@@ -224,7 +234,7 @@ def _submit_report(study: Path, profile: Profile, found: Survey, live: set[str],
             print(f"report: job {task.job} waits for {', '.join(sorted(live, key=int))}", flush=True)
             return
     begun = {task.job for task in found.reports if not task.waiting}  # two reports must not write at once
-    report = report_job(study, profile, sorted(live | begun, key=int), len(submissions))
+    report = report_job(study, profile, sorted(live | begun, key=int), len(submissions), again)
     try:
         job = _submit(report, ledger, lock)
     except _Refused as refusal:
