@@ -175,3 +175,43 @@ def test_a_run_that_keeps_failing_does_not_stop_the_others(tiny: RunConfig, tmp_
     process = start_sweep(config, tmp_path / "study.yaml")
     assert "2 runs, 1 finished already" in process.communicate(timeout=120)[0]
     assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_runs_of_two_processes_each(tiny: RunConfig, tmp_path: Path) -> None:
+    """The same curves as one process; no process outlives the sweep, also when it is killed."""
+    config = study(changed(tiny, steps=200, devices=2, strategy="ddp", micro_batch=1), lrs=(1e-2,), widths=(32,))
+    process = start_sweep(config, tmp_path / "study.yaml")
+    wait_for(lambda: any(len(RunDir(r.run_dir).records()) > 20 for r in grid(config)), process)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while training := [c for c in map(_command_line, Path("/proc").glob("[0-9]*")) if str(tmp_path / "runs") in c]:
+        assert time.monotonic() < deadline, training
+        time.sleep(0.1)
+    process = start_sweep(config, tmp_path / "study.yaml")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    for run in grid(config):
+        alone = changed(run, devices=1, strategy="auto", micro_batch=4, study="alone")
+        train(alone)
+        assert len(curve(run)) == 200
+        for two, one in zip(curve(run), curve(alone), strict=True):
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def _command_line(process: Path) -> str:
+    """Of a live process that trains a run, with the run's folder."""
+    with contextlib.suppress(OSError):
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        for word in words if b"train" in words else []:
+            if word.endswith(b"run.yaml"):
+                return Path(word.decode()).read_text() if Path(word.decode()).exists() else word.decode()
+    return ""
+
+
+def test_a_sweep_here_has_one_node(tiny: RunConfig) -> None:
+    from pipeline.sweep.local import run_study
+
+    with pytest.raises(RequestError, match="--num_nodes 2: a sweep on this machine has one; use --launcher slurm"):
+        run_study(study(changed(tiny, num_nodes=2, global_batch=4, micro_batch=1)), [])
