@@ -202,8 +202,8 @@ class RunConfig:
     keep_checkpoint: bool = True
     """Keep the last checkpoint of a finished run."""
     abort_after: int | None = None
-    """End a run as aborted once so many records in a row, after warm-up, have a loss above the first one's: it has left the
-    stable region; null: never."""
+    """End a run as aborted once so many records in a row, after warm-up, have a loss 10 % above the first one's and that of
+    guessing: it has left the stable region; null: never."""
     stall_minutes: float | None = 30.0
     """End a run, and say where it hangs, when it has taken no step for so long; null: wait for ever."""
     study: str = "default"

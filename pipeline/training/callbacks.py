@@ -1,5 +1,6 @@
 """What happens at the end of an optimizer step: validate, record, checkpoint, stop."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from pipeline.training.module import TrainingModule
 from pipeline.training.rundir import MetricsWriter, Record, RunDir
 from pipeline.training.state import restore, save
 from pipeline.training.strategies import agreement, gather
+
+ABOVE = 1.1  # times the first loss, or that of guessing: above lies what left the stable region
 
 
 class Recorder(Callback):
@@ -66,8 +69,8 @@ class Recorder(Callback):
         self._agree = agreement()
         self._start = self._saved_at = time.monotonic()
         self._step = trainer.global_step
-        self._first_loss: float | None = None
-        self._above = 0  # records in a row, after warm-up, with a loss above the first one's
+        self._bound: float | None = None
+        self._above = 0  # records in a row, after warm-up, with a loss above the bound
         for record in self.run.records() if self.metrics else []:
             self._count_above(record)
         self._last_record = (trainer.global_step, self.seconds)
@@ -102,10 +105,12 @@ class Recorder(Callback):
                 self.interrupted = trainer.should_stop = True
 
     def _count_above(self, record: Record) -> None:
-        loss = record["loss"]
-        if self._first_loss is None:
-            self._first_loss = loss
-        above = record["step"] > self.config.warmup_steps and not (loss is not None and loss <= self._first_loss)
+        """What learns too slowly hovers about its first loss, or about that of guessing; what has left lies well above."""
+        loss, c = record["loss"], self.config
+        if self._bound is None:
+            guessing = math.log(c.d_out) if c.loss == "cross_entropy" else 0.0
+            self._bound = ABOVE * max(loss if loss is not None else math.inf, guessing)
+        above = record["step"] > c.warmup_steps and not (loss is not None and loss <= self._bound)
         self._above = self._above + 1 if above else 0
 
     def _checkpoint_due(self) -> bool:

@@ -180,7 +180,7 @@ def outcome(result: Record) -> str:
     if result["status"] == "diverged":
         return f"diverged: the training loss was not finite at step {result['diverged_at']}"
     if result["status"] == "aborted":
-        return f"aborted at step {result['steps']}: the training loss stayed above its first value"
+        return f"aborted at step {result['steps']}: the training loss stayed well above its first value"
     train, val = (
         f"{x:.4f}" if x is not None else "not finite" for x in (result["final_train_loss"], result["final_val_loss"])
     )
