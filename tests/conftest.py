@@ -1,8 +1,11 @@
 """Fixtures shared by the tests: one data cache for the whole session, and a tiny run."""
 
 import dataclasses
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +60,12 @@ def changed(config: RunConfig, **changes: object) -> RunConfig:
     """`dataclasses.replace` where model settings may be given as ``model_n_layer=1``."""
     model = {key.removeprefix("model_"): changes.pop(key) for key in list(changes) if key.startswith("model_")}
     return dataclasses.replace(config, **changes, model=dataclasses.replace(config.model, **model))
+
+
+def rewrite_manifest(checkpoint: Path, **changes: Any) -> None:
+    """Put something else into the manifest of a checkpoint, whose checksum then is right."""
+    file = checkpoint / "manifest.json"
+    content = json.loads(file.read_text()) | changes
+    del content["checksum"]
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps(content | {"checksum": checksum}))

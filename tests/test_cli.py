@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one clear line, no traceback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -109,10 +110,11 @@ def test_a_full_disk_fails_with_one_line_and_loses_nothing(tiny: RunConfig, tmp_
     full = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
     assert full.returncode == 1
     run = RunDir(tiny.run_dir)
-    assert full.stderr.splitlines()[-1] == f"pipeline: error: File too large: {run.checkpoint}"
+    assert full.stderr.splitlines()[-1].startswith(f"pipeline: error: File too large: {run.checkpoints}/")
     assert "Traceback" not in full.stderr
     assert run.result() is None
-    assert not list(run.checkpoint.parent.iterdir()), "no half-written checkpoint"
+    assert json.loads(run.result_file.read_text())["status"] == "failed"
+    assert not list(run.checkpoints.iterdir()), "no half-written checkpoint"
     assert main(argv) == 0
 
 

@@ -26,9 +26,10 @@ from pipeline.files import file_sha256
 from pipeline.models import gpt
 from pipeline.training import export as exporting
 from pipeline.training import neox
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.export import export, how_to_load, main
 from pipeline.training.rundir import RunDir
-from pipeline.training.trainer import CheckpointIO, train
+from pipeline.training.trainer import train
 from tests.conftest import changed
 
 TEXT = "the union of states and people ask what rate a wide network bears 7."
@@ -59,8 +60,8 @@ def tokens_of(config: RunConfig) -> Tensor:
 def logits_of_the_run(config: RunConfig) -> Tensor:
     """This project's model with the parameters of the checkpoint."""
     model = gpt.build(config.model, config.width, config.seq_len)
-    weights = CheckpointIO().load_checkpoint(RunDir(config.run_dir).checkpoint)["state_dict"]
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    checkpoint = Checkpoint(RunDir(config.run_dir).checkpoint)
+    model.load_state_dict({name: checkpoint.tensor(f"model.{name}") for name in model.state_dict()})
     with torch.no_grad():
         return model.logits(tokens_of(config))
 
@@ -181,6 +182,7 @@ def test_a_llama(tiny: RunConfig, tmp_path: Path) -> None:
     same_logits(config, loaded(exported.folder))
 
 
+@pytest.mark.filterwarnings("ignore:The `srun` command is available")  # litgpt.LLM asks, where a test installed SLURM
 def test_litgpts_own_commands_load_lit_model(tiny: RunConfig, tmp_path: Path) -> None:
     config = changed(tiny, steps=3)
     exported = export(trained(config), tmp_path / "out", lit_model=True)
@@ -427,7 +429,8 @@ def test_runs_without_a_checkpoint(tiny: RunConfig) -> None:
     assert step <= 4
     assert refusal(diverged) == f"{diverged} has no checkpoint: it diverged at step {step}, before its first"
     deleted = trained(tiny)
-    RunDir(deleted).checkpoint.unlink()
+    shutil.rmtree(RunDir(deleted).checkpoint.resolve())
+    assert RunDir(deleted).checkpoint.is_symlink(), "it points nowhere"
     assert refusal(deleted) == f"{deleted} has no checkpoint: it was deleted; delete the run to run it again"
     RunDir(deleted).result_file.unlink()  # as if it still ran
     assert refusal(deleted) == (
@@ -445,28 +448,52 @@ def test_an_unfinished_run_is_exported_as_far_as_it_is(tiny: RunConfig, tmp_path
 
 def test_damaged_checkpoints(tiny: RunConfig) -> None:
     run = trained(changed(tiny, steps=3))
-    checkpoint = RunDir(run).checkpoint
-    whole = checkpoint.read_bytes()
-    complaint = f"checkpoint {checkpoint} is damaged ("
-    remedy = f"): delete {run} to run it again"
-    weight = torch.load(checkpoint, weights_only=True)["state_dict"]["model.transformer.wte.weight"].numpy().tobytes()
+    checkpoint = RunDir(run).checkpoints / "step-00000003.ckpt"
+    (shard,) = checkpoint.glob("*.safetensors")
+    whole, size = shard.read_bytes(), shard.stat().st_size
+    weight = Checkpoint(checkpoint).tensor("model.transformer.wte.weight").numpy().tobytes()
     flipped = bytearray(whole)
     flipped[whole.index(weight) + 100] ^= 1
-    for damaged in (whole[: len(whole) // 2], b"", b"\n" * 1000, bytes(flipped)):
-        checkpoint.write_bytes(damaged)
-        line = refusal(run)
-        assert line.startswith(complaint)
-        assert line.endswith(remedy)
-    assert "wrong checksum of " in line
-    checkpoint.unlink()
-    torch.save({"global_step": 3}, checkpoint)
-    assert refusal(run) == f"{complaint}'state_dict'{remedy}"
+    for damaged, reason in (
+        (whole[: size // 2], f"{shard.name} has {size // 2} bytes of {size}"),
+        (b"", f"{shard.name} has 0 bytes of {size}"),
+        (b"\n" * size, f"wrong checksum of {shard.name}"),
+        (bytes(flipped), f"wrong checksum of {shard.name}"),
+    ):
+        shard.write_bytes(damaged)
+        assert refusal(run) == f"checkpoint {checkpoint} is damaged ({reason}): delete {run} to run it again"
+    shutil.rmtree(checkpoint)
+    RunDir(run).checkpoint.unlink()
+    torch.save({"global_step": 3}, RunDir(run).checkpoint)
+    assert refusal(run) == (
+        f"checkpoint {RunDir(run).checkpoint} is damaged (not a folder of this version of the pipeline): delete {run} to "
+        "run it again"
+    )
     assert not (run / "export").exists()
+
+
+def test_an_older_good_checkpoint_is_exported_where_the_newest_is_damaged(
+    tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(tiny)
+    newest = RunDir(run).checkpoint.resolve()
+    shutil.copytree(newest, newest.with_name("step-00000016.ckpt"))
+    shard = newest.with_name("step-00000016.ckpt") / "shard-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert export(run, tmp_path / "out").step == 12
+    (line,) = capsys.readouterr().err.splitlines()
+    size = shard.stat().st_size
+    assert line == (
+        f"checkpoint {shard.parent} is damaged ({shard.name} has {size} bytes of {size + 1}); taking step 12"
+    )
+    same_logits(tiny, loaded(tmp_path / "out"))
 
 
 def test_a_checkpoint_of_another_model(tiny: RunConfig) -> None:
     run, wider = trained(changed(tiny, steps=3)), trained(changed(tiny, steps=3, width=64))
-    checkpoint = RunDir(wider).checkpoint.replace(RunDir(run).checkpoint)
+    checkpoint = RunDir(run).checkpoint
+    shutil.rmtree(checkpoint.resolve())
+    shutil.move(RunDir(wider).checkpoint.resolve(), RunDir(run).checkpoints)
     assert refusal(run) == (
         f"checkpoint {checkpoint} is not of the model in config.yaml (lm_head.weight differs): delete {run} to run it "
         "again"

@@ -16,6 +16,7 @@ from pipeline.models.build import build
 from pipeline.models.init import initialize_
 from pipeline.scaling import scaling_of
 from pipeline.sweep.plan import grid
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.rundir import RunDir
 from pipeline.training.trainer import train
 from tests.conftest import changed
@@ -103,9 +104,9 @@ def test_a_run_learns_and_records_accuracy(tiny_mlp: RunConfig, loss: str) -> No
     assert result["final_val_accuracy"] == last["val_accuracy"] > 0.2
     assert result["tokens"] == steps * 64
     assert ("cross_entropy" in last) == (loss != "cross_entropy")
-    state = torch.load(RunDir(config.run_dir).checkpoint, weights_only=True)["state_dict"]
+    checkpoint = Checkpoint(RunDir(config.run_dir).checkpoint)
     model, _ = build(config)
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    model.load_state_dict({name: checkpoint.tensor(f"model.{name}") for name in model.state_dict()})
     x, y = Examples(*digits("val"))[np.arange(360)]
     logits = F.linear(model(x), model.readout.weight)
     assert (logits.argmax(1) == y).float().mean().item() == pytest.approx(last["val_accuracy"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import changed
+from conftest import changed, rewrite_manifest
 from test_stream import write_corpus
 
 from pipeline.cli import main
@@ -14,6 +14,8 @@ from pipeline.data.open import open_data
 from pipeline.data.prepare import prepare
 from pipeline.data.shards import MANIFEST, read_manifest
 from pipeline.recipes import parse
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.rundir import RunDir
 from pipeline.training.trainer import train
 
 
@@ -75,11 +77,8 @@ def test_a_stream_trains_and_goes_on_from_its_checkpoint(
 
 
 def test_a_checkpoint_of_other_data_is_refused_with_the_difference(streaming: RunConfig, tmp_path: Path) -> None:
-    import torch
-
     train(streaming, show_progress=False)
-    path = streaming.run_dir / "checkpoints" / "last.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
+    original = Checkpoint(RunDir(streaming.run_dir).checkpoint).state
     (streaming.run_dir / "result.json").unlink()
     for key, word in (
         ("seed", "seed"),
@@ -88,8 +87,8 @@ def test_a_checkpoint_of_other_data_is_refused_with_the_difference(streaming: Ru
         ("era", "era"),
         ("manifest", "manifest"),
     ):
-        changed_data = {**checkpoint["data"], key: 999}
-        torch.save({**checkpoint, "data": changed_data}, path)
+        data_state = {**original["data"], key: 999}
+        rewrite_manifest(RunDir(streaming.run_dir).checkpoint, state={**original, "data": data_state})
         with pytest.raises(RequestError, match=rf"another {word} of its data \(999, now"):
             train(streaming, show_progress=False)
 

@@ -97,7 +97,19 @@ def test_resuming_continues_the_sequence(folder: Path) -> None:
 
 def test_validation_reads_the_same_first_windows_at_any_world_size(folder: Path) -> None:
     windows = TokenWindows(folder, "val", seq_len=16)
-    for world_size in (1, 3):
-        rows = [b for r in range(world_size)
-                for b in validation_batches(windows, count=10, batch=3, rank=r, world_size=world_size)]  # fmt: skip
-        assert sorted(map(tuple, torch.cat(rows).tolist())) == sorted(map(tuple, windows[np.arange(10)].tolist()))
+    for world_size, per_rank in ((1, 4), (3, 2), (4, 1), (12, 1)):
+        shares = [
+            list(validation_batches(windows, count=10, batch=3, rank=rank, world_size=world_size))
+            for rank in range(world_size)
+        ]
+        assert [len(share) for share in shares] == [per_rank] * world_size, "a forward pass may be the work of all"
+        assert all(1 <= len(batch) <= 3 and size <= len(batch) for share in shares for batch, size in share)
+        rows = torch.cat([batch[:size] for share in shares for batch, size in share])
+        assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, windows[np.arange(10)].tolist()))
+
+
+def test_validation_reads_no_more_than_there_is(folder: Path) -> None:
+    windows = TokenWindows(folder, "val", seq_len=16)
+    batches = list(validation_batches(windows, count=10**9, batch=64, rank=0, world_size=1))
+    assert torch.equal(torch.cat([batch for batch, _ in batches]), windows[np.arange(len(windows))])
+    assert sum(size for _, size in batches) == len(windows)

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from pipeline.models.init import initialize_
 from pipeline.optim import schedule
 from pipeline.scaling import scaling_of
 from pipeline.training.callbacks import Recorder
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.rundir import RunDir
 from pipeline.training.trainer import train
 from tests.conftest import changed
@@ -60,7 +63,8 @@ def test_records_and_result(tiny: RunConfig) -> None:
     assert json.loads(run.result_file.read_text()) == result
     assert (result["status"], result["steps"], result["tokens"], result["diverged_at"]) == ("completed", 12, 768, None)
     assert result["parameters"] == sum(p.numel() for p in gpt.build(tiny.model, 32, 16).parameters())
-    assert run.checkpoint.exists()
+    assert run.checkpoint.readlink() == Path("step-00000012.ckpt")
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["last.ckpt", "step-00000012.ckpt"]
 
 
 def test_steps_are_those_of_a_plain_torch_loop(tiny: RunConfig) -> None:
@@ -140,12 +144,15 @@ def test_resume_is_bit_identical_wherever_it_stopped(
         with pytest.raises(Crash):
             train(config)
     assert RunDir(config.run_dir).result() is None
+    assert json.loads(RunDir(config.run_dir).result_file.read_text()) == {"status": "failed", "error": "Crash: "}
     train(config)
     assert curve(config) == curve(undisturbed)
     results = [RunDir(c.run_dir).result() or {} for c in (config, undisturbed)]
     assert results[0]["final_train_loss"] == results[1]["final_train_loss"]
-    states = [torch.load(RunDir(c.run_dir).checkpoint, weights_only=True)["state_dict"] for c in (config, undisturbed)]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+    ours, theirs = (Checkpoint(RunDir(c.run_dir).checkpoint) for c in (config, undisturbed))
+    assert {name.partition(".")[0] for name in theirs.shapes} == {"model", "optimizer"}
+    assert ours.shapes == theirs.shapes
+    assert all(torch.equal(ours.tensor(name), theirs.tensor(name)) for name in theirs.shapes)
 
 
 def test_gradient_accumulation_takes_the_same_steps(tiny: RunConfig) -> None:
@@ -187,33 +194,51 @@ def test_bf16_mixed_trains_close_to_fp32(tiny: RunConfig) -> None:
     fp32, bf16 = train(tiny), train(mixed)
     assert bf16["final_train_loss"] == pytest.approx(fp32["final_train_loss"], rel=0.03)
     assert curve(mixed)[0]["loss"] != curve(tiny)[0]["loss"]
-    state = torch.load(RunDir(mixed.run_dir).checkpoint, weights_only=True)["state_dict"]
-    assert {t.dtype for t in state.values()} == {torch.float32}
+    checkpoint = Checkpoint(RunDir(mixed.run_dir).checkpoint)
+    assert {checkpoint.tensor(name).dtype for name in checkpoint.shapes} == {torch.float32}
 
 
 def test_keep_checkpoint_false_leaves_none(tiny: RunConfig) -> None:
     config = dataclasses.replace(tiny, keep_checkpoint=False)
     train(config)
-    assert not RunDir(config.run_dir).checkpoint.exists()
+    assert not list(RunDir(config.run_dir).checkpoints.iterdir())
     assert train(config)["status"] == "completed"
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "pickle"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "pickle"])
 def test_a_damaged_checkpoint_is_one_line(tiny: RunConfig, damage: str) -> None:
     train(tiny)
     run = RunDir(tiny.run_dir)
     run.result_file.unlink()
-    content = run.checkpoint.read_bytes()
-    if damage == "pickle":
-        import pickle
-
+    (shard,) = run.checkpoint.glob("*.safetensors")
+    place, reason = run.checkpoints / "step-00000012.ckpt", ""
+    if damage == "pickle":  # what an earlier version of the pipeline wrote, or somebody who wants it to run code
+        shutil.rmtree(place)
+        run.checkpoint.unlink()
         run.checkpoint.write_bytes(pickle.dumps(os.system))
+        place, reason = run.checkpoint, "not a folder of this version of the pipeline"
+    elif damage == "truncate":
+        size = shard.stat().st_size
+        os.truncate(shard, size // 2)
+        reason = f"shard-00000.safetensors has {size // 2} bytes of {size}"
+    elif damage == "flip":
+        content = bytearray(shard.read_bytes())
+        content[-7] ^= 1
+        shard.write_bytes(content)
+        reason = "wrong checksum of shard-00000.safetensors"
     else:
-        run.checkpoint.write_bytes(content[: len(content) // 2] if damage == "truncate" else b"")
-    with pytest.raises(RequestError, match=r"last\.ckpt is damaged.*: delete it to start the run over") as error:
+        (place / "manifest.json").write_bytes(b"")
+        reason = "manifest.json: Expecting value: line 1 column 1 (char 0)"
+    before = {
+        path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.name not in ("result.json", ".lock")
+    }
+    with pytest.raises(RequestError) as error:
         train(tiny)
-    assert "\n" not in str(error.value)
-    run.checkpoint.unlink()
+    assert str(error.value) == (
+        f"checkpoint {place} is damaged ({reason}): delete {run.checkpoints} to start the run over"
+    )
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items()), "nothing is lost"
+    shutil.rmtree(run.checkpoints)
     assert train(tiny)["status"] == "completed"
 
 

@@ -63,6 +63,7 @@ class Recorder(Callback):
             module.restore_data(checkpoint.state["data"], checkpoint.step)
             _continue_at(trainer, checkpoint.step)
             self._seconds = checkpoint.state["seconds"]
+            self.resumed = None  # it holds files open, and one of them may be deleted before long
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.stop.listen()  # now, since Lightning has just set handlers of its own

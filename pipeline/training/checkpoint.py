@@ -73,7 +73,8 @@ def write_shard(scratch: Path, number: int, pieces: Mapping[str, Piece]) -> dict
         number_of_error = re.search(r"os error (\d+)", str(error))
         if number_of_error is None:
             raise
-        raise OSError(int(number_of_error[1]), os.strerror(int(number_of_error[1])), str(path)) from None
+        place = str(scratch.parent)  # the scratch folder is gone when somebody reads this
+        raise OSError(int(number_of_error[1]), os.strerror(int(number_of_error[1])), place) from None
     path.chmod(0o644)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())

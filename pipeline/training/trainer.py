@@ -102,6 +102,7 @@ def _fit(
         warnings.filterwarnings("ignore", category=FutureWarning)
         recorder = Recorder(config, run, resumed, metrics, sinks, watchdog)
         trainer = _trainer(config, run, recorder)
+        recorder.stop.listen()
         try:
             trainer.fit(module)
         except SystemExit:  # what Lightning makes of Ctrl-C
@@ -126,8 +127,8 @@ def _fit(
 
 
 def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
-    for name in ("lightning.pytorch", "lightning.fabric", "DeepSpeed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in {"lightning.pytorch": "WARNING", "lightning.fabric": "WARNING", "DeepSpeed": "ERROR"}.items():
+        logging.getLogger(name).setLevel(level)
     found = [MicroBatch(config, run)] if config.micro_batch == "auto" else []
     return pl.Trainer(
         devices=config.devices,
