@@ -65,9 +65,8 @@ class Watchdog:
 
     def _end(self) -> None:
         reason = f"no step for {self.minutes:g} minutes (--stall_minutes); {self.stacks} says where it stood"
-        faulthandler.dump_traceback_later(
-            _LAST_WORDS, exit=True
-        )  # a disk that hangs would hold these words up for ever
+        # a disk that hangs would hold these words up for ever
+        faulthandler.dump_traceback_later(_LAST_WORDS, exit=True)
         try:
             with self.stacks.open("w") as stream:
                 faulthandler.dump_traceback(stream)
