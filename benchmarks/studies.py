@@ -16,6 +16,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from pipeline.analysis.runs import Runs
 
@@ -58,22 +60,23 @@ def _piecewise(u: Floats, asymmetry: float) -> Floats:
 def _cosh(u: Floats, asymmetry: float) -> Floats:
     """Walls that rise exponentially on both sides, about twice as fast on the right."""
     k = np.where(u < 0, 0.35, 0.45 + 0.4 * asymmetry)
-    return (np.cosh(np.clip(k * u, -8, 8)) - 1) / k**2
+    found: Floats = (np.cosh(np.clip(k * u, -8, 8)) - 1) / k**2
+    return found
 
 
 def _softplus(u: Floats, asymmetry: float) -> Floats:
     """Two softplus walls: lines far out, a round bottom; shifted and lowered so that the bottom is at 0."""
     p, q, s = 0.5, 1.0 + 0.8 * asymmetry, 2.0
-    # bottom where p sigmoid(-s v) = q sigmoid(s v - s): solved once on a grid, exact enough for a truth
-    v = np.linspace(-2, 3, 100_001)
 
     def height(at: Floats) -> Floats:
         found: Floats = (p * np.logaddexp(0, -s * at) + q * np.logaddexp(0, s * (at - 1))) / s
         return found
 
-    heights = height(v)
-    bottom = int(np.argmin(heights))
-    found: Floats = height(u + v[bottom]) - heights[bottom]
+    def slope(at: float) -> float:
+        return float(q * expit(s * (at - 1)) - p * expit(-s * at))
+
+    bottom = float(brentq(slope, -5, 5))
+    found: Floats = height(u + bottom) - height(np.array(bottom))
     return found
 
 
@@ -120,9 +123,27 @@ class World:
     """Range of the valley's curvature, nats per octave^2."""
 
 
-NOTE = World("note", (_exponential, _saturating, _logcosh), (_normal,), (0.15, 0.36), 0.05, 0.0, (0.004, 0.015), 0.5, (0.03, 0.12))
+NOTE = World(
+    "note",
+    (_exponential, _saturating, _logcosh),
+    (_normal,),
+    (0.15, 0.36),
+    0.05,
+    0.0,
+    (0.003, 0.012),
+    0.5,
+    (0.03, 0.12),
+)
 OTHER = World(
-    "other", (_piecewise, _cosh, _softplus, _quartic), (_normal, _student, _correlated), (0.1, 0.4), 0.12, 0.5, (0.003, 0.02), 1.0, (0.03, 0.15)
+    "other",
+    (_piecewise, _cosh, _softplus, _quartic),
+    (_normal, _student, _correlated),
+    (0.1, 0.4),
+    0.1,
+    0.5,
+    (0.003, 0.012),
+    1.0,
+    (0.03, 0.15),
 )
 WORLDS = {world.name: world for world in (NOTE, OTHER)}
 
@@ -193,13 +214,20 @@ class Truth:
 
 
 def draw(
-    world: World, n_widths: WidthSet, jitter: float, rng: np.random.Generator, gap: tuple[float, float] = (0.9, 3.0)
+    world: World,
+    n_widths: WidthSet,
+    jitter: float,
+    rng: np.random.Generator,
+    gap: tuple[float, float] = (0.9, 3.0),
+    alpha: float | None = None,
 ) -> Truth:
     """A random study whose optimum lies `gap` octaves below the edge on average over widths, and never less than 2/3 of
-    the smaller bound at any width, jitter apart."""
+    the smaller bound at any width, jitter apart; `alpha` fixes the exponent of the optimum. Where the gap may be smaller
+    than 0.3, optimum and edge share their exponent."""
     widths = WIDTHS[n_widths]
     z = np.log2(np.array(widths) / 256)
-    alpha, middle = rng.uniform(-1.1, 0.2), rng.uniform(*gap)
+    drawn, middle = rng.uniform(-1.1, 0.2), rng.uniform(*gap)
+    alpha = drawn if alpha is None else alpha
     room = (middle - gap[0] * 2 / 3) / np.max(np.abs(z - z.mean()))
     tilt = float(np.clip(rng.uniform(-0.2, 0.2), -room, room)) if gap[0] > 0.3 else 0.0
     mu = rng.uniform(-10, -6)

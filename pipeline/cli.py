@@ -47,6 +47,12 @@ def _report(argv: list[str]) -> int:
     return main(argv)
 
 
+def _predict(argv: list[str]) -> int:
+    from pipeline.analysis.predict import main
+
+    return main(argv)
+
+
 def _data(argv: list[str]) -> int:
     from pipeline.data.command import main
 
@@ -61,10 +67,14 @@ def _theory(argv: list[str]) -> int:
 
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "one run: pipeline train --width 1024 --param sp --lr 3e-3"),
-    "sweep": (_sweep, "a study: widths x learning rates x seeds x parameterizations, here or through SLURM; sweep status"),
+    "sweep": (
+        _sweep,
+        "a study: widths x learning rates x seeds x parameterizations, here or through SLURM; sweep status",
+    ),
     "data": (_data, "prepare, info, verify: pipeline data prepare dclm --tokens 1.4B"),
     "fit": (_fit, "runs -> optimum, stability edge and exponents: pipeline fit runs/STUDY"),
     "theory": (_theory, "predicted exponents: pipeline theory --param sp --optimizer sgd, or --all"),
+    "predict": (_predict, "the learning rate for a width, with its interval: pipeline predict runs/STUDY --width 8192"),
     "export": (_export, "a run's weights for litgpt and transformers: pipeline export runs/STUDY/RUN"),
     "report": (_report, "one self-contained HTML page and figures: pipeline report runs/STUDY"),
 }

@@ -46,7 +46,9 @@ def validate(c: "RunConfig") -> None:
     _require(c.grad_clip is None or c.grad_clip > 0, f"--grad_clip must be positive or null, got {c.grad_clip}")
     for f in dataclasses.fields(c.mult):
         _require(getattr(c.mult, f.name) > 0, f"--mult.{f.name} must be positive, got {getattr(c.mult, f.name):g}")
-    _require(c.abort_after is None or c.abort_after >= 1, f"--abort_after must be at least 1 or null, got {c.abort_after}")
+    _require(
+        c.abort_after is None or c.abort_after >= 1, f"--abort_after must be at least 1 or null, got {c.abort_after}"
+    )
     for key in ("checkpoint_minutes", "stall_minutes"):
         minutes = getattr(c, key)
         _require(minutes is None or minutes > 0, f"--{key} must be positive or null, got {minutes}")

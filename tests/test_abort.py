@@ -46,7 +46,9 @@ def test_resuming_remembers_how_long_it_has_been_gone(tiny: RunConfig, monkeypat
         with pytest.raises(KeyboardInterrupt):
             train(gone)
     result, expected = train(gone), RunDir(undisturbed.run_dir).result() or {}
-    assert (result["status"], result["steps"]) == (expected["status"], expected["steps"]) == ("aborted", result["steps"])
+    assert (
+        (result["status"], result["steps"]) == (expected["status"], expected["steps"]) == ("aborted", result["steps"])
+    )
 
 
 def test_slow_learning_is_no_departure(tiny: RunConfig) -> None:

@@ -110,7 +110,7 @@ def test_a_full_disk_fails_with_one_line_and_loses_nothing(tiny: RunConfig, tmp_
     full = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
     assert full.returncode == 1
     run = RunDir(tiny.run_dir)
-    assert full.stderr.splitlines()[-1].startswith(f"pipeline: error: File too large: {run.checkpoints}/")
+    assert full.stderr.splitlines()[-1].startswith(f"pipeline: error: File too large: {run.checkpoints}")
     assert "Traceback" not in full.stderr
     assert run.result() is None
     assert json.loads(run.result_file.read_text())["status"] == "failed"

@@ -5,7 +5,7 @@ import pytest
 from synthetic_study import LRS, valley, write_study
 
 from pipeline.analysis import figures
-from pipeline.analysis.fit import fit
+from pipeline.analysis.families import fit
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def test_the_figure_is_saved_as_pdf_svg_and_png_and_twice_the_same(fitted, tmp_p
 def test_the_scaled_panel_lines_up_the_optima(fitted):
     axes = figures.lr_curves(fitted).axes
     plain, scaled = [[line for line in ax.lines if line.get_marker() == "*"] for ax in (axes[0], axes[2])]
-    assert [line.get_xdata()[0] for line in plain] == pytest.approx([w.optimum.lr for w in fitted.groups[0].widths])
+    assert [line.get_xdata()[0] for line in plain] == pytest.approx([w.best.value for w in fitted.groups[0].widths])
     base, slope = 64, fitted.groups[0].optimal.exponent
-    expected = [w.optimum.lr * (w.width / base) ** -slope for w in fitted.groups[0].widths]
+    expected = [w.best.value * (w.width / base) ** -slope for w in fitted.groups[0].widths]
     assert [line.get_xdata()[0] for line in scaled] == pytest.approx(expected)
 
 

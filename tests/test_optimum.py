@@ -1,10 +1,10 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from pipeline.analysis.optimum import Curve, grid_optimum, seed_mean_curve
+from pipeline.analysis.runs import Runs
 
 NAN = math.nan
 
@@ -21,40 +21,21 @@ def curve(losses, left=None):
     )
 
 
-def runs(rows):
-    table = pd.DataFrame(rows, columns=["lr", "final_train_loss", "status", "left_for_good"])
-    return table.assign(final_val_loss=10 - table["final_train_loss"], final_train_accuracy=NAN)
-
-
 def test_the_curve_averages_seeds_and_one_lost_or_left_seed_rules_a_learning_rate_out():
+    lrs = [2.0, 1.0, 1.0, 2.0, 4.0, 4.0, 8.0]
+    losses = [5.0, 6.0, 6.5, NAN, 7.0, 3.0, math.inf]
+    left = [False, False, False, False, True, False, False]
     found = seed_mean_curve(
-        runs(
-            [
-                (2.0, 5.0, "completed", False),
-                (1.0, 6.0, "completed", False),
-                (1.0, 6.5, "completed", False),
-                (2.0, NAN, "diverged", False),
-                (4.0, 7.0, "completed", True),
-                (4.0, 3.0, "completed", False),
-                (8.0, 1.0, "aborted", False),
-            ]
-        )
+        Runs.of([64] * 7, lrs, [0, 0, 1, 1, 0, 1, 0], losses, left, [0.5, NAN, 0.25, NAN, NAN, NAN, 1])
     )
     assert found.lrs.tolist() == [1, 2, 4, 8]
     assert found.losses.tolist() == [6.25, math.inf, 5.0, math.inf]
     assert found.left.tolist() == [False, False, True, False]
     assert found.n_seeds.tolist() == [2, 2, 2, 1]
     assert found.n_lost.tolist() == [0, 1, 0, 1]
+    assert found.accuracies[[0, 1, 3]].tolist() == [0.25, 0.5, 1]
+    assert math.isnan(found.accuracies[2])
     assert grid_optimum(found).lr == 1.0
-
-
-def test_the_metric_chooses_the_loss():
-    table = runs([(1.0, 6.0, "completed", False), (2.0, 5.0, "completed", False)])
-    assert grid_optimum(seed_mean_curve(table, "train")).lr == 2.0
-    assert grid_optimum(seed_mean_curve(table, "val")).lr == 1.0
-    table.loc[0, "final_val_loss"] = NAN
-    assert seed_mean_curve(table, "val").losses[0] == math.inf
-    assert seed_mean_curve(table, "train").losses[0] == 6.0
 
 
 @pytest.mark.parametrize(

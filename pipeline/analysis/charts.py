@@ -1,13 +1,14 @@
 """The report's interactive charts as plotly's plain data: {"data": [...], "layout": {...}}. Knows plotly's format, not plotly."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.analysis import words
-from pipeline.analysis.figures import EDGE_COLOUR, OPTIMUM_COLOUR, colour_by_width, loss_range
-from pipeline.analysis.fit import GroupFit, StudyFit, WidthFit
+from pipeline.analysis.families import GroupFit, Lr, StudyFit, WidthFit
+from pipeline.analysis.figures import EDGE_COLOUR, EDGE_NAME, OPTIMUM_COLOUR, colour_by_width, loss_range
 
 Chart = dict[str, Any]
 
@@ -67,19 +68,17 @@ def scaled_curves(fit: StudyFit, group: GroupFit) -> Chart:
 
 
 def exponents(group: GroupFit) -> Chart:
-    """Optimal and minimal unstable learning rate against width, with the fitted power laws."""
+    """Optimal and max-stable (as published: minimal unstable) learning rate against width, with the fitted power laws."""
     data: list[dict[str, Any]] = []
-    optima = [(w.width, w.optimum.lr, words.optimum_cell(w)) for w in group.widths if w.optimum.index is not None]
-    edges = [
-        (w.width, w.edge.min_unstable_lr, words.lr(w.edge.min_unstable_lr)) for w in group.widths if not w.edge.censored
-    ]
+    optima = [(w.width, w.best) for w in group.widths if w.best is not None]
+    edges = [(w.width, w.largest) for w in group.widths if w.largest is not None]
     open_at = {w.width for w in group.widths if w.optimum.at_edge != "no"}
-    for name, fit, points, colour, dash in (
-        ("optimal", group.optimal, optima, OPTIMUM_COLOUR, "solid"),
-        ("minimal unstable", group.max_stable, edges, EDGE_COLOUR, "dash"),
+    edge_name = EDGE_NAME.get(group.estimator, "max-stable")
+    for name, fit, points, colour, dash, hollow in (
+        ("optimal", group.optimal, optima, OPTIMUM_COLOUR, "solid", open_at),
+        (edge_name, group.max_stable, edges, EDGE_COLOUR, "dash", set[int]()),
     ):
-        hollow = open_at if name == "optimal" else set()
-        widths = [width for width, _, _ in points]
+        widths = [width for width, _ in points]
         line = [min(widths), max(widths)] if fit.estimable else []
         data += [
             {
@@ -87,18 +86,25 @@ def exponents(group: GroupFit) -> Chart:
                 "name": f"{name}: {words.exponent(fit)}", "legendgroup": name, "hoverinfo": "skip",
             },
             {
-                "x": widths, "y": [value for _, value, _ in points], "text": [text for _, _, text in points], "mode": "markers",
+                "x": widths, "y": [lr.value for _, lr in points], "mode": "markers",
+                "text": [words.lr_with_interval(lr) for _, lr in points],
                 "marker": {"color": ["#fff" if n in hollow else colour for n in widths], "size": 9, "line": {"color": colour, "width": 2}},
                 "name": name, "legendgroup": name, "showlegend": False,
                 "hovertemplate": f"width %{{x}}<br>{name} %{{text}}<extra></extra>",
+                "error_y": _error_bars([lr for _, lr in points], colour),
             },
         ]  # fmt: skip
-    data[-1]["error_y"] = {  # the bracket of the edge: down to the last stable learning rate
-        "type": "data", "symmetric": False, "width": 0, "thickness": 6, "color": "rgba(213,94,0,0.25)",
-        "array": [0] * len(edges),
-        "arrayminus": [w.edge.min_unstable_lr - w.edge.last_stable_lr for w in group.widths if not w.edge.censored],
-    }  # fmt: skip
-    beyond = [w for w in group.widths if w.edge.censored and w.optimum.index is not None]
+    bracketed = [w for w in group.widths if not w.edge.censored]
+    data.append({  # the grid's bracket of the edge: from the last stable to the smallest unstable learning rate
+        "x": [w.width for w in bracketed], "y": [w.edge.min_unstable_lr for w in bracketed], "mode": "markers",
+        "marker": {"opacity": 0}, "showlegend": False, "legendgroup": edge_name, "hoverinfo": "skip",
+        "error_y": {
+            "type": "data", "symmetric": False, "width": 0, "thickness": 6, "color": "rgba(213,94,0,0.25)",
+            "array": [0] * len(bracketed),
+            "arrayminus": [w.edge.min_unstable_lr - w.edge.last_stable_lr for w in bracketed],
+        },
+    })  # fmt: skip
+    beyond = [w for w in group.widths if w.edge.censored and w.optimum.index is not None and w.largest is None]
     if beyond:
         data.append({
             "x": [w.width for w in beyond], "y": [w.edge.last_stable_lr for w in beyond], "mode": "markers",
@@ -106,7 +112,7 @@ def exponents(group: GroupFit) -> Chart:
             "hovertemplate": "width %{x}<br>stable up to %{y:.2e}, the largest tried<extra></extra>",
         })  # fmt: skip
     widths = [w.width for w in group.widths]
-    values = [value for _, value, _ in optima + edges] + [w.edge.last_stable_lr for w in beyond]
+    values = [lr.value for _, lr in optima + edges] + [w.edge.last_stable_lr for w in beyond]
     layout = _LAYOUT | {
         "xaxis": _AXIS
         | {"type": "log", "title": {"text": "width n"}, "tickvals": widths, "ticktext": [str(n) for n in widths]},
@@ -117,10 +123,19 @@ def exponents(group: GroupFit) -> Chart:
     return {"data": data, "layout": layout}
 
 
+def _error_bars(points: Sequence[Lr], colour: str) -> dict[str, Any]:
+    if any(math.isnan(lr.low) for lr in points):
+        return {"visible": False}
+    up, down = [lr.high - lr.value for lr in points], [lr.value - lr.low for lr in points]
+    return {
+        "type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour, "thickness": 1.5, "width": 3
+    }  # fmt: skip
+
+
 def _curve_layout(fit: StudyFit, group: GroupFit, xtitle: str) -> dict[str, Any]:
     rows = len(group.widths)
     return _LAYOUT | {
-        "yaxis": _AXIS | {"title": {"text": words.METRIC_NAME[fit.metric]}, "range": list(loss_range(fit)), "domain": [0, 0.86]},
+        "yaxis": _AXIS | {"title": {"text": fit.measure.name}, "range": list(loss_range(fit)), "domain": [0, 0.86]},
         "yaxis2": {"domain": [0.88, 1], "range": [rows - 0.2, -0.8], "showgrid": False, "zeroline": False, "fixedrange": True,
                    "tickvals": [(rows - 1) / 2], "ticktext": ["unstable"], "tickfont": {"size": 11, "color": "#666"}},
     }  # fmt: skip
@@ -132,12 +147,12 @@ def _curve_traces(fit: StudyFit, group: GroupFit, exponent: float) -> list[dict[
     for place, w in enumerate(group.widths):
         factor = (w.width / base_width) ** -exponent
         traces += [_line(w, factor, colours[w.width]), _crosses(w, factor, colours[w.width], place)]
+    traces += [_star(w, (w.width / base_width) ** -exponent, colours[w.width]) for w in group.widths]
     return traces
 
 
 def _line(w: WidthFit, factor: float, colour: str) -> dict[str, Any]:
     places = np.flatnonzero(np.isfinite(w.curve.losses))
-    best = [int(place) == w.optimum.index for place in places]
     return {
         "x": (w.curve.lrs[places] * factor).tolist(),
         "y": w.curve.losses[places].tolist(),
@@ -145,15 +160,24 @@ def _line(w: WidthFit, factor: float, colour: str) -> dict[str, Any]:
         "hovertemplate": "%{text}<extra></extra>",
         "mode": "lines+markers",
         "line": {"color": colour, "width": 2},
-        "marker": {
-            "color": colour,
-            "symbol": ["star" if is_best else "circle" for is_best in best],
-            "size": [15 if is_best else 6 for is_best in best],
-            "line": {"color": "#fff", "width": [1 if is_best else 0 for is_best in best]},
-            "opacity": 1,
-        },
+        "marker": {"color": colour, "size": 6},
         "name": f"width {w.width}",
         "legendgroup": str(w.width),
+    }
+
+
+def _star(w: WidthFit, factor: float, colour: str) -> dict[str, Any]:
+    """The width's optimum, which may lie between the learning rates tried."""
+    best = [] if w.best is None else [w.best]
+    return {
+        "x": [lr.value * factor for lr in best],
+        "y": [w.best_loss for _ in best],
+        "text": [f"width {w.width}<br>optimum of this width: {words.lr_with_interval(lr)}" for lr in best],
+        "hovertemplate": "%{text}<extra></extra>",
+        "mode": "markers",
+        "marker": {"symbol": "star", "size": 15, "color": colour, "line": {"color": "#fff", "width": 1}, "opacity": 1},
+        "legendgroup": str(w.width),
+        "showlegend": False,
     }
 
 
@@ -188,7 +212,7 @@ def _hover(w: WidthFit, place: int) -> str:
                 else f"accuracy {accuracy:.0%}"
             )
             outcome += f"<br>unstable: {reason}"
-    best = "<br>optimum of this width" if place == w.optimum.index else ""
+    best = "<br>best of those tried" if place == w.optimum.index else ""
     return f"width {w.width}<br>lr {words.lr(float(curve.lrs[place]))}<br>{outcome}{best}"
 
 

@@ -1,21 +1,31 @@
-"""Width exponents: the slope of log learning rate on log width, with what the scatter around the line says of it."""
+"""Width exponents as the slope of log learning rate on log width: by least squares as published, or from a posterior."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.special import stdtrit
 
-# Name of the published practice: grid values, a straight line through them.
-PAPER = "paper"
+from pipeline.analysis.powerlaw import PowerLaw
+
+Estimator = Literal["collapse", "paper"]
+
+# The estimators' names. collapse: one valley shape for all widths and interval-censored edges (`estimate`). paper: the
+# published practice, grid values and a straight line through them.
+COLLAPSE: Estimator = "collapse"
+PAPER: Estimator = "paper"
+ESTIMATORS: tuple[Estimator, ...] = (COLLAPSE, PAPER)
 
 
 @dataclass(frozen=True)
 class Exponent:
     """A fitted power law ``lr = exp(log_lr_at_1) * width^exponent``; -1/2 means lr shrinks like width^-1/2.
 
-    What could not be estimated is nan: everything with fewer than two widths, the errors with fewer than three.
+    What could not be estimated is nan: everything with fewer than two widths, by least squares the errors with fewer than
+    three. Of a posterior these are median, standard deviation, central 95 % interval and median line.
     """
 
     exponent: float
@@ -39,6 +49,20 @@ class Exponent:
         return math.exp(self.log_lr_at_1 + self.exponent * math.log(width))
 
 
+NOT_ESTIMABLE = Exponent(math.nan, math.nan, math.nan, math.nan, math.nan, 0)
+
+
+def from_posterior(law: PowerLaw | None) -> Exponent:
+    """The posterior in numbers; everything nan without a law or with one width."""
+    if law is None or len(law.widths) < 2:
+        return dataclasses.replace(NOT_ESTIMABLE, n_widths=0 if law is None else len(law.widths))
+    exponent = law.exponent
+    low, median, high = exponent.quantiles([0.025, 0.5, 0.975])
+    middle = math.sqrt(law.widths[0] * law.widths[-1])
+    at_1 = math.log(2) * law.line(middle).median - median * math.log(middle)
+    return Exponent(median, exponent.standard_deviation, low, high, at_1, len(law.widths))
+
+
 def fit_exponent(widths: Sequence[int], lrs: Sequence[float]) -> Exponent:
     """Ordinary least squares of log lr on log width, with a 95 % Student-t interval on (widths - 2) degrees of freedom.
 
@@ -52,7 +76,7 @@ def fit_exponent(widths: Sequence[int], lrs: Sequence[float]) -> Exponent:
     x, y = np.log(widths), np.log(lrs)
     n = len(x)
     if n < 2:
-        return Exponent(math.nan, math.nan, math.nan, math.nan, math.nan, n)
+        return dataclasses.replace(NOT_ESTIMABLE, n_widths=n)
     spread = float(np.sum((x - x.mean()) ** 2))
     slope = float((x - x.mean()) @ y / spread)
     intercept = float(y.mean() - slope * x.mean())

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.analysis import words
-from pipeline.analysis.fit import GroupFit, StudyFit
+from pipeline.analysis.exponents import PAPER, Exponent
+from pipeline.analysis.families import GroupFit, Lr, StudyFit
 from pipeline.config import RequestError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _draw_row(row: "SubFigure", group: GroupFit, fit: StudyFit, colours: dict[in
         main = row.add_subplot(grid[1, column])
         strip = row.add_subplot(grid[0, column], sharex=main)
         _draw_curves(main, strip, group, colours, exponent, base_width)
-        main.set(xscale="log", ylim=limits, xlabel=xlabel, ylabel=words.METRIC_NAME[fit.metric] if column == 0 else "")
+        main.set(xscale="log", ylim=limits, xlabel=xlabel, ylabel=fit.measure.name if column == 0 else "")
         _label_lr_axis(main)
         strip.set_title(words.group_title(group) if column == 0 else "scaled by the fitted exponent", loc="left",
                         fontweight="bold" if column == 0 else "normal")  # fmt: skip
@@ -142,8 +143,9 @@ def _draw_curves(
         main.plot(x[finite], w.curve.losses[finite], color=colour, lw=1.6, marker="o", ms=3, zorder=2)
         shown = finite & w.unstable
         main.plot(x[shown], w.curve.losses[shown], "o", color=colour, mfc="white", ms=3.5, zorder=3)
-        if w.optimum.index is not None:
-            main.plot(x[w.optimum.index], w.optimum.loss, "*", ms=13, color=colour, mec="white", mew=0.8, zorder=4)
+        if w.best is not None:
+            star = w.best.value * (w.width / base_width) ** -exponent
+            main.plot(star, w.best_loss, "*", ms=13, color=colour, mec="white", mew=0.8, zorder=4)
         strip.plot(x[w.unstable], [place] * int(w.unstable.sum()), "x", color=colour, ms=4.5, mew=1.5)
     if not any(w.unstable.any() for w in group.widths):
         strip.text(0.01, 0.5, "none", transform=strip.transAxes, va="center", fontsize=7.5, color="#666666")
@@ -154,42 +156,19 @@ def _draw_curves(
     strip.grid(False)
 
 
+EDGE_NAME = {PAPER: "minimal unstable"}  # by any other estimator: max-stable
+
+
 def _draw_exponents(axes: "Axes", group: GroupFit) -> None:
-    found = [w for w in group.widths if w.optimum.index is not None]
-    edges = [w for w in group.widths if not w.edge.censored]
-    beyond = [w for w in group.widths if w.edge.censored and w.optimum.index is not None]
-    for bracket in edges:
-        axes.plot(
-            [bracket.width] * 2,
-            [bracket.edge.last_stable_lr, bracket.edge.min_unstable_lr],
-            color=EDGE_COLOUR,
-            lw=5,
-            alpha=0.25,
-            solid_capstyle="butt",
-        )
-    for fit, points, colour, style, name in (
-        (
-            group.max_stable,
-            [(w.width, w.edge.min_unstable_lr, True) for w in edges],
-            EDGE_COLOUR,
-            "--",
-            "minimal unstable",
-        ),
-        (
-            group.optimal,
-            [(w.width, w.optimum.lr, w.optimum.at_edge == "no") for w in found],
-            OPTIMUM_COLOUR,
-            "-",
-            "optimal",
-        ),
-    ):
-        for width, lr, interior in points:
-            axes.plot(width, lr, "o", color=colour, mfc=colour if interior else "white", ms=6, zorder=3)
-        ends = [width for width, _, _ in points]
-        line = [min(ends), max(ends)] if fit.estimable else []
-        axes.plot(
-            line, [fit.lr_at(n) for n in line], style, color=colour, lw=1.6, label=f"{name}: {words.exponent(fit)}"
-        )
+    beyond = [w for w in group.widths if w.edge.censored and w.optimum.index is not None and w.largest is None]
+    for w in group.widths:
+        if not w.edge.censored:
+            axes.plot([w.width] * 2, [w.edge.last_stable_lr, w.edge.min_unstable_lr], color=EDGE_COLOUR, lw=5, alpha=0.25,
+                      solid_capstyle="butt")  # fmt: skip
+    edges = [(w.width, w.largest, True) for w in group.widths if w.largest is not None]
+    optima = [(w.width, w.best, w.optimum.at_edge == "no") for w in group.widths if w.best is not None]
+    _draw_law(axes, group.max_stable, edges, EDGE_COLOUR, "--", EDGE_NAME.get(group.estimator, "max-stable"))
+    _draw_law(axes, group.optimal, optima, OPTIMUM_COLOUR, "-", "optimal")
     if beyond:
         ends, lrs = [w.width for w in beyond], [w.edge.last_stable_lr for w in beyond]
         axes.plot(ends, lrs, "^", color=EDGE_COLOUR, mfc="white", ms=7, zorder=2, label="stable up to the grid's end")
@@ -197,8 +176,9 @@ def _draw_exponents(axes: "Axes", group: GroupFit) -> None:
     axes.set_xticks([w.width for w in group.widths], [str(w.width) for w in group.widths])
     axes.minorticks_off()
     axes.margins(x=0.12)
-    lrs = [w.optimum.lr for w in found] + [lr for w in found for lr in (w.edge.last_stable_lr, w.edge.min_unstable_lr)]
-    low, high = np.nanmin(lrs), np.nanmax(lrs)
+    bounds = [lr for _, point, _ in optima + edges for lr in (point.value, point.low, point.high)]
+    bounds += [lr for w in group.widths for lr in (w.edge.last_stable_lr, w.edge.min_unstable_lr, w.optimum.lr)]
+    low, high = np.nanmin(bounds), np.nanmax(bounds)
     room = max((high / low) ** 0.15, 1.3)  # on a log axis the same learning rate everywhere would span nothing
     axes.set_ylim(low / room, high * room)
     _label_lr_axis(axes, "y")
@@ -212,6 +192,19 @@ def _draw_exponents(axes: "Axes", group: GroupFit) -> None:
         borderpad=0,
         handlelength=2.2,
     )
+
+
+def _draw_law(
+    axes: "Axes", fit: Exponent, points: Sequence[tuple[int, Lr, bool]], colour: str, style: str, name: str
+) -> None:
+    """Learning rates with their intervals, hollow where the grid shows them from one side only, and the fitted line."""
+    for width, lr, interior in points:
+        if not math.isnan(lr.low):
+            axes.plot([width] * 2, [lr.low, lr.high], color=colour, lw=1.4, zorder=2)
+        axes.plot(width, lr.value, "o", color=colour, mfc=colour if interior else "white", ms=6, zorder=3)
+    ends = [width for width, _, _ in points]
+    line = [min(ends), max(ends)] if fit.estimable else []
+    axes.plot(line, [fit.lr_at(n) for n in line], style, color=colour, lw=1.6, label=f"{name}: {words.exponent(fit)}")
 
 
 def _label_lr_axis(axes: "Axes", which: str = "x") -> None:

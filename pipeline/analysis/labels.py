@@ -130,12 +130,14 @@ class Intervals:
         return tuple(np.unique(self.width[self.two_sided]).tolist())
 
 
-def intervals(runs: Runs, labels: Labels) -> Intervals:
+def intervals(runs: Runs, labels: Labels, ignored: Bools | None = None) -> Intervals:
     """What each seed of each width says of the edge: above its last stable learning rate below the first unstable one at
-    or above the width's best."""
+    or above the width's best. Runs that are `ignored` count as neither."""
     rows: list[tuple[int, int, float, float]] = []
     place_of = {width: place for place, width in enumerate(runs.widths)}
     order = np.lexsort((runs.x, runs.seed, runs.width))
+    if ignored is not None:
+        order = order[~ignored[order]]
     width, seed, x, unstable = runs.width[order], runs.seed[order], runs.x[order], labels.unstable[order]
     cuts = np.flatnonzero((np.diff(width) != 0) | (np.diff(seed) != 0)) + 1
     for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(x)], strict=True):

@@ -1,19 +1,15 @@
-"""A width's optimal learning rate: the grid point with the smallest final loss, seeds averaged (the published practice)."""
+"""A width's optimal learning rate as published: the grid point with the smallest final loss, seeds averaged."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.analysis import stability
+from pipeline.analysis.runs import Floats, Runs
 
-Metric = Literal["train", "val"]
 GridEdge = Literal["no", "low", "high", "both"]
-
-COLUMN: dict[Metric, str] = {"train": "final_train_loss", "val": "final_val_loss"}
 
 
 @dataclass(frozen=True)
@@ -43,21 +39,26 @@ class Optimum:
     """Which end of the grid the optimum sits at, if any: then the true one may lie beyond, and the grid wants extending."""
 
 
-def seed_mean_curve(runs: pd.DataFrame, metric: Metric = "train") -> Curve:
-    """The curve of one width from its rows of the run table (`results.load_study`)."""
-    loss = runs[COLUMN[metric]].to_numpy(dtype=np.float64)
-    lost = np.array([stability.is_lost(*run) for run in zip(runs["status"], loss, strict=True)])
-    columns = {"lr": runs["lr"], "loss": np.where(lost, math.inf, loss), "lost": lost}
-    columns |= {"accuracy": runs["final_train_accuracy"], "left": runs["left_for_good"]}
-    by_lr = pd.DataFrame(columns).groupby("lr")
-    mean = by_lr["loss"].mean()
+def seed_mean_curve(runs: Runs) -> Curve:
+    """The curve of one width's runs."""
+    lrs, place = np.unique(runs.lr, return_inverse=True)
+    n_seeds = np.bincount(place)
+    lost = ~np.isfinite(runs.loss)
+    n_lost = np.bincount(place[lost], minlength=len(lrs))
+    seen = np.isfinite(runs.accuracy)
+
+    def mean(values: Floats, where: NDArray[np.bool_]) -> Floats:
+        count = np.bincount(place[where], minlength=len(lrs))
+        total = np.bincount(place[where], weights=values[where], minlength=len(lrs))
+        return np.where(count > 0, total / np.maximum(count, 1), math.nan)
+
     return Curve(
-        lrs=mean.index.to_numpy(dtype=np.float64),
-        losses=mean.to_numpy(dtype=np.float64),
-        accuracies=by_lr["accuracy"].mean().to_numpy(dtype=np.float64),
-        n_seeds=np.asarray(by_lr.size(), dtype=np.int64),
-        n_lost=np.asarray(by_lr["lost"].sum(), dtype=np.int64),
-        left=by_lr["left"].any().to_numpy(dtype=np.bool_),
+        lrs=lrs,
+        losses=np.where(n_lost > 0, math.inf, mean(runs.loss, ~lost)),
+        accuracies=mean(runs.accuracy, seen),
+        n_seeds=n_seeds,
+        n_lost=n_lost,
+        left=np.bincount(place[runs.left], minlength=len(lrs)) > 0,
     )
 
 

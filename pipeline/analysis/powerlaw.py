@@ -1,6 +1,7 @@
 """Posteriors of a power law lr = 2^mu n^alpha, with irregular widths, from estimated optima and from edge intervals.
 
-x_n = mu + alpha z_n + xi_n, xi_n ~ N(0, s^2): single widths lie off the line by s, which is unknown and integrated over.
+x_n = mu + alpha z_n + xi_n, xi_n ~ N(0, s^2): single widths lie off the line by s, which is unknown and integrated over
+(`posterior.jitter_prior`).
 """
 
 import math
@@ -12,12 +13,13 @@ import numpy as np
 from scipy.special import ndtr
 
 from pipeline.analysis.labels import Intervals
-from pipeline.analysis.posterior import Mixture, half_normal_grid, normalized
+from pipeline.analysis.posterior import Mixture, half_normal_grid, jitter_prior, normalized
 from pipeline.analysis.runs import Floats
 from pipeline.analysis.valley import Valley
 
-# Prior scale of a width's irregularity, octaves.
-JITTER = 0.08
+# Prior scales of a width's irregularity, octaves: of the optimum and of the edge.
+OPTIMUM_JITTER = 0.1
+EDGE_JITTER = 0.08
 
 
 class PowerLaw(Protocol):
@@ -31,6 +33,15 @@ class PowerLaw(Protocol):
     @property
     def exponent(self) -> Mixture: ...
 
+    @property
+    def jitter(self) -> float:
+        """Posterior mean of s, the irregularity of single widths, octaves."""
+        ...
+
+    def line(self, width: float) -> Mixture:
+        """log2 of the learning rate on the power law at `width`: what widths scatter around."""
+        ...
+
     def at(self, width: float) -> Mixture:
         """log2 of the learning rate at `width`, its irregularity included; a fitted width's own data count."""
         ...
@@ -43,7 +54,9 @@ class OptimumLaw:
     widths: tuple[int, ...]
     x: Floats
     covariance: Floats
-    scale: float = JITTER
+    scale: float = OPTIMUM_JITTER
+    tail: int = 8
+    """Points of the prior's tail (`jitter_prior`); 0: no width lies far off the line."""
 
     @cached_property
     def _z(self) -> Floats:
@@ -52,7 +65,7 @@ class OptimumLaw:
     @cached_property
     def _given_s(self) -> tuple[Floats, Floats, Floats, Floats]:
         """Per s: weight, mean (mu at z = mean, alpha), their covariance; and the values of s."""
-        s = half_normal_grid(self.scale, 24)
+        s, prior = jitter_prior(self.scale, 20, self.tail)
         z = self._z - self._z.mean()
         design = np.stack([np.ones_like(z), z], axis=1)
         v = self.covariance[None] + (s**2)[:, None, None] * np.eye(len(z))
@@ -64,7 +77,7 @@ class OptimumLaw:
         misfit = np.einsum("si,sij,sj->s", residual, inverse, residual)
         _, log_v = np.linalg.slogdet(v)
         _, log_p = np.linalg.slogdet(precision)
-        return normalized(-0.5 * (log_v + log_p + misfit)), mean, covariance, s
+        return normalized(np.log(prior) - 0.5 * (log_v + log_p + misfit)), mean, covariance, s
 
     @property
     def exponent(self) -> Mixture:
@@ -75,10 +88,19 @@ class OptimumLaw:
     def at(self, width: float) -> Mixture:
         if width in self.widths:
             return self._at_fitted(self.widths.index(int(width)))
+        line = self.line(width)
+        return Mixture(line.location, np.hypot(line.sd, self._given_s[3]), line.weight)
+
+    def line(self, width: float) -> Mixture:
         assert len(self.widths) > 1
-        weight, mean, covariance, s = self._given_s
+        weight, mean, covariance, _ = self._given_s
         z = np.array([1.0, math.log2(width) - self._z.mean()])
-        return Mixture(mean @ z, np.sqrt(np.einsum("i,sij,j->s", z, covariance, z) + s**2), weight)
+        return Mixture(mean @ z, np.sqrt(np.einsum("i,sij,j->s", z, covariance, z)), weight)
+
+    @property
+    def jitter(self) -> float:
+        weight, _, _, s = self._given_s
+        return float(weight @ s)
 
     def _at_fitted(self, place: int) -> Mixture:
         """The width's own estimate, drawn to the line as far as s allows."""
@@ -104,20 +126,24 @@ def optimum_law(valley: Valley) -> OptimumLaw:
 # The edge: interval likelihoods on grids.
 _OUTLIER, _OUTLIER_SPAN = 0.02, 8.0  # share of seeds that tell nothing of the edge, and the octaves they spread over
 _SEED_SCALE = 0.3  # prior scale of the scatter over seeds, octaves
-_REACH, _STEP = 6.0, 0.05  # octaves to either side of the pilot line, and the resolution there
-_N_TAU, _N_S = 8, 6
+_REACH, _STEP = 4.0, 0.05  # octaves to either side of the pilot line, and the resolution there
+_N_TAU = 8
+_N_JITTER = (6, 1)
+_N_S = sum(_N_JITTER)
+_BINS = 120
 
 
 @lru_cache(maxsize=1)
 def _local() -> Floats:
-    return np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
+    found: Floats = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
+    return found
 
 
 @lru_cache(maxsize=4)
 def _kernels(scale: float) -> Floats:
     """(s, to, from): the weight of a width's edge at `from` octaves for a line at `to`, for each s."""
     m = _local()
-    s = half_normal_grid(scale, _N_S)[:, None, None]
+    s = jitter_prior(scale, *_N_JITTER)[0][:, None, None]
     kernel = np.exp(-0.5 * ((m[:, None] - m[None, :]) / np.maximum(s, _STEP / 3)) ** 2)
     found: Floats = kernel / kernel.sum(axis=2, keepdims=True)
     return found
@@ -161,18 +187,24 @@ class EdgeLaw:
     def at(self, width: float) -> Mixture:
         if width in self.widths:
             return self._at_fitted(self.widths.index(int(width)))
+        line = self.line(width)
+        s = np.repeat(jitter_prior(self.scale, *_N_JITTER)[0], len(line.sd) // _N_S)
+        return Mixture(line.location, np.hypot(line.sd, s), line.weight)
+
+    def line(self, width: float) -> Mixture:
+        """As a histogram per value of s, which keeps the mixture small."""
         z = math.log2(width) - self._z.mean()
         line = self.pilot.mean() + self._slope * z + self.d_mu[:, None] + self.d_alpha * z
         weight = self.weight.sum(axis=1)
-        s = half_normal_grid(self.scale, _N_S)
-        # a fine histogram of the line's position keeps the mixture small
-        low, high = float(line.min()), float(line.max())
-        edges = np.linspace(low, high + 1e-9, 161)
-        place = np.clip(np.searchsorted(edges, line.ravel(), side="right") - 1, 0, 159)
-        mass = np.stack([np.bincount(place, weights=w.ravel(), minlength=160) for w in weight])
-        centres = (edges[1:] + edges[:-1]) / 2
-        sd = np.hypot(s, (edges[1] - edges[0]) / math.sqrt(12))
-        return Mixture(np.tile(centres, _N_S), np.repeat(sd, 160), mass.ravel())
+        edges = np.linspace(float(line.min()), float(line.max()) + 1e-9, _BINS + 1)
+        place = np.clip(np.searchsorted(edges, line.ravel(), side="right") - 1, 0, _BINS - 1)
+        mass = np.concatenate([np.bincount(place, weights=w.ravel(), minlength=_BINS) for w in weight])
+        centres = np.tile((edges[1:] + edges[:-1]) / 2, _N_S)
+        return Mixture(centres, np.full(len(centres), (edges[1] - edges[0]) / math.sqrt(12)), mass)
+
+    @property
+    def jitter(self) -> float:
+        return float(self.weight.sum(axis=(1, 2, 3)) @ jitter_prior(self.scale, *_N_JITTER)[0])
 
     def _at_fitted(self, place: int) -> Mixture:
         m = _local()
@@ -180,10 +212,10 @@ class EdgeLaw:
         line = self.d_mu[:, None] + self.d_alpha * z
         at = np.clip(np.rint((line + _REACH) / _STEP).astype(int), 0, len(m) - 1).ravel()
         kernels = _kernels(self.scale)
-        mass = np.zeros(len(m))
+        mass: Floats = np.zeros(len(m))
         for i in range(_N_S):
             for j in range(self.weight.shape[1]):
-                lines = np.bincount(at, weights=self.weight[i, j].ravel(), minlength=len(m))
+                lines = np.bincount(at, weights=self.weight[i, j].ravel(), minlength=len(m)).astype(np.float64)
                 mass += (lines / np.maximum(self.on_line[i, j, place], 1e-300)) @ kernels[i] * self.by_width[j, place]
         mass /= mass.sum()
         return Mixture(self.pilot[place] + m, np.full(len(m), _STEP / math.sqrt(12)), mass)
@@ -194,7 +226,7 @@ class EdgeLaw:
         return float(self.weight.sum(axis=(0, 2, 3)) @ half_normal_grid(_SEED_SCALE, _N_TAU))
 
 
-def edge_law(seen: Intervals, scale: float = JITTER) -> EdgeLaw | None:
+def edge_law(seen: Intervals, scale: float = EDGE_JITTER) -> EdgeLaw | None:
     """None: fewer than two widths have a two-sided interval, so that no exponent can be told."""
     anchors = seen.estimable_widths
     if len(anchors) < 2:
@@ -209,15 +241,26 @@ def edge_law(seen: Intervals, scale: float = JITTER) -> EdgeLaw | None:
     kernels = _kernels(scale)
     on_line = np.einsum("smn,twn->stwm", kernels, by_width, optimize=True)
     log_line = np.log(np.maximum(on_line, 1e-300))
+    log_prior = np.log(jitter_prior(scale, *_N_JITTER)[1])[:, None, None, None]
     zc = z - z.mean()
-    d_mu = np.linspace(-3, 3, 31)
-    d_alpha = np.linspace(-3, 3, 31) / np.max(np.abs(zc))
-    weight = _line_weight(log_line.mean(axis=0, keepdims=True), zc, d_mu, d_alpha)
+    d_mu = np.linspace(-2, 2, 25)
+    d_alpha = np.linspace(-2, 2, 25) / np.max(np.abs(zc))
+    weight = _line_weight(log_line[::3], log_prior[::3], zc, d_mu, d_alpha)
     for count in (25, 41):
         marginals = weight.sum(axis=(0, 1))
         d_mu, d_alpha = _zoom(d_mu, marginals.sum(axis=1), count), _zoom(d_alpha, marginals.sum(axis=0), count)
-        weight = _line_weight(log_line, zc, d_mu, d_alpha)
+        weight = _line_weight(log_line, log_prior, zc, d_mu, d_alpha)
     return EdgeLaw(widths, pilot, by_width, on_line, d_mu, d_alpha, weight, scale)
+
+
+def edge_of_width(seen: Intervals) -> Mixture | None:
+    """The edge of a single width from its own seeds alone; None: they bound it from one side at most."""
+    if not seen.two_sided.any():
+        return None
+    middle = (seen.low + seen.high)[seen.two_sided].mean() / 2
+    likelihood = _interval_likelihood(seen, np.zeros(len(seen.low), dtype=np.int64), np.array([middle]))
+    mass = likelihood.sum(axis=(0, 1))
+    return Mixture(middle + _local(), np.full(len(mass), _STEP / math.sqrt(12)), mass / mass.sum())
 
 
 def _interval_likelihood(seen: Intervals, place: np.ndarray[tuple[int], np.dtype[np.int64]], pilot: Floats) -> Floats:
@@ -229,10 +272,11 @@ def _interval_likelihood(seen: Intervals, place: np.ndarray[tuple[int], np.dtype
     log = np.log((1 - _OUTLIER) * inside + _OUTLIER * anywhere[:, None])
     starts = np.flatnonzero(np.r_[True, np.diff(place) != 0])
     found = np.add.reduceat(log, starts, axis=1)
-    return np.exp(found - found.max(axis=2, keepdims=True).max(axis=0, keepdims=True))
+    likelihood: Floats = np.exp(found - found.max(axis=(0, 2), keepdims=True))
+    return likelihood
 
 
-def _line_weight(log_line: Floats, zc: Floats, d_mu: Floats, d_alpha: Floats) -> Floats:
+def _line_weight(log_line: Floats, log_prior: Floats, zc: Floats, d_mu: Floats, d_alpha: Floats) -> Floats:
     total = np.zeros((*log_line.shape[:2], len(d_mu), len(d_alpha)))
     for place, z in enumerate(zc):
         at = (d_mu[:, None] + d_alpha * z + _REACH) / _STEP
@@ -241,7 +285,7 @@ def _line_weight(log_line: Floats, zc: Floats, d_mu: Floats, d_alpha: Floats) ->
         right = at - left
         line = log_line[:, :, place]
         total += line[:, :, left] * (1 - right) + line[:, :, left + 1] * right
-    return normalized(total)
+    return normalized(total + log_prior)
 
 
 def _zoom(grid: Floats, marginal: Floats, count: int) -> Floats:

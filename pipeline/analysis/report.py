@@ -8,9 +8,10 @@ from string import Template
 from typing import Any
 
 import pipeline
-from pipeline.analysis import charts, figures, words
-from pipeline.analysis import fit as fitting
-from pipeline.analysis.fit import GroupFit, StudyFit
+from pipeline.analysis import charts, families, figures, words
+from pipeline.analysis.families import GroupFit, StudyFit
+from pipeline.analysis.fit import study_args, study_parser, summary
+from pipeline.analysis.tables import write, write_text
 from pipeline.config import RequestError
 
 _TEMPLATE = Path(__file__).with_name("report.html.template")
@@ -18,9 +19,7 @@ _TEMPLATE = Path(__file__).with_name("report.html.template")
 _READING = (
     "An exponent is the slope of log learning rate on log width: "
     f"{words.MINUS}0.50 means that the learning rate shrinks like n<sup>{words.MINUS}1/2</sup>, 0 that it transfers unchanged. "
-    "Learning rates are the base group's, before any width factor of the parameterization. ± is the standard error of a "
-    "least-squares line through the values found on the grid, and the 95 % interval Student's t on (widths "
-    f"{words.MINUS} 2) degrees of freedom, at three widths 12.7 standard errors to either side."
+    "Learning rates are the base group's, before any width factor of the parameterization."
 )
 
 
@@ -66,7 +65,7 @@ def _subtitle(fit: StudyFit) -> str:
         f"widths {', '.join(map(str, widths))}",
         f"{runs['lr'].nunique()} learning rates from {words.lr(runs['lr'].min())} to {words.lr(runs['lr'].max())}",
         f"{runs['seed'].nunique()} seed{'s' * (runs['seed'].nunique() > 1)}",
-        f"compared by {words.METRIC_NAME[fit.metric]} ({words.unit(fit)})",
+        f"compared by {fit.measure.name} ({words.unit(fit)})",
     ]
     left_out = words.left_out(fit)
     return escape(" · ".join([*parts, left_out] if left_out else parts))
@@ -84,7 +83,7 @@ def _exponents(fit: StudyFit) -> str:
         for name, e in (("optimal", group.optimal), ("max-stable", group.max_stable))
     ]
     table = _table(("", "learning rate", "exponent", "95 % interval", "widths used"), rows)
-    return f'{table}<p class="soft">{_READING}</p>'
+    return f'{table}<p class="soft">{_READING} {words.reading(fit.estimator)}</p>'
 
 
 def _group_section(fit: StudyFit, group: GroupFit, key: str, specs: dict[str, charts.Chart]) -> str:
@@ -98,20 +97,10 @@ def _group_section(fit: StudyFit, group: GroupFit, key: str, specs: dict[str, ch
     for place, (title, spec) in enumerate(drawn.items()):
         specs[f"{key}-{place}"] = spec
         cells.append(f'<div><h3>{title}</h3><div class="chart" id="{key}-{place}"></div></div>')
-    rows = [
-        (
-            w.width,
-            words.optimum_cell(w),
-            words.number(w.optimum.loss, 3),
-            words.lr(w.edge.last_stable_lr),
-            words.unstable_cell(w),
-            w.n_runs,
-        )
-        for w in group.widths
-    ]
-    table = _table(("width", "best lr", "loss there", "stable up to", "unstable from", "runs"), rows)
+    header, *rows = words.width_rows(group)
+    table = _table(header, rows)
     notes = "".join(f"<li>{escape(note)}</li>" for note in words.notes(group))
-    cells.append(f'<div><h3>Per width</h3>{table}<ul class="notes">{notes}</ul></div>')
+    cells.append(f'<div class="wide"><h3>Per width</h3>{table}<ul class="notes">{notes}</ul></div>')
     return f'<h2>{escape(words.group_title(group))}</h2><div class="charts">{"".join(cells)}</div>'
 
 
@@ -163,11 +152,11 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """`pipeline report STUDY... [--metric train|val]`. Files go into the first study's folder."""
-    dirs, metric = fitting.parse_study_args("report", "One HTML page and the figures of a study.", argv)
-    fit = fitting.fit(dirs, metric)
-    folder = fit.study.dirs[0]
-    page = fitting.write_text(folder / "report.html", render(fit))
-    paths = [page, *fitting.write(fit), *figures.save(figures.lr_curves(fit), folder / "figures", "lr_transfer")]
-    print(fitting.summary(fit), "", *paths, sep="\n")
+    """`pipeline report STUDY... [--metric ...] [--value ...] [--estimator ...]`. Files go into the first study's folder."""
+    args = study_args(study_parser("report", "One HTML page and the figures of a study.").parse_args(argv))
+    found = families.fit(args.dirs, args.measure, args.estimator)
+    folder = found.study.dirs[0]
+    page = write_text(folder / "report.html", render(found))
+    paths = [page, *write(found), *figures.save(figures.lr_curves(found), folder / "figures", "lr_transfer")]
+    print(summary(found), "", *paths, sep="\n")
     return 0

@@ -54,8 +54,8 @@ class Runs:
     def __len__(self) -> int:
         return len(self.lr)
 
-    def where(self, mask: Bools) -> "Runs":
-        """The runs selected by `mask`."""
+    def where(self, mask: Bools | Ints) -> "Runs":
+        """The runs selected by a mask, or by their places, in that order."""
         columns = (self.width, self.lr, self.seed, self.loss, self.left, self.accuracy)
         return Runs(*(column[mask] for column in columns))  # type: ignore[arg-type]
 

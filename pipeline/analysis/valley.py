@@ -1,7 +1,8 @@
 """The optimum below grid resolution: one valley shape shared by all widths, fitted to the losses of the stable runs.
 
-L = a_n + s_(n, seed) + c_n V(x - x_n; k) with V(u; k) = (e^(ku) - 1 - ku) / k^2 and log c_n linear in log width: a penalized
-robust least-squares problem, solved by Gauss-Newton with analytic derivatives. The intercepts s pair the runs of a seed; they
+L = a_n + s_(n, seed) + c_n G(V(x - x_n; k); p) with V(u; k) = (e^(ku) - 1 - ku) / k^2, G(V; p) = ((1 + 2V)^p - 1) / (2p) and
+log c_n linear in log width. k skews the valley; p sharpens it, from straight walls (1/2) over V itself (1) to a flat bottom
+(2). A penalized robust least-squares problem, solved by Levenberg-Marquardt with analytic derivatives. The intercepts s pair the runs of a seed; they
 are shrunk and eliminated, so that the cost grows linearly with the number of runs.
 """
 
@@ -16,13 +17,15 @@ from pipeline.analysis.runs import Bools, Floats, Ints, Runs
 Robust = Callable[[Floats], tuple[Floats, Floats]]
 
 # Octaves below and above a width's optimum whose runs enter: beyond, valleys have shapes of their own.
-WINDOW = (-3.0, 2.5)
+WINDOW = (-5.0, 3.0)
 
-# Priors, all weak: curvature and asymmetry of valleys as met in practice, in nats per octave^2 and per octave.
-_K_MEAN, _K_SD = 0.5, 0.5
+# Priors, weak: curvature and asymmetry of valleys as met in practice, in nats per octave^2 and per octave.
+_K_MEAN, _K_SD = 0.5, 0.3
 _LOG_C_MEAN, _LOG_C_SD = math.log(0.06), 2.0
-_DRIFT_SD = 0.4  # of log c, per doubling of width
-_PILOT_SD = 3.0  # octaves, of x_n around the pilot
+_P_MEAN, _P_SD = 1.0, 0.4
+_LEAST_P = 0.2
+_DRIFT_SD = 0.12  # of log c, per doubling of width
+_PILOT_SD = 1.0  # octaves, of x_n around the pilot
 
 _PSEUDO = 6.0  # observations that the pooled variance counts for, beside a width's own
 _TAILS = 4.0  # degrees of freedom of the noise: spikes and half-recovered divergences come with every sweep
@@ -43,6 +46,8 @@ class Valley:
     """c_n."""
     asymmetry: float
     """k; positive: steeper above the optimum."""
+    sharpness: float
+    """p."""
     noise: Floats
     """Per width, standard deviation of one run around the curve."""
     n_used: Ints
@@ -50,10 +55,22 @@ class Valley:
 
     def loss(self, place: int, x: Floats) -> Floats:
         """The fitted curve of a width."""
-        return self.level[place] + self.curvature[place] * shape(x - self.x[place], self.asymmetry)[0]
+        found: Floats = (
+            self.level[place] + self.curvature[place] * shape(x - self.x[place], self.asymmetry, self.sharpness)[0]
+        )
+        return found
 
 
-def shape(u: Floats, k: float) -> tuple[Floats, Floats, Floats]:
+def shape(u: Floats, k: float, p: float) -> tuple[Floats, Floats, Floats, Floats]:
+    """G(V(u; k); p) and its derivatives by u, k and p."""
+    v, du, dk = _skewed(u, k)
+    log = np.log1p(2 * v)
+    grown = np.expm1(p * log)
+    slope = np.exp((p - 1) * log)
+    return grown / (2 * p), slope * du, slope * dk, (p * (grown + 1) * log - grown) / (2 * p * p)
+
+
+def _skewed(u: Floats, k: float) -> tuple[Floats, Floats, Floats]:
     """V(u; k), dV/du and dV/dk."""
     t = np.clip(k * u, -20, 20)
     small = np.abs(t) < 0.03
@@ -76,7 +93,7 @@ def fit_valley(runs: Runs, stable: Bools, pilot: dict[int, float]) -> Valley | N
         return None
     usable &= np.isin(runs.width, kept)
     order = np.lexsort((runs.x, runs.seed, runs.width))
-    problem = _Problem(runs.where(order).where(usable[order]), tuple(kept), np.array([pilot[n] for n in kept]))
+    problem = _Problem(runs.where(order[usable[order]]), tuple(kept), np.array([pilot[n] for n in kept]))
     return problem.solve()
 
 
@@ -98,7 +115,7 @@ def _huber(scaled: Floats) -> tuple[Floats, Floats]:
 
 
 class _Problem:
-    """Parameters: x_n and a_n per width, log c at the mean width, its drift with log2 width, k."""
+    """Parameters: x_n and a_n per width, log c at the mean width, its drift with log2 width, k, p."""
 
     def __init__(self, runs: Runs, widths: tuple[int, ...], pilot: Floats) -> None:
         self.n = len(widths)
@@ -112,12 +129,12 @@ class _Problem:
             np.r_[True, (np.diff(runs.width) != 0) | (np.diff(runs.seed) != 0)] if len(runs) else []
         ) - 1  # fmt: skip
         n = self.n
-        self.precision = np.zeros(2 * n + 3)
+        self.precision = np.zeros(2 * n + 4)
         self.precision[:n] = _PILOT_SD**-2
-        self.precision[2 * n :] = _LOG_C_SD**-2, _DRIFT_SD**-2, _K_SD**-2
-        self.centre = np.zeros(2 * n + 3)
+        self.precision[2 * n :] = _LOG_C_SD**-2, _DRIFT_SD**-2, _K_SD**-2, _P_SD**-2
+        self.centre = np.zeros(2 * n + 4)
         self.centre[:n] = pilot
-        self.centre[2 * n :] = _LOG_C_MEAN, 0.0, _K_MEAN
+        self.centre[2 * n :] = _LOG_C_MEAN, 0.0, _K_MEAN, _P_MEAN
 
     def solve(self) -> Valley:
         theta = self.centre.copy()
@@ -143,6 +160,7 @@ class _Problem:
             level=theta[n : 2 * n].copy(),
             curvature=np.exp(theta[2 * n] + theta[2 * n + 1] * self.z),
             asymmetry=float(theta[2 * n + 2]),
+            sharpness=float(theta[2 * n + 3]),
             noise=noise,
             n_used=np.bincount(self.place, minlength=n).astype(np.int64),
         )
@@ -153,7 +171,7 @@ class _Problem:
         first = np.flatnonzero(np.r_[True, np.diff(group) != 0])
         self.first = first
         self.group = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(group)]))
-        self.per_width = np.bincount(self.place, minlength=self.n).astype(np.float64)
+        self.per_width: Floats = np.bincount(self.place, minlength=self.n).astype(np.float64)
         self.rows = np.arange(len(self.x))
 
     def _start(self, theta: Floats) -> tuple[Floats, Floats, float]:
@@ -163,7 +181,7 @@ class _Problem:
         residual = self.y - theta[self.n : 2 * self.n][self.place]
         tight = max(0.05 * float(np.median(np.abs(residual))), 1e-9)
         weak, self.precision = self.precision, self.precision.copy()
-        self.precision[2 * self.n + 1 :] = (1 / 0.02) ** 2, (1 / 0.02) ** 2  # of an average shape, for now
+        self.precision[2 * self.n + 1 :] = 0.02**-2  # of an average shape, for now
         theta, free, intercept, total = self._levenberg(theta, np.full(self.n, tight), tight, _huber)
         self.precision = weak
         noise = np.full(self.n, max(1.5 * float(np.median(np.abs(free))), 1e-9))
@@ -173,14 +191,15 @@ class _Problem:
         """Residuals without the seeds' intercepts, and the Jacobian of the curve."""
         n = self.n
         c = np.exp(theta[2 * n] + theta[2 * n + 1] * self.z)[self.place]
-        v, du, dk = shape(self.x - theta[:n][self.place], theta[2 * n + 2])
+        v, du, dk, dp = shape(self.x - theta[:n][self.place], theta[2 * n + 2], theta[2 * n + 3])
         cv = c * v
-        jacobian = np.zeros((len(self.x), 2 * n + 3))
+        jacobian = np.zeros((len(self.x), 2 * n + 4))
         jacobian[self.rows, self.place] = -c * du
         jacobian[self.rows, n + self.place] = 1.0
         jacobian[:, 2 * n] = cv
         jacobian[:, 2 * n + 1] = cv * self.z[self.place]
         jacobian[:, 2 * n + 2] = c * dk
+        jacobian[:, 2 * n + 3] = c * dp
         return self.y - theta[n : 2 * n][self.place] - cv, jacobian
 
     def _profile(self, residual: Floats, weight: Floats, seed_sd: float) -> tuple[Floats, Floats]:
@@ -213,6 +232,7 @@ class _Problem:
                 damped[np.diag_indices_from(damped)] *= 1 + damping
                 step = np.linalg.solve(damped, gradient)
                 trial = theta + step
+                trial[-1] = max(trial[-1], _LEAST_P)
                 new = self._model(trial)
                 state = self._reweighted(trial, new[0], sigma, seed_sd, loss)
                 if state[3] <= cost + 1e-12:
@@ -243,7 +263,7 @@ class _Problem:
     def _scales(self, free: Floats, intercept: Floats, total: Floats, noise: Floats) -> tuple[Floats, float]:
         """Noise per width, shrunk towards the pooled one, and the scatter of the seeds' intercepts (both by EM)."""
         n, m = self.n, len(self.x)
-        share = max(m - 2 * n - 3, 0.3 * m) / m  # of the runs, left over by the curve's parameters
+        share = max(m - 2 * n - 4, 0.3 * m) / m  # of the runs, left over by the curve's parameters
         for _ in range(4):
             factor, _ = _student(np.abs(free) / noise[self.place])
             squares = np.bincount(self.place, weights=factor * free * free, minlength=n)
@@ -273,7 +293,7 @@ class _Problem:
         weight, intercept, _, _ = self._reweighted(theta, residual, sigma, seed_sd, _student)
         free = residual - intercept[self.group]
         hessian, _, sums, total = self._normal_equations(theta, residual, jacobian, weight, seed_sd)
-        model = np.linalg.inv(hessian)
+        model = np.asarray(np.linalg.inv(hessian), dtype=np.float64)
         centred = jacobian - (sums / total[:, None])[self.group]
         reach = centred @ model
         leverage = weight * (np.sum(reach * centred, axis=1) + 1 / total[self.group])

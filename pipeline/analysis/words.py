@@ -1,18 +1,16 @@
 """What a fit says, in words and numbers for people, with typographic signs; `plain` turns them into ASCII."""
 
 import math
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from pipeline.analysis.exponents import Exponent, slope_step
-from pipeline.analysis.optimum import Metric
+from pipeline.analysis.exponents import PAPER, Estimator, Exponent
 
 if TYPE_CHECKING:
-    from pipeline.analysis.fit import GroupFit, StudyFit, WidthFit
+    from pipeline.analysis.families import GroupFit, Lr, StudyFit
 
 MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
-
-METRIC_NAME: dict[Metric, str] = {"train": "final training loss", "val": "final validation loss"}
 
 _LABELS = {
     "sp": "SP",
@@ -31,13 +29,15 @@ _LABELS = {
 
 _ASCII = {
     ord(sign): text
-    for sign, text in {MINUS: "-", DASH: "-", TIMES: "x", "±": "+-", "≤": "<=", "·": "/", "μ": "mu"}.items()
+    for sign, text in {MINUS: "-", DASH: "-", TIMES: "x", "±": "+-", "≤": "<=", "≥": ">=", "·": "/", "μ": "mu"}.items()
 }
 
 
 def unit(fit: "StudyFit") -> str:
     """What losses are measured in."""
     config = fit.study.config
+    if fit.measure.is_accuracy:
+        return "share of examples"
     of = "example" if config.is_classification else "token"
     return f"nats per {of}" if config.loss == "cross_entropy" else f"squared error per {of}"
 
@@ -81,55 +81,41 @@ def interval(fit: Exponent) -> str:
     return DASH if math.isnan(fit.ci_low) or fit.exact else f"{number(fit.ci_low)} to {number(fit.ci_high)}"
 
 
-def optimum_cell(width: "WidthFit") -> str:
-    optimum = width.optimum
-    if optimum.index is None:
-        return f"< {lr(width.curve.lrs[0])}"
-    where = {"no": "", "low": " (lowest tried)", "high": " (highest tried)", "both": " (only one tried)"}
-    return lr(optimum.lr) + where[optimum.at_edge]
-
-
-def unstable_cell(width: "WidthFit") -> str:
-    if width.optimum.index is None:
-        return f"≤ {lr(width.curve.lrs[0])}"
-    return f"> {lr(width.curve.lrs[-1])}" if width.edge.censored else lr(width.edge.min_unstable_lr)
-
-
 def answer(group: "GroupFit") -> str:
     """Where optimum and stability edge went with width: the paragraph a hurried reader takes away."""
-    return f"{_optimum_sentence(group)} {_edge_sentence(group)}".rstrip()
+    return _phrases(group).answer(group)
 
 
 def notes(group: "GroupFit") -> list[str]:
-    """What the numbers of `group` cannot tell, one sentence each."""
-    found = []
-    lost = [w for w in group.widths if w.optimum.index is None]
-    if lost:
-        found.append(f"{_widths(lost).capitalize()} took no part in the exponents; extend the grid downwards there.")
-    for end, side, way in (("low", "lowest", "downwards"), ("high", "highest", "upwards")):
-        at_end = [w for w in group.widths if w.optimum.at_edge in (end, "both")]
-        if at_end:
-            found.append(
-                f"At {_widths(at_end)} the best learning rate is the {side} tried, so the true optimum may lie beyond "
-                f"it and the exponent of the optimum is not to be trusted; extend the grid {way}."
-            )
-    for quantity, fit in (("optimum", group.optimal), ("stability edge", group.max_stable)):
-        if fit.n_widths == 2:
-            found.append(f"The exponent of the {quantity} is the slope between two widths: it has no error estimate.")
-        elif fit.exact:
-            found.append(
-                f"The exponent of the {quantity} has no error estimate: the grid points found happen to lie exactly on a "
-                "line, which is the grid's doing and no certainty."
-            )
-    if group.optimal.estimable and not math.isnan(group.lr_ratio):
-        step = slope_step([w.width for w in group.widths if w.optimum.index is not None], group.lr_ratio)
-        found.append(
-            f"Learning rates were tried in steps of {TIMES}{group.lr_ratio:.3g}: one step at the narrowest or widest width "
-            f"moves the exponent of the optimum by {number(step)}. Errors show scatter around the line only, not this."
-        )
-    if group.n_seeds == 1:
-        found.append("One seed per point: differences between neighbouring learning rates may be seed noise.")
-    return found
+    """What qualifies the numbers of `group`, one sentence each."""
+    return _phrases(group).notes(group)
+
+
+def width_rows(group: "GroupFit") -> list[tuple[str, ...]]:
+    """The table of the widths, header first."""
+    return _phrases(group).width_rows(group)
+
+
+def reading(estimator: Estimator) -> str:
+    """How to read the exponents and their errors."""
+    from pipeline.analysis import words_paper, words_posterior
+
+    return words_paper.READING if estimator == PAPER else words_posterior.READING
+
+
+def _phrases(group: "GroupFit") -> "Phrases":
+    from pipeline.analysis import words_paper, words_posterior
+
+    phrases: Phrases = words_paper if group.estimate is None else words_posterior
+    return phrases
+
+
+class Phrases(Protocol):
+    """What an estimator's wording provides."""
+
+    def answer(self, group: "GroupFit") -> str: ...
+    def notes(self, group: "GroupFit") -> list[str]: ...
+    def width_rows(self, group: "GroupFit") -> list[tuple[str, ...]]: ...
 
 
 def left_out(fit: "StudyFit") -> str:
@@ -141,58 +127,29 @@ def left_out(fit: "StudyFit") -> str:
     return f"{' and '.join(parts)} run{'s' * (total > 1)} left out" if parts else ""
 
 
-def plain(text: str) -> str:
-    """ASCII for terminals and logs of any encoding."""
-    return text.translate(_ASCII)
+def lr_with_interval(value: "Lr") -> str:
+    """``4e-3 (3.5e-3 to 4.6e-3)``, or the value alone where there is no interval."""
+    return lr(value.value) if math.isnan(value.low) else f"{lr(value.value)} ({lr(value.low)} to {lr(value.high)})"
 
 
-def _optimum_sentence(group: "GroupFit") -> str:
-    found = [w for w in group.widths if w.optimum.index is not None]
-    lost = [w for w in group.widths if w.optimum.index is None]
-    under = f"Under {label(group.param)} with {label(group.optimizer)}"
-    if not found:
-        return f"{under} no learning rate trained stably at any width, so there is no optimum."
-    first, last = found[0], found[-1]
-    if len(found) == 1:
-        return f"{under} the best learning rate at width {first.width} is {lr(first.optimum.lr)}; an exponent needs two widths."
-    if first.optimum.lr == last.optimum.lr:
-        moved = f"is {optimum_cell(first)} at width {first.width} and {optimum_cell(last)} at width {last.width}"
-    else:
-        moved = f"moved from {optimum_cell(first)} at width {first.width} to {optimum_cell(last)} at width {last.width}"
-    return f"{under} the best learning rate {moved}: exponent {_with_interval(group.optimal)}." + (
-        f" At {_widths(lost)} every learning rate was unstable." if lost else ""
-    )
-
-
-def _edge_sentence(group: "GroupFit") -> str:
-    seen = [w for w in group.widths if not w.edge.censored]
-    unseen = [w for w in group.widths if w.edge.censored and w.optimum.index is not None]
-    beyond = ""
-    if unseen:
-        largest = lr(min(w.curve.lrs[-1] for w in unseen))
-        beyond = f"At {_widths(unseen)} no learning rate up to {largest} was unstable: the edge lies beyond it."
-    if not seen:
-        return beyond
-    first, last = seen[0], seen[-1]
-    start = f"Training became unstable from {lr(first.edge.min_unstable_lr)} at width {first.width}"
-    if len(seen) == 1:
-        text = f"{start}; an exponent needs two widths."
-    else:
-        text = f"{start} and from {lr(last.edge.min_unstable_lr)} at width {last.width}: exponent {_with_interval(group.max_stable)}."
-    return f"{text} {beyond}".rstrip()
-
-
-def _with_interval(fit: Exponent) -> str:
-    if fit.exact:
-        return f"{exponent(fit)} (grid points exactly on a line, so there is no error estimate)"
-    if math.isnan(fit.ci_low):
-        return f"{exponent(fit)} (two widths, so there is no error estimate)"
-    verdict = f", too wide to tell {number(-1, 0)} from 0" if fit.ci_low < -1 and fit.ci_high > 0 else ""
-    return f"{exponent(fit)} (95 % interval {interval(fit)}{verdict})"
-
-
-def _widths(widths: Sequence["WidthFit"]) -> str:
-    values = [str(w.width) for w in widths]
+def widths_text(widths: Sequence[int]) -> str:
+    """``width 64``, ``widths 64, 128 and 256``."""
+    values = [str(n) for n in widths]
     if len(values) == 1:
         return f"width {values[0]}"
     return f"widths {', '.join(values[:-1])} and {values[-1]}"
+
+
+def capital(text: str) -> str:
+    """The text with its first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def wrapped(text: str, lead: str) -> list[str]:
+    """Lines of at most 118 characters, the first after `lead`, the others indented like it."""
+    return textwrap.wrap(text, 118, initial_indent=lead, subsequent_indent=" " * len(lead))
+
+
+def plain(text: str) -> str:
+    """ASCII for terminals and logs of any encoding."""
+    return text.translate(_ASCII)

@@ -16,11 +16,12 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.analysis.labels import Intervals, Rule, intervals, label
+from pipeline.analysis.estimate import Estimate, Quantity, estimate
+from pipeline.analysis.labels import Rule
 from pipeline.analysis.posterior import Mixture
-from pipeline.analysis.powerlaw import EdgeLaw, OptimumLaw, edge_law, optimum_law
+from pipeline.analysis.powerlaw import OptimumLaw
 from pipeline.analysis.runs import Runs
-from pipeline.analysis.valley import WINDOW, Valley, fit_valley
+from pipeline.analysis.valley import WINDOW
 
 SCAN_REACH, SCAN_STEP = 6.0, 2.0  # octaves around the first guess
 SCAN_LIMIT = 20.0  # octaves from the first guess after which the scan gives up
@@ -90,46 +91,43 @@ class _State:
 
     def __init__(self, runs: Runs, aim: Aim) -> None:
         self.runs, self.aim = runs, aim
-        self.labels = label(runs, aim.rule) if len(runs) else None
         self.gave_up = ""
 
     @cached_property
-    def seen(self) -> Intervals:
-        assert self.labels is not None
-        return intervals(self.runs, self.labels)
+    def known(self) -> Estimate:
+        assert len(self.runs)
+        return estimate(self.runs, self.aim.rule)
 
-    @cached_property
-    def valley(self) -> Valley | None:
-        assert self.labels is not None
-        pilot = {n: x for n, x in zip(self.runs.widths, self.labels.best_x.tolist(), strict=True) if math.isfinite(x)}
-        return fit_valley(self.runs, ~self.labels.unstable, pilot)
-
-    @cached_property
-    def optimum(self) -> OptimumLaw | None:
-        return optimum_law(self.valley) if self.valley is not None else None
-
-    @cached_property
-    def edge(self) -> EdgeLaw | None:
-        return edge_law(self.seen)
+    def half_width(self, quantity: Quantity) -> float:
+        """Of the 95 % interval of an exponent; inf: it cannot be told yet, or not from all widths."""
+        posterior = self.known.exponent(quantity)
+        law = self.known.optimal if quantity == "optimal" else self.known.max_stable
+        if posterior is None or law is None or len(law.widths) < len(self.aim.widths):
+            return math.inf
+        return half_width(posterior)
 
     def best(self, width: int) -> float:
         """Where the optimum is thought to be: fitted, else the best of the grid, else from the next narrower width."""
-        if self.valley is not None and width in self.valley.widths:
-            fitted = float(self.valley.x[self.valley.widths.index(width)])
+        law = self.known.own_optimum
+        if law is not None and (width in law.widths or len(law.widths) > 1):
+            fitted = law.at(width).median
+            if width not in self.runs.widths:
+                return fitted
             low, high = self._span(width)
-            return min(max(fitted, low - 2), high + 2)
-        if self.optimum is not None and len(self.optimum.widths) > 1:
-            return self.optimum.at(width).median
-        place = self.runs.widths.index(width) if width in self.runs.widths else None
-        if place is not None and self.labels is not None and math.isfinite(self.labels.best_x[place]):
-            return float(self.labels.best_x[place])
+            return min(max(fitted, low - SCAN_STEP), high + SCAN_STEP)
+        if width in self.runs.widths and math.isfinite(self.grid_best(width)):
+            return self.grid_best(width)
         return self._from_narrower(width, self.best)
+
+    def grid_best(self, width: int) -> float:
+        """The best learning rate tried; nan: none is usable."""
+        return float(self.known.labels.best_x[self.runs.widths.index(width)])
 
     def limit(self, width: int) -> float:
         """Where the edge is thought to be."""
-        if self.edge is not None:
-            return self.edge.at(width).median
-        own = self.seen.of(width)
+        if self.known.max_stable is not None:
+            return self.known.max_stable.at(width).median
+        own = self.known.seen.of(width)
         if own.two_sided.any():
             return float(np.median((own.low + own.high)[own.two_sided] / 2))
         return self._from_narrower(width, self.limit)
@@ -148,7 +146,8 @@ class _State:
         return self.runs.where((self.runs.width == width) & (self.runs.seed == seed))
 
     def bracket(self, width: int, seed: int) -> tuple[float, float]:
-        own = self.seen.where((self.seen.width == width) & (self.seen.seed == seed))
+        seen = self.known.seen
+        own = seen.where((seen.width == width) & (seen.seed == seed))
         return (float(own.low[0]), float(own.high[0])) if len(own.low) else (-math.inf, math.inf)
 
     def new(self, proposals: Iterator[Proposal]) -> tuple[Proposal, ...]:
@@ -184,9 +183,8 @@ def _scan(state: _State) -> Iterator[Proposal]:
         for x in missing:
             yield Proposal(width, seed, x, "scan")
         return
-    assert state.labels is not None
     low, high = float(done[0]), float(done[-1])
-    best = float(state.labels.best_x[0])
+    best = state.grid_best(width)
     _, top = state.bracket(width, seed)
     wanted = []
     if math.isnan(best) or best <= low + 0.01:
@@ -247,7 +245,8 @@ def _valley_runs(state: _State, width: int, seed: int) -> Iterator[Proposal]:
     usable = np.isfinite(own.loss)
     wanted = [(x, why) for x, why in targets if not _any_near(own.x[usable], x, NEAR)]
     inside = usable & (own.x > best + WINDOW[0]) & (own.x < min(best + WINDOW[1], ceiling + CLEAR_OF_EDGE))
-    if seed == state.aim.first_seed and len(wanted) + np.sum(inside) < LEAST_RUNS:
+    spared = place == len(state.aim.widths) - 1 and len(wanted) + np.sum(inside) >= LEAST_RUNS
+    if seed == state.aim.first_seed and not spared and not _any_near(own.x[usable], min(best, ceiling), NEAR):
         wanted.append((min(best, ceiling), "bottom"))
     for x, why in wanted:
         yield Proposal(width, seed, x, f"{why} of a valley at {best:.2f}")
@@ -270,9 +269,9 @@ def _open_widths(state: _State) -> Iterator[Proposal]:
 
 def _replicate(state: _State) -> Round:
     aim = state.aim
-    found = {"optimal": state.optimum, "max-stable": state.edge}
-    halves = {name: half_width(law.exponent) if law is not None else math.inf for name, law in found.items()}
-    known = ", ".join(f"{name} exponent to +-{half:.3f}" for name, half in halves.items())
+    quantities: tuple[Quantity, ...] = ("optimal", "max_stable")
+    halves = {quantity: state.half_width(quantity) for quantity in quantities}
+    known = ", ".join(f"{name.replace('_', '-')} exponent to +-{half:.3f}" for name, half in halves.items())
     wide = {name for name, half in halves.items() if half > aim.half_width}
     if not wide:
         return Round((), f"as asked: {known}")
@@ -299,20 +298,20 @@ def limit_of(widths: tuple[int, ...]) -> float:
     return half_width(OptimumLaw(widths, FIRST_SLOPE * z, 1e-6 * np.eye(len(z))).exponent)
 
 
-def _runs_of(state: _State, width: int, seed: int, wide: set[str]) -> Iterator[Proposal]:
-    if "max-stable" in wide:
+def _runs_of(state: _State, width: int, seed: int, wide: set[Quantity]) -> Iterator[Proposal]:
+    if "max_stable" in wide:
         yield from _edge_runs(state, width, seed)
     if "optimal" in wide:
         yield from _valley_runs(state, width, seed)
 
 
-def _unfinished(state: _State, wide: set[str]) -> Iterator[Proposal]:
+def _unfinished(state: _State, wide: set[Quantity]) -> Iterator[Proposal]:
     for width in state.aim.widths:
         for number in range(1, state.seeds(width)):
             yield from _runs_of(state, width, state.aim.first_seed + number, wide)
 
 
-def _more_seeds(state: _State, wide: set[str], half: float) -> Iterator[Proposal]:
+def _more_seeds(state: _State, wide: set[Quantity], half: float) -> Iterator[Proposal]:
     """Seeds in proportion to |z - mean| / sqrt(cost): about as many more as the interval is too wide, at most twice."""
     aim = state.aim
     z = np.log2(np.array(aim.widths, dtype=np.float64))

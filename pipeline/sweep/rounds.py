@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from pipeline.analysis.families import runs_of
 from pipeline.analysis.labels import Rule
-from pipeline.analysis.optimum import COLUMN
+from pipeline.analysis.measure import TRAINING_LOSS
 from pipeline.analysis.results import load_study
 from pipeline.analysis.runs import Runs
 from pipeline.config import RequestError, RunConfig, SweepConfig
@@ -175,12 +175,7 @@ def _runs(table: pd.DataFrame, config: SweepConfig, param: str) -> Runs:
     if not len(table):
         return Runs.of([], [], [], [])
     mine = table[(table["param"] == param) & (table["optimizer"] == config.optimizer) & (table["loss"] == config.loss)]
-    mine = mine[mine["width"].isin(config.widths)]
-    loss = np.where(mine["status"] == "completed", mine[COLUMN["train"]], math.nan)
-    width, lr, seed, left, accuracy = (
-        mine[name].to_numpy() for name in ("width", "lr", "seed", "left_for_good", "final_train_accuracy")
-    )
-    return Runs.of(width, lr, seed, loss, left, accuracy)
+    return runs_of(mine[mine["width"].isin(config.widths)], TRAINING_LOSS)
 
 
 def _run_of(config: SweepConfig, entry: dict[str, Any]) -> RunConfig:

@@ -1,0 +1,217 @@
+"""How right are the exponents? Simulated studies with known truth, both estimators: ``python -m benchmarks.statistics``.
+
+Per cell (world, widths, jitter, seeds, grid): root-mean-square error of `collapse` and of `paper` on the same runs and
+their ratio, coverage of the 95 % intervals, median half-width, bias. Then the note's other acceptance figures: the
+optimum that the edge limits, and the rule for clean exponents. Started as a module: as a script, its name would hide the
+standard library's. Results go to benchmarks/results/.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy
+
+from benchmarks.studies import JITTER, WORLDS, Design, Truth, World, draw, make_runs
+from pipeline.analysis.estimate import Estimate, estimate
+from pipeline.analysis.exponents import fit_exponent
+from pipeline.analysis.judgement import decided
+from pipeline.analysis.labels import LANGUAGE
+from pipeline.analysis.optimum import grid_optimum, seed_mean_curve
+from pipeline.analysis.posterior import Mixture
+from pipeline.analysis.runs import Floats, Runs
+from pipeline.analysis.stability import stability_edge, unstable_lrs
+
+GRIDS = {"x2": (1.0, False), "x2 staggered": (1.0, True), "x4": (2.0, False), "x4 staggered": (2.0, True)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    world: str
+    n_widths: int
+    jitter: str
+    n_seeds: int
+    grid: str
+
+    @property
+    def design(self) -> Design:
+        spacing, staggered = GRIDS[self.grid]
+        return Design(4 if self.n_widths == 4 else 3, self.n_seeds, spacing, staggered)
+
+
+def cells(worlds: Sequence[str]) -> Iterator[Cell]:
+    """All of them, those of the note's main table first."""
+    order = [("x2", 2), ("x2 staggered", 2), ("x4 staggered", 4), ("x4", 4), ("x2", 4), ("x2", 1), ("x2 staggered", 4),
+             ("x2 staggered", 1), ("x4", 2), ("x4 staggered", 2), ("x4", 1), ("x4 staggered", 1)]  # fmt: skip
+    for (grid, n_seeds), jitter, n_widths in itertools.product(order, JITTER, (4, 3)):
+        for world in worlds:
+            yield Cell(world, n_widths, jitter, n_seeds, grid)
+
+
+def paper_exponents(runs: Runs) -> tuple[float, float]:
+    """The published practice on arrays: optimal and max-stable exponent."""
+    optima, edges = [], []
+    for width in runs.widths:
+        curve = seed_mean_curve(runs.where(runs.width == width))
+        best = grid_optimum(curve)
+        if best.index is None:
+            continue
+        optima.append((width, best.lr))
+        edge = stability_edge(curve.lrs, unstable_lrs(curve.losses, best.index, left=curve.left), best.index)
+        if not edge.censored:
+            edges.append((width, edge.min_unstable_lr))
+    slopes = [fit_exponent([n for n, _ in found], [lr for _, lr in found]).exponent for found in (optima, edges)]
+    return slopes[0], slopes[1]
+
+
+def _scores(posterior: Mixture | None, truth: float) -> tuple[float, float, float]:
+    """Error of the median, whether the 95 % interval holds the truth, and its half-width."""
+    if posterior is None:
+        return math.nan, math.nan, math.nan
+    low, median, high = posterior.quantiles([0.025, 0.5, 0.975])
+    return median - truth, float(low <= truth <= high), (high - low) / 2
+
+
+def study(cell: Cell, seed: int) -> list[float]:
+    """One study: errors of paper (optimum, edge), then error, hit and half-width of ours (optimum, edge)."""
+    rng = np.random.default_rng([seed, *map(ord, json.dumps(asdict(cell)))])
+    truth = draw(WORLDS[cell.world], cell.design.n_widths, JITTER[cell.jitter], rng)
+    runs = make_runs(truth, cell.design)
+    paper = paper_exponents(runs)
+    found = estimate(runs, LANGUAGE)
+    return [
+        paper[0] - truth.alpha,
+        paper[1] - truth.beta,
+        *_scores(found.exponent("optimal"), truth.alpha),
+        *_scores(found.exponent("max_stable"), truth.beta),
+    ]
+
+
+def rms(values: Floats) -> float:
+    return math.sqrt(float(np.nanmean(values**2)))
+
+
+def summary(scores: Floats) -> dict[str, float]:
+    """Of the rows of `study`."""
+    row: dict[str, float] = {}
+    for name, paper, first in (("opt", 0, 2), ("max", 1, 5)):
+        error = scores[:, first]
+        row |= {
+            f"{name}_paper": rms(scores[:, paper]),
+            f"{name}_rmse": rms(error),
+            f"{name}_ratio": rms(error) / rms(scores[:, paper]),
+            f"{name}_coverage": float(np.nanmean(scores[:, first + 1])),
+            f"{name}_half": float(np.nanmedian(scores[:, first + 2])),
+            f"{name}_bias": float(np.nanmean(error)),
+            f"{name}_none": float(np.isnan(error).mean()),
+        }
+    return row
+
+
+def run_cell(cell: Cell, n: int) -> dict[str, float]:
+    return summary(np.array([study(cell, seed) for seed in range(n)]))
+
+
+def edge_limited(world: str, gap: tuple[float, float], n: int) -> tuple[float, float]:
+    """Share of studies in which the edge is found to limit the optimum, and coverage of the reported exponent in those,
+    where optimum and edge share their exponent and lie `gap` octaves apart."""
+    seen = [_limited(WORLDS[world], gap, seed) for seed in range(n)]
+    hits = [hit for limited, hit in seen if limited]
+    return sum(limited for limited, _ in seen) / n, sum(hits) / max(len(hits), 1)
+
+
+def _limited(world: World, gap: tuple[float, float], seed: int) -> tuple[bool, bool]:
+    truth, found = simulated(world, seed, gap=gap)
+    posterior = found.exponent("optimal")
+    hit = posterior is not None and posterior.interval()[0] <= truth.beta <= posterior.interval()[1]
+    return found.edge_limited, hit
+
+
+def simulated(
+    world: World, seed: int, gap: tuple[float, float] = (0.9, 3.0), alpha: float | None = None
+) -> tuple[Truth, Estimate]:
+    """A mild study of four widths and two seeds on the x2 grid, and its fit."""
+    rng = np.random.default_rng([seed, 11])
+    truth = draw(world, 4, JITTER["mild"], rng, gap, alpha)
+    return truth, estimate(make_runs(truth, Design()))
+
+
+def clean_rule(world: str, alpha: float, n: int) -> tuple[float, float]:
+    """How often the clean exponent nearest to the optimum's is decided, and how often decided wrongly, if it is `alpha`."""
+    right = min((-1.0, -0.5, 0.0), key=lambda value: abs(value - alpha))
+    answers = []
+    for seed in range(n):
+        posterior = simulated(WORLDS[world], seed, alpha=alpha)[1].exponent("optimal")
+        answers.append(None if posterior is None else decided(posterior))
+    return sum(a is not None for a in answers) / n, sum(a not in (None, right) for a in answers) / n
+
+
+HEADER = (
+    "| world | widths | jitter | seeds | grid | opt RMSE paper | ours | ratio | 95 % coverage | half-width | bias | "
+    "max RMSE paper | ours | ratio | 95 % coverage | half-width | bias |"
+)
+
+
+def markdown(cell: Cell, row: dict[str, float]) -> str:
+    parts = [cell.world, str(cell.n_widths), cell.jitter, str(cell.n_seeds), cell.grid]
+    for name in ("opt", "max"):
+        parts += [f"{row[f'{name}_paper']:.3f}", f"{row[f'{name}_rmse']:.3f}", f"{row[f'{name}_ratio']:.2f}"]
+        parts += [f"{row[f'{name}_coverage']:.3f}", f"{row[f'{name}_half']:.3f}", f"{row[f'{name}_bias']:+.3f}"]
+    return f"| {' | '.join(parts)} |"
+
+
+def machine() -> str:
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    versions = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
+    return f"{os.cpu_count()} cores, {model}; {versions}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.statistics", description=__doc__)
+    parser.add_argument("--studies", type=int, default=1000, help="per cell")
+    parser.add_argument("--worlds", nargs="+", choices=sorted(WORLDS), default=list(WORLDS))
+    parser.add_argument("--cells", type=int, help="only the first so many")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--skip_rules", action="store_true", help="leave out figures 7 and 8")
+    args = parser.parse_args()
+    started = time.monotonic()
+    wanted = list(cells(args.worlds))[: args.cells]
+    print(f"{args.studies} studies per cell, {machine()}\n\n{HEADER}\n|{'---|' * 17}", flush=True)
+    with ProcessPoolExecutor(args.processes) as pool:
+        for cell, row in zip(wanted, pool.map(run_cell, wanted, [args.studies] * len(wanted)), strict=True):
+            print(markdown(cell, row), flush=True)
+        if not args.skip_rules:
+            print("\n| world | what | value |\n|---|---|---|", flush=True)
+            for line in _rules(args.worlds, args.studies):
+                print(line, flush=True)
+    print(f"\n{time.monotonic() - started:.0f} s", flush=True)
+    return 0
+
+
+def _rules(worlds: Sequence[str], n: int) -> Iterator[str]:
+    for world in worlds:
+        for text, gap in (("<= 0.2", (0.0, 0.2)), (">= 1.4", (1.4, 3.0))):
+            share, covered = edge_limited(world, gap, n)
+            yield f"| {world} | edge found to limit the optimum, bottom {text} octaves below | {share:.3f} |"
+            if gap[1] < 1:
+                yield f"| {world} | coverage of the exponent after switching | {covered:.3f} |"
+        for alpha in (-0.5, -0.3):
+            share, wrong = clean_rule(world, alpha, n)
+            yield f"| {world} | clean rule at {alpha:g}: decided, of these and all wrong | {share:.3f}, {wrong:.3f} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

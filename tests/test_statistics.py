@@ -1,0 +1,43 @@
+"""A seeded subset of benchmarks/statistics.py: simulated studies with known truth."""
+
+import numpy as np
+import pytest
+
+from benchmarks import statistics
+from benchmarks.statistics import Cell
+from benchmarks.studies import NOTE
+
+
+@pytest.mark.parametrize("world", ["note", "other"])
+def test_four_widths_beat_the_published_practice_and_cover(world):
+    found = statistics.run_cell(Cell(world, 4, "mild", 2, "x2"), 60)
+    assert found["opt_ratio"] < 0.45
+    assert found["max_ratio"] < 0.95
+    assert found["opt_coverage"] >= 0.87
+    assert found["max_coverage"] >= 0.87
+    assert found["opt_half"] < 0.06
+    assert abs(found["opt_bias"]) < 0.02
+
+
+def test_an_edge_that_limits_the_optimum_is_seen_and_another_is_not():
+    near, covered = statistics.edge_limited("note", (0.0, 0.2), 25)
+    assert near >= 0.85
+    assert covered >= 0.75
+    assert statistics.edge_limited("note", (1.4, 3.0), 25)[0] <= 0.04
+
+
+def test_the_clean_rule():
+    share, wrong = statistics.clean_rule("note", -0.5, 25)
+    assert share >= 0.9
+    assert wrong == 0
+
+
+def test_studies_are_what_they_are_said_to_be():
+    truth, found = statistics.simulated(NOTE, 3)
+    z = np.log2(np.array(truth.widths) / 256)
+    assert np.polyfit(z, truth.optimum, 1)[0] == pytest.approx(truth.alpha, abs=0.05)
+    assert (truth.edge > truth.optimum).all()
+    assert len(found.runs) == 80
+    assert statistics.study(Cell("other", 3, "hard", 1, "x4 staggered"), 5) == pytest.approx(
+        statistics.study(Cell("other", 3, "hard", 1, "x4 staggered"), 5), nan_ok=True
+    )
