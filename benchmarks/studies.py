@@ -3,10 +3,11 @@
 Units: x = log2(lr) in octaves, z = log2(n / 256). A study's optimum and stability edge lie at mu + alpha z + xi_n, where
 the irregularity xi_n of single widths ("jitter") has a standard deviation of 0.04 octave (`mild`) or 0.12 (`hard`).
 
-Two worlds. `NOTE` is rebuilt from the description in the project's statistics note: three asymmetric valleys (slow left,
+Three worlds. `NOTE` is rebuilt from the description in the project's statistics note: three asymmetric valleys (slow left,
 steep right), an edge with scatter per seed and per run, NaN and half-recovered divergences, loss spikes. `OTHER` shares no
 formula with it: piecewise, cosh-walled, softplus-walled and quartic valleys, noise that grows towards the edge, heavy-tailed or
-correlated jitter, skewed edge scatter. Estimators were tuned on the first, and judged on both.
+correlated jitter, skewed edge scatter. Estimators were tuned on these two. `FRESH` was written when they stood, and is for
+judging alone: other valleys and jitter again; nothing may be chosen by looking at it.
 """
 
 import math
@@ -86,6 +87,27 @@ def _quartic(u: Floats, asymmetry: float) -> Floats:
     return 0.25 * u**2 * right + 0.06 * np.clip(u, -6, 6) ** 4 / (1 + 0.25 * u**2) * right
 
 
+def _morse(u: Floats, asymmetry: float) -> Floats:
+    """A plateau on the left, an exponential wall on the right (Morse potential)."""
+    k = 0.2 + 0.15 * asymmetry
+    found: Floats = np.expm1(np.clip(k * u, -50, 6)) ** 2 / (2 * k**2)
+    return found
+
+
+def _power(u: Floats, asymmetry: float) -> Floats:
+    """Powers between a line and a parabola, the right one higher; smoothed at the bottom."""
+    right = u > 0
+    power = np.where(right, 1.6 + 0.4 * asymmetry, 1.4)
+    found: Floats = np.where(right, 0.7, 0.5) * ((u * u + 0.09) ** (power / 2) - 0.09 ** (power / 2))
+    return found
+
+
+def _rational(u: Floats, asymmetry: float) -> Floats:
+    """A parabola that turns into a line on the left and into a quartic on the right."""
+    left, right = 0.15 + 0.3 * asymmetry, 0.05 + 0.15 * asymmetry
+    return np.where(u < 0, u**2 / (2 * (1 + left * np.abs(u))), u**2 * (1 + right * u**2) / 2)
+
+
 def _normal(rng: np.random.Generator, n: int) -> Floats:
     return rng.standard_normal(n)
 
@@ -101,6 +123,14 @@ def _correlated(rng: np.random.Generator, n: int) -> Floats:
     for i in range(1, n):
         found[i] = 0.5 * found[i - 1] + math.sqrt(0.75) * found[i]
     return found
+
+
+def _uniform(rng: np.random.Generator, n: int) -> Floats:
+    return rng.uniform(-math.sqrt(3), math.sqrt(3), n)
+
+
+def _laplace(rng: np.random.Generator, n: int) -> Floats:
+    return rng.laplace(size=n) / math.sqrt(2)
 
 
 @dataclass(frozen=True)
@@ -145,7 +175,18 @@ OTHER = World(
     1.0,
     (0.03, 0.15),
 )
-WORLDS = {world.name: world for world in (NOTE, OTHER)}
+FRESH = World(
+    "fresh",
+    (_morse, _power, _rational),
+    (_uniform, _laplace),
+    (0.12, 0.38),
+    0.08,
+    0.3,
+    (0.003, 0.012),
+    0.7,
+    (0.03, 0.13),
+)
+WORLDS = {world.name: world for world in (NOTE, OTHER, FRESH)}
 
 
 @dataclass(frozen=True)

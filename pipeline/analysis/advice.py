@@ -1,7 +1,7 @@
 """Which further runs would narrow a prediction most, from the fit's own variances. numpy only.
 
-For a quantity with x_n = mu + alpha z_n + xi_n observed with variance v_n, the prediction at z is the generalized
-least-squares line there; its variance, xi's included, is computed before and after each candidate's runs.
+The variance of the prediction (`drift.Line`), irregularity of the width included, is computed before and after each
+candidate's runs.
 """
 
 import math
@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.analysis.drift import Line
 from pipeline.analysis.estimate import Estimate, Quantity
-from pipeline.analysis.powerlaw import EdgeLaw, OptimumLaw, PowerLaw
 from pipeline.analysis.runs import Floats
 
 Kind = Literal["narrower", "wider", "seeds"]
@@ -39,7 +39,7 @@ def advise(found: Estimate, quantity: Quantity, width: float) -> tuple[Advice, .
     if law is None or len(law.widths) < 2:
         return ()
     widths = np.array(law.widths, dtype=np.float64)
-    variance, jitter = _variances(found, law), law.jitter**2
+    variance, jitter = np.diag(law.observed[1]), law.jitter**2
     per_width = {n: int(np.sum(found.runs.width == n)) for n in found.runs.widths}
     spent = sum(count * n**2 for n, count in per_width.items())
     typical = float(np.median(list(per_width.values())))
@@ -62,24 +62,5 @@ def advise(found: Estimate, quantity: Quantity, width: float) -> tuple[Advice, .
     return tuple(sorted(found_ways, key=lambda way: way.shrink))
 
 
-def _variances(found: Estimate, law: PowerLaw) -> Floats:
-    """Of each width's own estimate, octaves^2."""
-    if isinstance(law, OptimumLaw):
-        return np.diag(law.covariance)
-    assert isinstance(law, EdgeLaw)
-    scatter = law.seed_scatter**2
-    variances = []
-    for n in law.widths:
-        seen = found.seen.of(n)
-        lengths = (seen.high - seen.low)[seen.two_sided]
-        typical = float(np.mean(lengths**2)) / 12 if len(lengths) else 4.0
-        variances.append((scatter + typical) / max(len(lengths), 1))
-    return np.array(variances)
-
-
 def _predicted(widths: Floats, variance: Floats, jitter: float, width: float) -> float:
-    z, at = np.log2(widths), math.log2(width)
-    weight = 1 / variance
-    centre = float(weight @ z) / float(weight.sum())
-    spread = float(weight @ (z - centre) ** 2)
-    return 1 / float(weight.sum()) + (at - centre) ** 2 / spread + jitter
+    return Line(widths, np.diag(variance)).at(width, np.zeros_like(widths))[1] + jitter

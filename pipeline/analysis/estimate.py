@@ -2,8 +2,8 @@
 
 found = estimate(Runs.of(width, lr, seed, loss))
 found.optimal.exponent.interval(0.95)      # 95 % interval of d log(lr) / d log(n)
-found.optimal.at(8192).quantile(0.5)       # log2 of the optimal learning rate at a width that was not trained
-found.max_stable.at(8192).interval(0.9)
+found.at("optimal", 8192).median           # log2 of the optimal learning rate at a width that was not trained
+found.at("max_stable", 8192).interval(0.9)
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.analysis.drift import extrapolated
 from pipeline.analysis.labels import LANGUAGE, Intervals, Labels, Rule, intervals, label
 from pipeline.analysis.posterior import Mixture
 from pipeline.analysis.powerlaw import EdgeLaw, OptimumLaw, PowerLaw, edge_law, edge_of_width, optimum_law
@@ -105,7 +106,8 @@ class Estimate:
     def at(self, quantity: Quantity, width: float) -> Mixture | None:
         """log2 of the learning rate at a width, trained or not; None where nothing is known of it.
 
-        The place of an optimum that the edge limits is still the valley's, where the width was trained.
+        The place of an optimum that the edge limits is still the valley's, where the width was trained. Elsewhere the
+        power law may drift (`drift`).
         """
         if quantity == "optimal":
             law: PowerLaw | None = self.optimal
@@ -115,7 +117,11 @@ class Estimate:
             law = self.max_stable
             if law is None:
                 return edge_of_width(self.seen.of(int(width)))
-        return law.at(width) if law is not None and (len(law.widths) > 1 or width in law.widths) else None
+        if law is None:
+            return None
+        if width in law.widths:
+            return law.at(width)
+        return extrapolated(law, width) if len(law.widths) > 1 else None
 
     @cached_property
     def widths(self) -> tuple[WidthEstimate, ...]:

@@ -38,6 +38,11 @@ class PowerLaw(Protocol):
         """Posterior mean of s, the irregularity of single widths, octaves."""
         ...
 
+    @property
+    def observed(self) -> tuple[Floats, Floats]:
+        """Mean and covariance of what each width says by itself, octaves."""
+        ...
+
     def line(self, width: float) -> Mixture:
         """log2 of the learning rate on the power law at `width`: what widths scatter around."""
         ...
@@ -84,6 +89,10 @@ class OptimumLaw:
         assert len(self.widths) > 1
         weight, mean, covariance, _ = self._given_s
         return Mixture(mean[:, 1], np.sqrt(covariance[:, 1, 1]), weight)
+
+    @property
+    def observed(self) -> tuple[Floats, Floats]:
+        return self.x, self.covariance
 
     def at(self, width: float) -> Mixture:
         if width in self.widths:
@@ -183,6 +192,14 @@ class EdgeLaw:
         weight = self.weight.sum(axis=(0, 1, 2))
         step = (self.d_alpha[1] - self.d_alpha[0]) / math.sqrt(12)
         return Mixture(self._slope + self.d_alpha, np.full(len(weight), step), weight)
+
+    @property
+    def observed(self) -> tuple[Floats, Floats]:
+        m = _local()
+        mass = np.einsum("t,twm->wm", self.weight.sum(axis=(0, 2, 3)), self.by_width)
+        mass /= mass.sum(axis=1, keepdims=True)
+        mean: Floats = mass @ m
+        return self.pilot + mean, np.diag(mass @ m**2 - mean**2)
 
     def at(self, width: float) -> Mixture:
         if width in self.widths:

@@ -130,11 +130,12 @@ def _doubts(group: GroupFit, width: int) -> list[str]:
             continue
         if shape.verdict == "drift":
             found.append(
-                f"The {name} drifts away from one power law (pipeline fit shows where): the interval assumes none of that."
+                f"The {name} drifts away from one power law (pipeline fit shows where): the prediction follows it, from few "
+                "widths."
             )
         elif shape.verdict == "unchecked":
             found.append(
-                f"Two widths cannot tell whether the {name} follows a power law: the interval assumes it does."
+                f"Two widths cannot tell whether the {name} follows a power law: what the interval allows for is assumed."
             )
     if group.estimate.edge_limited:
         found.append("The optimum saturates at the edge of stability: both are predicted from the edge's runs.")

@@ -28,7 +28,9 @@ _DRIFT_SD = 0.12  # of log c, per doubling of width
 _PILOT_SD = 1.0  # octaves, of x_n around the pilot
 
 _PSEUDO = 6.0  # observations that the pooled variance counts for, beside a width's own
-_TAILS = 4.0  # degrees of freedom of the noise: spikes and half-recovered divergences come with every sweep
+_TAILS = 4.0  # degrees of freedom of the noise
+_STRAY = 3e-3  # a run's chance to lie anywhere, over its peak density: spikes and half-recovered divergences come with every sweep
+_OFF_LINE_SD = 0.3  # octaves, of x_n around a power law, while the first curve is looked for
 _LEAST_RUNS = 3  # in the window, for a width to enter
 _SEED_SD = 0.01  # floor of the seeds' scatter, in units of the noise
 
@@ -103,9 +105,11 @@ def _near(x: Floats, centre: float | Floats) -> Bools:
 
 
 def _student(scaled: Floats) -> tuple[Floats, Floats]:
-    """Weight and cost of residuals in units of their scale, under Student's t: far outliers count for nothing."""
+    """Weight and cost of residuals in units of their scale, under Student's t and a flat tail: strays count for nothing."""
     square = scaled * scaled
-    return (_TAILS + 1) / (_TAILS + square), (_TAILS + 1) / 2 * np.log1p(square / _TAILS)
+    density = (1 + square / _TAILS) ** (-(_TAILS + 1) / 2)
+    weight = (_TAILS + 1) / (_TAILS + square) * density / (density + _STRAY)
+    return weight, math.log1p(_STRAY) - np.log(density + _STRAY)
 
 
 def _huber(scaled: Floats) -> tuple[Floats, Floats]:
@@ -131,6 +135,8 @@ class _Problem:
         n = self.n
         self.precision = np.zeros(2 * n + 4)
         self.precision[:n] = _PILOT_SD**-2
+        self.bend = np.zeros((n, n))
+        """Precision of the x_n off a power law."""
         self.precision[2 * n :] = _LOG_C_SD**-2, _DRIFT_SD**-2, _K_SD**-2, _P_SD**-2
         self.centre = np.zeros(2 * n + 4)
         self.centre[:n] = pilot
@@ -175,17 +181,22 @@ class _Problem:
         self.rows = np.arange(len(self.x))
 
     def _start(self, theta: Floats) -> tuple[Floats, Floats, float]:
-        """A curve that single runs cannot pull away: nearly least absolute deviations."""
+        """A curve that single runs cannot pull away: nearly least absolute deviations, of an average shape and with optima
+        near a power law, then the robust fit near that law. A spike must not pass for the wall of a valley elsewhere."""
         for place in range(self.n):
             theta[self.n + place] = np.min(self.y[self.place == place])
         residual = self.y - theta[self.n : 2 * self.n][self.place]
         tight = max(0.05 * float(np.median(np.abs(residual))), 1e-9)
+        line = np.stack([np.ones(self.n), self.z], axis=1)
+        self.bend = (np.eye(self.n) - line @ np.linalg.pinv(line)) / _OFF_LINE_SD**2
         weak, self.precision = self.precision, self.precision.copy()
-        self.precision[2 * self.n + 1 :] = 0.02**-2  # of an average shape, for now
+        self.precision[2 * self.n + 1 :] = 0.02**-2
         theta, free, intercept, total = self._levenberg(theta, np.full(self.n, tight), tight, _huber)
         self.precision = weak
         noise = np.full(self.n, max(1.5 * float(np.median(np.abs(free))), 1e-9))
-        return theta, *self._scales(free, intercept, total, noise)
+        found = self._descend(theta, *self._scales(free, intercept, total, noise))
+        self.bend = np.zeros((self.n, self.n))
+        return found
 
     def _model(self, theta: Floats) -> tuple[Floats, Floats]:
         """Residuals without the seeds' intercepts, and the Jacobian of the curve."""
@@ -258,6 +269,7 @@ class _Problem:
             weight = factor * sigma**-2.0
         off = theta - self.centre
         penalty = float(intercept @ intercept) / seed_sd**2 + float(off @ (self.precision * off))
+        penalty += float(theta[: self.n] @ self.bend @ theta[: self.n])
         return weight, intercept, total, float(cost.sum()) + 0.5 * penalty
 
     def _scales(self, free: Floats, intercept: Floats, total: Floats, noise: Floats) -> tuple[Floats, float]:
@@ -282,6 +294,8 @@ class _Problem:
         pulled = np.add.reduceat(weight * residual, self.first) / total
         hessian = jacobian.T @ weighted - sums.T @ (sums / total[:, None])
         gradient = weighted.T @ residual - sums.T @ pulled + self.precision * (self.centre - theta)
+        gradient[: self.n] -= self.bend @ theta[: self.n]
+        hessian[: self.n, : self.n] += self.bend
         hessian[np.diag_indices_from(hessian)] += self.precision
         hessian[np.diag_indices_from(hessian)] *= 1 + 1e-9
         return hessian, gradient, sums, total
