@@ -253,6 +253,11 @@ class RunConfig:
         return self.data.dimensions[1] if self.data.dimensions else self.model.vocab_size
 
     @property
+    def width_step(self) -> int:
+        """Every width is a multiple of it: GPTs have whole heads."""
+        return 1 if self.data.dimensions else self.model.head_size
+
+    @property
     def width_point(self) -> Width:
         return Width(self.width, self.base_width, self.d_out)
 

@@ -30,10 +30,10 @@ class Advice:
     """Compute, as a share of what the study has cost so far; a run costs like width squared."""
 
 
-def advise(found: Estimate, quantity: Quantity, width: float) -> tuple[Advice, ...]:
+def advise(found: Estimate, quantity: Quantity, width: float, width_step: int = 1) -> tuple[Advice, ...]:
     """Candidates for the prediction at `width`, the one that narrows most first: a width four times narrower, one four
-    times wider than those trained (not beyond `width` itself), and as many seeds again everywhere. Empty where the
-    quantity has no power law yet.
+    times wider than those trained (not beyond `width` itself), both multiples of `width_step`, and as many seeds again
+    everywhere. Empty where the quantity has no power law yet.
     """
     law = found.optimal if quantity == "optimal" else found.max_stable
     if law is None or len(law.widths) < 2:
@@ -44,7 +44,9 @@ def advise(found: Estimate, quantity: Quantity, width: float) -> tuple[Advice, .
     spent = sum(count * n**2 for n, count in per_width.items())
     typical = float(np.median(list(per_width.values())))
     before = _predicted(widths, variance + jitter, jitter, width)
-    candidates: list[tuple[Kind, float]] = [("narrower", widths[0] / 4), ("seeds", widths[-1])]
+    candidates: list[tuple[Kind, float]] = [("seeds", widths[-1])]
+    if (narrow := max(widths[0] / 4 // width_step, 1) * width_step) < widths[0]:
+        candidates.append(("narrower", narrow))
     if widths[-1] < width:
         candidates.append(("wider", min(widths[-1] * 4, width)))
     found_ways = []

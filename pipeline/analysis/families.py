@@ -99,6 +99,8 @@ class GroupFit:
     estimate: Estimate | None
     """None under the published practice."""
     predicted: dict[Quantity, Predicted]
+    width_step: int
+    """Every width is a multiple of it."""
 
     @property
     def estimator(self) -> Estimator:
@@ -188,6 +190,7 @@ def _fit_group(key: Any, rows: pd.DataFrame, study: Study, measure: Measure, est
         max_stable,
         found,
         predicted(study.config, param, optimizer, loss),
+        study.config.width_step,
     )
 
 

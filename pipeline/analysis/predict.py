@@ -74,8 +74,8 @@ def predict(group: GroupFit, width: int, level: float) -> Prediction:
         reason,
         (*_far(group, width), *_doubts(group, width)),
         {
-            "optimal": () if width in found.runs.widths else advise(found, "optimal", width),
-            "max_stable": () if width in found.runs.widths else advise(found, "max_stable", width),
+            "optimal": () if width in found.runs.widths else advise(found, "optimal", width, group.width_step),
+            "max_stable": () if width in found.runs.widths else advise(found, "max_stable", width, group.width_step),
         },
     )
 
