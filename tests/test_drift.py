@@ -40,8 +40,10 @@ def test_the_interval_grows_with_the_distance_and_the_prediction_follows_a_bend(
         assert extrapolated(law, near).standard_deviation < extrapolated(law, far).standard_deviation
     assert extrapolated(law, 2**15).standard_deviation > 1.3 * law.at(2**15).standard_deviation
     assert extrapolated(law, 2**15).median == pytest.approx(law.at(2**15).median, abs=1e-6)
-    curved = OptimumLaw(WIDTHS, bent, covariance)
+    curved, irregular = OptimumLaw(WIDTHS, bent, covariance), OptimumLaw(WIDTHS, bent, covariance, scale=2.0)
     assert extrapolated(curved, 2**15).median < curved.at(2**15).median - 0.2
+    follows = [extrapolated(one, 2**15).median - one.at(2**15).median for one in (curved, irregular)]
+    assert follows[0] < 1.5 * follows[1] < 0  # what may be irregularity is no drift
 
 
 def test_two_widths_say_nothing_of_a_drift_and_the_interval_is_all_prior():

@@ -12,7 +12,7 @@ from pipeline.analysis.families import runs_of
 from pipeline.analysis.measure import Measure
 from pipeline.analysis.predicted import predicted
 from pipeline.analysis.runs import Runs
-from pipeline.analysis.valley import shape
+from pipeline.analysis.valley_shape import shape
 from pipeline.config import DataConfig, ModelConfig
 
 WIDTHS = (64, 256, 1024)
@@ -39,6 +39,9 @@ def test_the_optimum_lies_between_the_learning_rates_tried():
     assert [w.bottom for w in found.widths] == pytest.approx([5] * 3, abs=0.01)
     assert not found.edge_limited
     assert found.at("optimal", 512).median == pytest.approx(-1.5, abs=0.1)
+    far = 2**16  # the law may bend until there
+    assert found.at("optimal", far).standard_deviation > 2 * found.own_optimum.at(far).standard_deviation
+    assert found.at("max_stable", far).standard_deviation > 1.2 * found.max_stable.at(far).standard_deviation
 
 
 def test_a_half_recovered_run_tells_neither_stable_nor_unstable():

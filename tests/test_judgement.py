@@ -5,7 +5,7 @@ from pipeline.analysis.estimate import estimate
 from pipeline.analysis.judgement import agreement, clean_exponents, decided, shape
 from pipeline.analysis.posterior import Mixture
 from pipeline.analysis.runs import Runs
-from pipeline.analysis.valley import shape as valley_shape
+from pipeline.analysis.valley_shape import shape as valley_shape
 
 
 def posterior(mean, sd):

@@ -5,7 +5,8 @@ import pytest
 
 from pipeline.analysis import valley as module
 from pipeline.analysis.runs import Runs
-from pipeline.analysis.valley import fit_valley, shape
+from pipeline.analysis.valley import fit_valley
+from pipeline.analysis.valley_shape import huber, shape, student
 
 WIDTHS = (64, 256, 1024)
 BOTTOMS = (3.3, 2.2, 1.25)
@@ -40,6 +41,17 @@ def test_the_derivatives_are_those_of_the_shape(k, p):
     assert shape(np.zeros(1), k, p)[0] == 0
 
 
+@pytest.mark.parametrize(("loss", "most"), [(student, 6.0), (huber, np.inf)])
+def test_weights_are_the_slopes_of_the_costs(loss, most):
+    at, step = np.geomspace(0.05, 200, 50), 1e-6
+    weight, cost = loss(at)
+    slope = (loss(at + step)[1] - loss(at - step)[1]) / (2 * step)
+    assert weight * at == pytest.approx(slope, rel=1e-4, abs=1e-7)
+    assert loss(np.zeros(1))[1] == pytest.approx(0, abs=1e-12)
+    assert (np.diff(cost) > 0).all()
+    assert cost[-1] < most
+
+
 @pytest.mark.parametrize(("k", "p"), [(0.6, 1.0), (0.3, 1.5), (0.7, 0.7)])
 def test_bottoms_between_the_grids_points_are_found(k, p):
     found = fit(study(k=k, p=p))
@@ -54,6 +66,30 @@ def test_one_gross_outlier_pulls_nothing():
     spoilt = runs.loss.copy()
     spoilt[np.flatnonzero(runs.width == 256)[5]] += 0.8
     assert fit(runs.with_loss(spoilt)).x == pytest.approx(clean.x, abs=0.05)
+
+
+@pytest.mark.parametrize("spike", [0.2, 0.3, 0.6])
+def test_a_spike_beside_the_bottom_is_no_wall_of_a_valley_elsewhere(spike):
+    runs = study(noise=0.004, seeds=(0,), span=(-3, 5), rng=np.random.default_rng(4))
+    runs = runs.where((runs.x < 5 - 0.5 * np.log2(runs.width / 64)) | (runs.width < 1024))  # an edge above the optimum
+    spoilt = runs.loss.copy()
+    here = np.flatnonzero(runs.width == 1024)
+    above = here[np.argmin(np.where(runs.x[here] > BOTTOMS[2], runs.x[here], np.inf))]
+    spoilt[above] += spike
+    assert fit(runs.with_loss(spoilt)).x == pytest.approx(BOTTOMS, abs=0.25)
+
+
+def test_a_width_far_off_the_power_law_is_found_there():
+    rng = np.random.default_rng(2)
+    rows, bottoms = [], (3.3, 0.2, 1.25)
+    for width, bottom in zip(WIDTHS, bottoms, strict=True):
+        for x in np.arange(-3.0, 5.0):
+            rows.append(
+                (width, 2.0**x, 0, 5 + 0.03 * shape(np.array([x - bottom]), 0.6, 1.0)[0][0] + rng.normal(0, 0.01))
+            )
+    runs = Runs.of(*zip(*rows, strict=True))
+    found = fit_valley(runs, np.ones(len(runs), dtype=bool), dict(zip(WIDTHS, np.round(bottoms), strict=True)))
+    assert found.x == pytest.approx(bottoms, abs=0.3)
 
 
 def test_the_levels_of_seeds_are_paired_off():

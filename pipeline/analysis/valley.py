@@ -1,23 +1,22 @@
 """The optimum below grid resolution: one valley shape shared by all widths, fitted to the losses of the stable runs.
 
-L = a_n + s_(n, seed) + c_n G(V(x - x_n; k); p) with V(u; k) = (e^(ku) - 1 - ku) / k^2, G(V; p) = ((1 + 2V)^p - 1) / (2p) and
-log c_n linear in log width. k skews the valley; p sharpens it, from straight walls (1/2) over V itself (1) to a flat bottom
-(2). A penalized robust least-squares problem, solved by Levenberg-Marquardt with analytic derivatives. The intercepts s pair the runs of a seed; they
+L = a_n + s_(n, seed) + c_n G(V(x - x_n; k); p), log c_n linear in log width (`valley_shape`). A penalized robust
+least-squares problem, solved by Levenberg-Marquardt with analytic derivatives. The intercepts s pair the runs of a seed; they
 are shrunk and eliminated, so that the cost grows linearly with the number of runs.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.analysis.runs import Bools, Floats, Ints, Runs
-
-Robust = Callable[[Floats], tuple[Floats, Floats]]
+from pipeline.analysis.valley_shape import Robust, huber, shape, student
 
 # Octaves below and above a width's optimum whose runs enter: beyond, valleys have shapes of their own.
 WINDOW = (-5.0, 3.0)
+
+_OFF_LINE_SD = 0.02  # octaves, of x_n around a power law, while a first curve is looked for
 
 # Priors, weak: curvature and asymmetry of valleys as met in practice, in nats per octave^2 and per octave.
 _K_MEAN, _K_SD = 0.5, 0.3
@@ -28,9 +27,6 @@ _DRIFT_SD = 0.12  # of log c, per doubling of width
 _PILOT_SD = 1.0  # octaves, of x_n around the pilot
 
 _PSEUDO = 6.0  # observations that the pooled variance counts for, beside a width's own
-_TAILS = 4.0  # degrees of freedom of the noise
-_STRAY = 3e-3  # a run's chance to lie anywhere, over its peak density: spikes and half-recovered divergences come with every sweep
-_OFF_LINE_SD = 0.3  # octaves, of x_n around a power law, while the first curve is looked for
 _LEAST_RUNS = 3  # in the window, for a width to enter
 _SEED_SD = 0.01  # floor of the seeds' scatter, in units of the noise
 
@@ -63,27 +59,6 @@ class Valley:
         return found
 
 
-def shape(u: Floats, k: float, p: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """G(V(u; k); p) and its derivatives by u, k and p."""
-    v, du, dk = _skewed(u, k)
-    log = np.log1p(2 * v)
-    grown = np.expm1(p * log)
-    slope = np.exp((p - 1) * log)
-    return grown / (2 * p), slope * du, slope * dk, (p * (grown + 1) * log - grown) / (2 * p * p)
-
-
-def _skewed(u: Floats, k: float) -> tuple[Floats, Floats, Floats]:
-    """V(u; k), dV/du and dV/dk."""
-    t = np.clip(k * u, -20, 20)
-    small = np.abs(t) < 0.03
-    s = np.where(small, 1.0, t)
-    e = np.expm1(s)
-    phi = np.where(small, 0.5 + t / 6 + t * t / 24 + t**3 / 120, (e - s) / s**2)
-    psi = np.where(small, 1 + t / 2 + t * t / 6 + t**3 / 24, e / s)
-    dphi = np.where(small, 1 / 6 + t / 12 + t * t / 40 + t**3 / 180, (e * (s - 2) + 2 * s) / s**3)
-    return u * u * phi, u * psi, u**3 * dphi
-
-
 def fit_valley(runs: Runs, stable: Bools, pilot: dict[int, float]) -> Valley | None:
     """Fit the widths that `pilot` names, with their grid optima in octaves, to the `stable` runs with a finite loss.
 
@@ -102,20 +77,6 @@ def fit_valley(runs: Runs, stable: Bools, pilot: dict[int, float]) -> Valley | N
 def _near(x: Floats, centre: float | Floats) -> Bools:
     found: Bools = (x - centre >= WINDOW[0]) & (x - centre <= WINDOW[1])
     return found
-
-
-def _student(scaled: Floats) -> tuple[Floats, Floats]:
-    """Weight and cost of residuals in units of their scale, under Student's t and a flat tail: strays count for nothing."""
-    square = scaled * scaled
-    density = (1 + square / _TAILS) ** (-(_TAILS + 1) / 2)
-    weight = (_TAILS + 1) / (_TAILS + square) * density / (density + _STRAY)
-    return weight, math.log1p(_STRAY) - np.log(density + _STRAY)
-
-
-def _huber(scaled: Floats) -> tuple[Floats, Floats]:
-    """The same under Huber's loss, which has no local minima: for the start, where good runs may still lie far off."""
-    clipped = np.minimum(scaled, 1.0)
-    return clipped / np.maximum(scaled, 1e-12), clipped * (scaled - clipped / 2)
 
 
 class _Problem:
@@ -182,7 +143,7 @@ class _Problem:
 
     def _start(self, theta: Floats) -> tuple[Floats, Floats, float]:
         """A curve that single runs cannot pull away: nearly least absolute deviations, of an average shape and with optima
-        near a power law, then the robust fit near that law. A spike must not pass for the wall of a valley elsewhere."""
+        on a power law. A spike must not pass for the wall of a valley elsewhere."""
         for place in range(self.n):
             theta[self.n + place] = np.min(self.y[self.place == place])
         residual = self.y - theta[self.n : 2 * self.n][self.place]
@@ -191,12 +152,11 @@ class _Problem:
         self.bend = (np.eye(self.n) - line @ np.linalg.pinv(line)) / _OFF_LINE_SD**2
         weak, self.precision = self.precision, self.precision.copy()
         self.precision[2 * self.n + 1 :] = 0.02**-2
-        theta, free, intercept, total = self._levenberg(theta, np.full(self.n, tight), tight, _huber)
+        theta, free, intercept, total = self._levenberg(theta, np.full(self.n, tight), tight, huber)
         self.precision = weak
         noise = np.full(self.n, max(1.5 * float(np.median(np.abs(free))), 1e-9))
-        found = self._descend(theta, *self._scales(free, intercept, total, noise))
         self.bend = np.zeros((self.n, self.n))
-        return found
+        return theta, *self._scales(free, intercept, total, noise)
 
     def _model(self, theta: Floats) -> tuple[Floats, Floats]:
         """Residuals without the seeds' intercepts, and the Jacobian of the curve."""
@@ -222,7 +182,7 @@ class _Problem:
         """Alternate between the scales and the curve until neither moves."""
         for _ in range(12):
             before = theta
-            theta, free, intercept, total = self._levenberg(theta, noise, seed_sd, _student)
+            theta, free, intercept, total = self._levenberg(theta, noise, seed_sd, student)
             noise, seed_sd = self._scales(free, intercept, total, noise)
             if np.max(np.abs(theta - before)[: self.n]) < 1e-3 and np.max(np.abs(theta - before)[2 * self.n :]) < 1e-2:
                 break
@@ -277,7 +237,7 @@ class _Problem:
         n, m = self.n, len(self.x)
         share = max(m - 2 * n - 4, 0.3 * m) / m  # of the runs, left over by the curve's parameters
         for _ in range(4):
-            factor, _ = _student(np.abs(free) / noise[self.place])
+            factor, _ = student(np.abs(free) / noise[self.place])
             squares = np.bincount(self.place, weights=factor * free * free, minlength=n)
             pooled = max(float(squares.sum()) / (share * m), 1e-16)
             noise = np.sqrt((_PSEUDO * pooled + squares) / (_PSEUDO + share * self.per_width))
@@ -304,7 +264,7 @@ class _Problem:
         """The model's, its variances raised to HC3's where those are larger."""
         residual, jacobian = self._model(theta)
         sigma = noise[self.place]
-        weight, intercept, _, _ = self._reweighted(theta, residual, sigma, seed_sd, _student)
+        weight, intercept, _, _ = self._reweighted(theta, residual, sigma, seed_sd, student)
         free = residual - intercept[self.group]
         hessian, _, sums, total = self._normal_equations(theta, residual, jacobian, weight, seed_sd)
         model = np.asarray(np.linalg.inv(hessian), dtype=np.float64)
