@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pipeline.parameterization.rules import EmbeddingInit, Role, Width
 from pipeline.validation import RequestError, validate
 
-__all__ = ["DataConfig", "ModelConfig", "MultConfig", "RequestError", "RunConfig", "SweepConfig"]
+__all__ = ["DataConfig", "DiagnosticsConfig", "ModelConfig", "MultConfig", "RequestError", "RunConfig", "SweepConfig"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,48 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class DiagnosticsConfig:
+    """What is measured inside the model while it trains (refined coordinate check, spectra, sharpness); it never changes
+    the run."""
+
+    interval: int = 0
+    """Steps between coordinate checks; the last step is always checked. 0: none."""
+    first: int = 0
+    """Check also after each of the first so many steps."""
+    probe: int = 8
+    """Sequences or examples that the checks run on: the first ones of the training order (streaming: of the validation
+    split), always the same."""
+    reference: Literal["init", "previous"] = "init"
+    """What weights and activations are compared with: those at initialization, or one optimizer step before."""
+    initial: Literal["keep", "regenerate"] = "keep"
+    """Initial weights: kept in CPU memory, or drawn again from the seed, tensor by tensor, at every check."""
+    spectra: bool = False
+    """Also operator norms, alignment ratios and update ranks."""
+    sharpness_interval: int = 0
+    """Steps between measurements of the sharpness; the last step is always measured. 0: none."""
+    sharpness_probe: int = 8
+    """Sequences or examples of the training loss whose Hessian is measured."""
+    eigenvalues: int = 1
+    """Largest eigenvalues of the Hessian to record."""
+    ntk: bool = False
+    """Record the largest eigenvalue of the neural tangent kernel with every sharpness."""
+
+    def checks(self, step: int, steps: int) -> bool:
+        """Whether a coordinate check follows step `step` of `steps`."""
+        return 1 <= step <= self.first or (self.interval > 0 and (step % self.interval == 0 or step == steps))
+
+    def measures_sharpness(self, step: int, steps: int) -> bool:
+        """Whether the sharpness is measured after step `step` of `steps`."""
+        every = self.sharpness_interval
+        return every > 0 and (step % every == 0 or step == steps)
+
+    @property
+    def on(self) -> bool:
+        """Whether there are coordinate checks at all."""
+        return self.interval > 0 or self.first > 0
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run."""
 
@@ -215,6 +257,7 @@ class RunConfig:
     model: ModelConfig = ModelConfig()
     mult: MultConfig = MultConfig()
     data: DataConfig = DataConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
 
     def __post_init__(self) -> None:
         if self.weight_decay is None:
@@ -299,12 +342,13 @@ class SweepConfig(RunConfig):
     """SLURM: the cluster's description, a YAML by path or by its name in slurm/profiles/."""
 
 
-# What does not change the mathematics of a run: where it goes, what it runs on, how often it writes.
+# What does not change the mathematics of a run: where it goes, what it runs on, what it writes and how often.
 _NOT_HASHED = {
     "out", "study", "wandb", "devices", "num_nodes", "strategy", "micro_batch",
     "log_interval", "val_interval", "checkpoint_interval", "checkpoint_minutes", "keep_last", "keep_checkpoint",
     "abort_after", "stall_minutes",
     "data.license", "data.citation", "data.workers", "data.write_through", "data.stall_seconds",
+    *(f"diagnostics.{f.name}" for f in dataclasses.fields(DiagnosticsConfig)),
 }  # fmt: skip
 
 

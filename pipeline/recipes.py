@@ -15,7 +15,15 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.config import DataConfig, ModelConfig, MultConfig, RequestError, RunConfig, SweepConfig
+from pipeline.config import (
+    DataConfig,
+    DiagnosticsConfig,
+    ModelConfig,
+    MultConfig,
+    RequestError,
+    RunConfig,
+    SweepConfig,
+)
 from pipeline.validation import validate_source
 
 # A recipe is one experiment, study grid included; `train` runs one point of it and leaves the grid alone.
@@ -123,6 +131,7 @@ def load_run(path: Path) -> RunConfig:
         settings.pop(RECORDED_KEY, None)
         nested = {"model": ModelConfig, "mult": MultConfig, "data": DataConfig}
         settings |= {name: cls(**settings[name]) for name, cls in nested.items()}
+        settings["diagnostics"] = DiagnosticsConfig(**settings.get("diagnostics", {}))  # older runs have none
         return RunConfig(**settings | {"betas": tuple(settings["betas"])})
     except RequestError:
         raise

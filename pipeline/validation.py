@@ -56,7 +56,7 @@ def validate(c: "RunConfig") -> None:
     _validate_optimizer(c)
     _validate_data(c)
     _validate_mlp(c) if c.model.kind == "mlp" else _validate_gpt(c)
-
+    _validate_diagnostics(c)
     _validate_processes(c)
 
 
@@ -117,6 +117,24 @@ def validate_source(d: "DataConfig") -> None:
         _require(d.format in ("sotu", "text"), f"--data.mode stream reads text, not {d.format}")
         _require(d.tokenizer != "bpe", "--data.mode stream needs a ready tokenizer: give --data.tokenizer")
     _require(d.mode == "stream" or not d.write_through, "--data.write_through is for --data.mode stream")
+
+
+def _validate_diagnostics(c: "RunConfig") -> None:
+    d, default = c.diagnostics, type(c.diagnostics)()
+    for key in ("interval", "first", "sharpness_interval"):
+        _require(getattr(d, key) >= 0, f"--diagnostics.{key} must not be negative, got {getattr(d, key)}")
+    for key in ("probe", "sharpness_probe", "eigenvalues"):
+        _require(getattr(d, key) >= 1, f"--diagnostics.{key} must be at least 1, got {getattr(d, key)}")
+    for key in ("reference", "initial", "spectra"):
+        _require(
+            d.on or getattr(d, key) == getattr(default, key),
+            f"--diagnostics.{key} needs --diagnostics.interval or --diagnostics.first",
+        )
+    for key in ("eigenvalues", "ntk"):
+        _require(
+            d.sharpness_interval > 0 or getattr(d, key) == getattr(default, key),
+            f"--diagnostics.{key} needs --diagnostics.sharpness_interval",
+        )
 
 
 def _validate_mlp(c: "RunConfig") -> None:

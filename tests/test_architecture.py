@@ -42,6 +42,7 @@ FORBIDDEN = {
     "models": LIGHTNING | {"training", "sweep", "analysis", "data", "losses", "optim", "cli"},
     "losses": LIGHTNING | {"training", "sweep", "analysis", "data", "models", "cli"},
     "optim": LIGHTNING | {"training", "sweep", "analysis", "data", "losses", "cli"},
+    "diagnostics": LIGHTNING | {"config", "optim", "data", "training", "sweep", "analysis", "cli"},
     "data": LIGHTNING | {"training", "sweep", "analysis", "models", "cli"},
     "training": {"sweep", "analysis", "cli"},
     "sweep": {"cli", "models", "losses", "optim"},

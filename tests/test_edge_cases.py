@@ -131,7 +131,10 @@ def test_two_widths(tmp_path, capsys):
     assert "unchecked" in exponents(tmp_path).one_power_law.tolist()
     code, text = say(capsys, "predict", tmp_path, "--width", 512)
     assert code == 0
-    assert "Two widths cannot tell whether the optimum follows a power law: what the interval allows for is assumed" in text
+    assert (
+        "Two widths cannot tell whether the optimum follows a power law: what the interval allows for is assumed"
+        in text
+    )
 
 
 def test_missing_cells(tmp_path, capsys):

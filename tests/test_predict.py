@@ -74,7 +74,9 @@ def test_advice_would_narrow_and_says_at_what_cost(group):
         cost = {way.kind: way.cost for way in ways}
         assert cost["narrower"] < 0.01 < cost["seeds"] == 1 < cost["wider"]
     assert {way.width for way in advise(group.estimate, "optimal", 8192) if way.kind == "narrower"} == {16}
-    assert "narrower" not in {way.kind for way in advise(group.estimate, "optimal", 8192, width_step=64)}  # GPTs have heads
+    assert "narrower" not in {
+        way.kind for way in advise(group.estimate, "optimal", 8192, width_step=64)
+    }  # GPTs have heads
     assert advise(group.estimate, "optimal", 512.0)[0].kind != "wider"
     assert module.predict(group, 512, 0.9).advice["optimal"] == ()
 

@@ -1,7 +1,7 @@
 """Initialization, tensor by tensor, from seeds that depend on nothing but the run's seed and the tensor's name."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,23 @@ def initial_value(name: str, shape: torch.Size, seed: int, mean: float, std: flo
     return torch.randn(shape, generator=generator).mul_(std).add_(mean)
 
 
-@torch.no_grad()
-def initialize_(model: nn.Module, specs: Mapping[str, TensorSpec], scaling: Scaling, seed: int) -> None:
-    """Set every parameter in place: std of its spec times the scaling's factor."""
-    for name, parameter in model.named_parameters():
+def initial_values(
+    model: nn.Module, specs: Mapping[str, TensorSpec], scaling: Scaling, seed: int
+) -> Callable[[str], Tensor]:
+    """What draws the initial value of any parameter by its name: std of its spec times the scaling's factor."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+
+    def draw(name: str) -> Tensor:
         spec = specs[name]
         std = spec.init_std * scaling.init(spec.role, spec.place)
-        parameter.copy_(initial_value(name, parameter.shape, seed, spec.init_mean, std))
+        return initial_value(name, shapes[name], seed, spec.init_mean, std)
+
+    return draw
+
+
+@torch.no_grad()
+def initialize_(model: nn.Module, specs: Mapping[str, TensorSpec], scaling: Scaling, seed: int) -> None:
+    """Set every parameter in place to its initial value."""
+    draw = initial_values(model, specs, scaling, seed)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(draw(name))

@@ -31,7 +31,8 @@ class MLP(nn.Module):
         h = x
         for layer in self.layers:
             h = self.activation(layer(h))
-        return h
+        handed_on: Tensor = self.readout(h)  # h itself: hooks see what the readout is applied to, as in a GPT
+        return handed_on
 
 
 def build(model: ModelConfig, width: int, d_in: int, d_out: int) -> MLP:

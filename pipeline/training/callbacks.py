@@ -16,11 +16,14 @@ from pipeline.losses import LossOutput
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.health import StopSignals, Watchdog
 from pipeline.training.module import TrainingModule
+from pipeline.training.monitor import Monitor
 from pipeline.training.rundir import MetricsWriter, Record, RunDir
 from pipeline.training.state import restore, save
 from pipeline.training.strategies import agreement, gather
 
 ABOVE = 1.1  # times the first loss, or that of guessing: above lies what left the stable region
+
+OF_THE_LOGITS = ("max_probability", "entropy", "calibration_error")
 
 
 class Recorder(Callback):
@@ -39,8 +42,11 @@ class Recorder(Callback):
         metrics: MetricsWriter | None,
         sinks: list[Callable[[Record], None]],
         watchdog: Watchdog,
+        monitor: Monitor | None = None,
     ) -> None:
-        """`resumed`: the checkpoint to go on from, in the first process; `metrics` is None in every other one."""
+        """`resumed`: the checkpoint to go on from, in the first process; `metrics` is None in every other one. `monitor`
+        comes before this one in the trainer's callbacks; what it measured of a step is part of that step's record."""
+        self.monitor = monitor
         self.config, self.run, self.resumed, self.metrics, self.watchdog = config, run, resumed, metrics, watchdog
         self.sinks = [metrics.append, *sinks] if metrics else []
         self.diverged_at: int | None = None
@@ -84,7 +90,8 @@ class Recorder(Callback):
         self.watchdog.beat()
         last = step == c.steps
         validate = last or step % c.val_interval == 0
-        record = validate or step == 1 or step % c.log_interval == 0
+        monitored = self.monitor is not None and self.monitor.step == step
+        record = monitored or self._regular(step)
         abort = c.abort_after is not None and self._above >= c.abort_after
         stop, due, abort = self._agree(self.stop.asked, self._checkpoint_due(), abort)
         checkpoint = last or stop or due or abort or step % c.checkpoint_interval == 0
@@ -105,8 +112,15 @@ class Recorder(Callback):
             elif stop and not last:
                 self.interrupted = trainer.should_stop = True
 
+    def _regular(self, step: int) -> bool:
+        """Whether there is a record of this step whatever is measured inside the model."""
+        c = self.config
+        return step in (1, c.steps) or step % c.val_interval == 0 or step % c.log_interval == 0
+
     def _count_above(self, record: Record) -> None:
         """What learns too slowly hovers about its first loss, or about that of guessing; what has left lies well above."""
+        if not self._regular(record["step"]):
+            return
         loss, c = record["loss"], self.config
         if self._bound is None:
             guessing = math.log(c.d_out) if c.loss == "cross_entropy" else 0.0
@@ -150,9 +164,11 @@ class Recorder(Callback):
             **self._beside_the_loss(output),
         }
         if validate:
-            validation = module.validate()
-            beside = {f"val_{key}": value for key, value in self._beside_the_loss(validation).items()}
-            record |= {"val_loss": validation.loss.item(), **beside}
+            validation, logits = module.validate()
+            beside = self._beside_the_loss(validation) | {key: logits[key] for key in OF_THE_LOGITS if key in logits}
+            record |= {"val_loss": validation.loss.item(), **{f"val_{key}": value for key, value in beside.items()}}
+        if self.monitor is not None and self.monitor.step == step:
+            record |= self.monitor.values
         self._last_record = (step, self.seconds)
         self._count_above(record)
         for sink in self.sinks:

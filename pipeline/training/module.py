@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -11,9 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.config import RequestError, RunConfig
-from pipeline.data.open import Batch, Data
-from pipeline.data.order import validation_batches
+from pipeline.data.open import Batch, Data, Shuffled
+from pipeline.data.order import sample_order, validation_batches
 from pipeline.data.prefetch import prefetched, together
+from pipeline.diagnostics.regimes import logit_metrics, logit_sums
 from pipeline.losses import LossOutput, linear_loss
 from pipeline.models.build import build
 from pipeline.models.init import initialize_
@@ -53,19 +55,25 @@ class TrainingModule(pl.LightningModule):
 
     def loss(self, batch: Batch) -> LossOutput:
         """The training loss of a batch, the mean over its tokens or examples, and what else is recorded of it."""
-        inputs, targets = (batch[:, :-1], batch[:, 1:]) if isinstance(batch, Tensor) else batch
+        inputs, targets = inputs_and_targets(batch)
+        with self._precision():
+            return self._loss(self.model(inputs), targets)
+
+    def _precision(self) -> torch.autocast:
         # here, not in Lightning's plugins, of which DeepSpeed's would cast the weights themselves
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16-mixed"):
-            hidden, readout = self.model(inputs), self.model.readout
-            return linear_loss(
-                hidden.reshape(-1, hidden.shape[-1]),
-                readout.weight,
-                targets.reshape(-1),
-                readout.bias,
-                loss=self.config.loss,
-                z_loss=self.config.z_loss,
-                accuracy=self.config.is_classification,
-            )
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16-mixed")
+
+    def _loss(self, hidden: Tensor, targets: Tensor) -> LossOutput:
+        readout = self.model.readout
+        return linear_loss(
+            hidden.reshape(-1, hidden.shape[-1]),
+            readout.weight,
+            targets.reshape(-1),
+            readout.bias,
+            loss=self.config.loss,
+            z_loss=self.config.z_loss,
+            accuracy=self.config.is_classification,
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output = self.loss(batch)
@@ -73,8 +81,16 @@ class TrainingModule(pl.LightningModule):
         return output.loss
 
     def validation_step(self, batch: Batch) -> Tensor:
-        """Called by `validate` through the strategy, whose wrappers may have to gather weights for it."""
-        return self.loss(batch).to_vector()
+        """Called by `validate` through the strategy, whose wrappers may have to gather weights for it: `LossOutput` as a
+        vector and, while there are coordinate checks, the sums that `logit_metrics` needs."""
+        inputs, targets = inputs_and_targets(batch)
+        with self._precision():
+            hidden, readout = self.model(inputs), self.model.readout
+            vector = self._loss(hidden, targets).to_vector().double()
+        if not self.config.diagnostics.on:
+            return vector
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        return torch.cat([vector, logit_sums(flat, readout.weight, targets.reshape(-1), readout.bias)])
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         if is_zero(self.trainer):  # it clips in its own step
@@ -148,8 +164,8 @@ class TrainingModule(pl.LightningModule):
         return settings | ({"lanes": c.data.lanes, "era": c.data.era} if c.data.mode == "stream" else {})
 
     @torch.no_grad()
-    def validate(self) -> LossOutput:
-        """Means over the validation samples, all ranks together."""
+    def validate(self) -> tuple[LossOutput, dict[str, float]]:
+        """Means over the validation samples, all ranks together; and what was found of the logits (`logit_metrics`)."""
         batches = validation_batches(
             self.data.val,
             count=self.config.val_sequences,
@@ -157,11 +173,27 @@ class TrainingModule(pl.LightningModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        total = torch.zeros(len(LossOutput._fields) + 1, dtype=torch.float64, device=self.device)
+        means = len(LossOutput._fields)
+        rows = []  # of the means, of the samples, of the logits' sums
         for batch, size in batches:
-            output = self.trainer.strategy.validation_step(self.trainer.strategy.batch_to_device(batch)).double()
-            if size:
-                total += torch.cat([output, output.new_ones(1)]) * size
+            output = self.trainer.strategy.validation_step(self.trainer.strategy.batch_to_device(batch))
+            row = torch.cat([output[:means] * size, output.new_full((1,), size), output[means:]])
+            rows.append(row if size else torch.zeros_like(row))  # the pass was for the sake of other ranks
         reshard_(self.model)
-        summed: Tensor = self.trainer.strategy.reduce(total, reduce_op="sum")
-        return LossOutput.from_vector(summed[:-1] / summed[-1])
+        summed: Tensor = self.trainer.strategy.reduce(torch.stack(rows).sum(0), reduce_op="sum")
+        logits = logit_metrics(summed[means + 1 :]) if self.config.diagnostics.on else {}
+        return LossOutput.from_vector(summed[:means] / summed[means]), logits
+
+
+def inputs_and_targets(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Of windows: the tokens, and the one after each; of examples: vectors and classes."""
+    return (batch[:, :-1], batch[:, 1:]) if isinstance(batch, Tensor) else batch
+
+
+def first_samples(data: Data, config: RunConfig, count: int) -> Batch:
+    """The first samples that the run trains on; where it streams, those that it is validated with."""
+    places = np.arange(count)
+    if isinstance(data.train, Shuffled):
+        samples = data.train.samples
+        return samples[sample_order(places, len(samples), config.seed)]
+    return data.val[places % len(data.val)]

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelPa
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from pipeline.config import RequestError, RunConfig
@@ -123,6 +124,25 @@ def gather(value: Any) -> list[Any]:
     if size > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def summed(total: Tensor) -> Tensor:
+    """The tensor added up over all processes, in place. To be called by all of them."""
+    if world()[1] > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def whole(parameter: Any) -> Tensor:
+    """A parameter's value, put together from all processes, which all have to call this; on the CPU."""
+    if hasattr(parameter, "ds_shape"):  # DeepSpeed's stage 3
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            gathered: Tensor = parameter.detach().to("cpu", copy=True)
+        return gathered
+    value: Tensor = parameter.detach()
+    return (value.full_tensor() if isinstance(value, DTensor) else value).to("cpu", copy=True)
 
 
 def agreement() -> Callable[..., tuple[bool, ...]]:

@@ -17,6 +17,7 @@ from pipeline.training.checkpoint import Checkpoint, newest, newest_first, prune
 from pipeline.training.health import Watchdog, handle_stop_signals
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.module import TrainingModule
+from pipeline.training.monitor import RunMonitor
 from pipeline.training.rundir import MetricsWriter, Record, RunDir, final_values, outcome
 from pipeline.training.strategies import environment, strategy_of
 from pipeline.training.wandb_mirror import WandbMirror
@@ -100,8 +101,10 @@ def _fit(
         warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")  # the Recorder validates
         warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # a login node will do
         warnings.filterwarnings("ignore", category=FutureWarning)
-        recorder = Recorder(config, run, resumed, metrics, sinks, watchdog)
-        trainer = _trainer(config, run, recorder)
+        diagnostics = config.diagnostics
+        monitor = RunMonitor(config, module) if diagnostics.on or diagnostics.sharpness_interval else None
+        recorder = Recorder(config, run, resumed, metrics, sinks, watchdog, monitor)
+        trainer = _trainer(config, run, [monitor, recorder] if monitor else [recorder])
         recorder.stop.listen()
         try:
             trainer.fit(module)
@@ -126,7 +129,7 @@ def _fit(
     return result
 
 
-def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
+def _trainer(config: RunConfig, run: RunDir, callbacks: list[pl.Callback]) -> pl.Trainer:
     for name, level in {"lightning.pytorch": "WARNING", "lightning.fabric": "WARNING", "DeepSpeed": "ERROR"}.items():
         logging.getLogger(name).setLevel(level)
     found = [MicroBatch(config, run)] if config.micro_batch == "auto" else []
@@ -136,7 +139,7 @@ def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
         strategy=strategy_of(config),
         max_steps=config.steps,
         accumulate_grad_batches=1 if found else config.accumulation,
-        callbacks=[*found, recorder],
+        callbacks=[*found, *callbacks],
         plugins=environment(),
         default_root_dir=run.path,  # where Lightning would look for checkpoints of its own
         logger=False,

@@ -1,0 +1,71 @@
+"""Sums that become means once they are added up over data-parallel ranks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Reduce = Callable[[Tensor], Tensor]
+"""Adds a tensor up over all ranks."""
+Number = Tensor | float
+
+
+class Sums:
+    """Totals and counts by name, largest values, and vectors that just add up: in fp64, brought together at the end, so
+    that an accelerator is not made to wait for each.
+
+    All ranks have to name the same things in the same order; what a rank has no share in, it adds with count 0.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._means: dict[str, tuple[list[Number], list[Number]]] = {}
+        self._largest: dict[str, list[Tensor]] = {}
+        self._vectors: dict[str, list[Tensor]] = {}
+
+    def add(self, key: str, total: Number, count: Number) -> None:
+        totals, counts = self._means.setdefault(key, ([], []))
+        totals.append(total)
+        counts.append(count)
+
+    def largest(self, key: str, value: Tensor) -> None:
+        """Of values that are not negative."""
+        self._largest.setdefault(key, []).append(value)
+
+    def vector(self, key: str, value: Tensor) -> None:
+        self._vectors.setdefault(key, []).append(value)
+
+    def reduced(self, reduce: Reduce, rank: int, world: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Means and largest values by name, without those of nothing at all, and the vectors: over all ranks."""
+        means, largest = self._totals(), torch.zeros(world, len(self._largest), dtype=torch.float64, device=self.device)
+        for i, values in enumerate(self._largest.values()):
+            largest[rank, i] = torch.stack(values).max()
+        vectors = {key: torch.stack(values).sum(0).double() for key, values in self._vectors.items()}
+        sizes = [means.numel(), largest.numel(), *(vector.numel() for vector in vectors.values())]
+        total = reduce(torch.cat([means.flatten(), largest.flatten(), *vectors.values()])).cpu()
+        first, second, *rest = torch.split_with_sizes(total, sizes)
+        found = {
+            key: number / count
+            for key, (number, count) in zip(self._means, first.view(-1, 2).tolist(), strict=True)
+            if count
+        }
+        found |= dict(zip(self._largest, second.view(world, -1).amax(0).tolist(), strict=True)) if self._largest else {}
+        return found, dict(zip(vectors, rest, strict=True))
+
+    def _totals(self) -> Tensor:
+        """(names, 2): totals and counts."""
+        numbers: list[Tensor] = []
+        places: list[int] = []
+        total = torch.zeros(2 * len(self._means), dtype=torch.float64)
+        for i, pair in enumerate(self._means.values()):
+            for j, values in enumerate(pair):
+                for value in values:
+                    if isinstance(value, Tensor):
+                        numbers.append(value.detach().double())
+                        places.append(2 * i + j)
+                    else:
+                        total[2 * i + j] += value
+        total = total.to(self.device)
+        if numbers:
+            total.index_add_(0, torch.tensor(places, device=self.device), torch.stack(numbers).to(self.device))
+        return total

@@ -1,0 +1,63 @@
+"""The sharpness of a run while it trains, under every strategy."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from pipeline.config import RunConfig
+from pipeline.diagnostics.sharpness import Sharpness
+from pipeline.models.build import build
+from pipeline.training.module import TrainingModule, first_samples, inputs_and_targets
+from pipeline.training.strategies import summed, whole, world
+
+
+class Curvature:
+    """Measures the Hessian of the training loss on a fixed probe, and the tangent kernel where it is asked for.
+
+    The ranks share the probe where it divides evenly among them; otherwise each measures all of it. A model whose weights
+    are sharded is put together again on every rank's device for the measurement, and given up after it.
+    """
+
+    def __init__(self, config: RunConfig, module: TrainingModule) -> None:
+        self.config = config
+        self.inputs, self.targets = inputs_and_targets(
+            first_samples(module.data, config, config.diagnostics.sharpness_probe)
+        )
+        self._state: dict[str, Tensor] = {}
+
+    def measure(self, trainer: pl.Trainer, module: TrainingModule) -> dict[str, float]:
+        """To be called by all ranks."""
+        c, d, device = self.config, self.config.diagnostics, module.device
+        rank, size = world()
+        shared = size > 1 and len(self.inputs) % size == 0
+        mine = slice(rank, None, size) if shared else slice(None)
+        sharpness = Sharpness(
+            _unsharded(module.model, c, device),
+            self.inputs[mine].to(device),
+            self.targets[mine].to(device),
+            c.loss,
+            eigenvalues=d.eigenvalues,
+            ntk=d.ntk,
+            reduce=(lambda tensor: summed(tensor) / size) if shared else None,
+            z_loss=c.z_loss,
+        )
+        sharpness.load_state_dict(self._state)
+        found = sharpness.measure()
+        self._state = sharpness.state_dict()
+        return found
+
+
+def _unsharded(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
+    """The model itself, or a copy of it where no process has all its weights."""
+    parameters: dict[str, Any] = dict(model.named_parameters())
+    if not any(isinstance(p, DTensor) or hasattr(p, "ds_shape") for p in parameters.values()):
+        return model
+    with device:
+        copy, _ = build(config)
+    for name, parameter in copy.named_parameters():
+        parameter.data.copy_(whole(parameters[name]))
+        parameter.requires_grad_(parameters[name].requires_grad)
+    return copy
