@@ -1,4 +1,4 @@
-"""Simulated width-scaling studies with a known truth, for `statistics.py` and the tests. No training, no torch.
+"""Simulated width-scaling studies with a known truth, for `estimators.py` and the tests. No training, no torch.
 
 Units: x = log2(lr) in octaves, z = log2(n / 256). A study's optimum and stability edge lie at mu + alpha z + xi_n, where
 the irregularity xi_n of single widths ("jitter") has a standard deviation of 0.04 octave (`mild`) or 0.12 (`hard`).

@@ -1,10 +1,9 @@
-"""How right are the exponents? Simulated studies with known truth, both estimators: ``python -m benchmarks.statistics``.
+"""How right are the exponents? Simulated studies with known truth, both estimators: ``python -m benchmarks.estimators``.
 
 Per cell (world, widths, jitter, seeds, grid): root-mean-square error of `paper` on the same runs, of `paper` as published,
 on a grid aligned over seeds and widths, of `collapse`, and the ratio of the last two, at equally many runs; coverage of the
 95 % intervals, median half-width, bias. Then the note's other acceptance figures: the optimum that the edge limits, and the
-rule for clean exponents. Started as a module: as a script, its name would hide the
-standard library's. Results go to benchmarks/results/.
+rule for clean exponents. Results go to benchmarks/results/.
 """
 
 import argparse
@@ -190,7 +189,7 @@ def machine() -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.statistics", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators", description=__doc__)
     parser.add_argument("--studies", type=int, default=1000, help="per cell")
     parser.add_argument("--first_seed", type=int, default=10_000, help="the smaller ones served to tune the estimators")
     parser.add_argument("--worlds", nargs="+", choices=sorted(WORLDS), default=list(WORLDS))
