@@ -53,6 +53,12 @@ def _predict(argv: list[str]) -> int:
     return main(argv)
 
 
+def _coordcheck(argv: list[str]) -> int:
+    from pipeline.sweep.coordcheck import main
+
+    return main(argv)
+
+
 def _data(argv: list[str]) -> int:
     from pipeline.data.command import main
 
@@ -75,6 +81,10 @@ VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "fit": (_fit, "runs -> optimum, stability edge and exponents: pipeline fit runs/STUDY"),
     "theory": (_theory, "predicted exponents: pipeline theory --param sp --optimizer sgd, or --all"),
     "predict": (_predict, "the learning rate for a width, with its interval: pipeline predict runs/STUDY --width 8192"),
+    "coordcheck": (
+        _coordcheck,
+        "measured width exponents beside the predicted ones, per layer: pipeline coordcheck --widths 64,128,256",
+    ),
     "export": (_export, "a run's weights for litgpt and transformers: pipeline export runs/STUDY/RUN"),
     "report": (_report, "one self-contained HTML page and figures: pipeline report runs/STUDY"),
 }
@@ -84,7 +94,7 @@ USAGE = f"""usage: pipeline <verb> [flags]
 What learning rate at width n, and how sure are we? (width-scaling-pipeline {__version__})
 
 verbs:
-{chr(10).join(f"  {name:8} {text}" for name, (_, text) in VERBS.items())}
+{chr(10).join(f"  {name:10} {text}" for name, (_, text) in VERBS.items())}
 
 pipeline <verb> --help lists a verb's flags."""
 

@@ -8,7 +8,7 @@ from string import Template
 from typing import Any
 
 import pipeline
-from pipeline.analysis import charts, families, figures, words
+from pipeline.analysis import charts, families, figures, inside, words
 from pipeline.analysis.families import GroupFit, StudyFit
 from pipeline.analysis.fit import study_args, study_parser, summary
 from pipeline.analysis.tables import write, write_text
@@ -23,8 +23,10 @@ _READING = (
 )
 
 
-def render(fit: StudyFit) -> str:
-    """The page. The same fit gives the same bytes; nothing in it is fetched from anywhere. Raises `RequestError` without plotly."""
+def render(fit: StudyFit, looked: inside.Section | None = None) -> str:
+    """The page. The same fit gives the same bytes; nothing in it is fetched from anywhere. Raises `RequestError` without plotly.
+
+    `looked`: the section on what the runs recorded of their inside, if it is there already."""
     study = fit.study
     specs: dict[str, charts.Chart] = {}
     sections = [_group_section(fit, group, f"g{place}", specs) for place, group in enumerate(fit.groups)]
@@ -35,6 +37,7 @@ def render(fit: StudyFit) -> str:
         answer=_answer(fit),
         exponents=_exponents(fit),
         groups="\n".join(sections),
+        inside=(looked or inside.section(fit)).html,
         runs=_runs(fit),
         recipe=_recipe(fit),
         footer=f"Made by width-scaling-pipeline {escape(pipeline.__version__)} (pipeline report).",
@@ -156,7 +159,10 @@ def main(argv: Sequence[str]) -> int:
     args = study_args(study_parser("report", "One HTML page and the figures of a study.").parse_args(argv))
     found = families.fit(args.dirs, args.measure, args.estimator)
     folder = found.study.dirs[0]
-    page = write_text(folder / "report.html", render(found))
-    paths = [page, *write(found), *figures.save(figures.lr_curves(found), folder / "figures", "lr_transfer")]
+    looked = inside.section(found)
+    page = write_text(folder / "report.html", render(found, looked))
+    drawn = {"lr_transfer": figures.lr_curves(found)} | looked.figures
+    saved = [path for name, figure in drawn.items() for path in figures.save(figure, folder / "figures", name)]
+    paths = [page, *write(found), *saved]
     print(summary(found), "", *paths, sep="\n")
     return 0

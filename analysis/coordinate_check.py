@@ -1,0 +1,37 @@
+"""Draws the coordinate check (paper, Fig. 4 and E.16) of a study: ``python analysis/coordinate_check.py runs/STUDY [--lr LR] [--out DIR]``."""
+
+import math
+import sys
+from pathlib import Path
+
+from pipeline.analysis import coordinate_figures, figures
+from pipeline.analysis.coordinate_families import families, recorded
+from pipeline.analysis.inside import telling
+from pipeline.analysis.results import load_study
+from pipeline.validation import RequestError, RequestParser
+
+
+def main() -> int:
+    parser = RequestParser(prog="coordinate_check.py", description=__doc__)
+    parser.add_argument("study", nargs="+", type=Path, metavar="STUDY", help="study folder, such as runs/coordcheck")
+    parser.add_argument("--lr", type=float, help="learning rate at the base width (default: the largest stable one)")
+    parser.add_argument("--out", type=Path, help="folder for the figures (default: figures/ in the first study)")
+    try:
+        args = parser.parse_args()
+        study = load_study(args.study)
+        found = [f for f in families(study, recorded(study)) if f.groups]
+        chosen = telling(found) if args.lr is None else [f for f in found if math.isclose(f.lr, args.lr, rel_tol=1e-3)]
+        if not chosen:
+            raise RequestError(f"{study.name}: no coordinates{'' if args.lr is None else f' at lr {args.lr:g}'}")
+        for family in chosen:
+            figure = coordinate_figures.coordinate_figure(family)
+            name = coordinate_figures.name_of(family)
+            print(*figures.save(figure, args.out or study.dirs[0] / "figures", name), sep="\n")
+    except RequestError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
