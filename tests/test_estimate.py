@@ -106,3 +106,12 @@ def test_theory_knows_the_studys_own_setting():
     assert predicted(mlp, "sp", "sgd", "mse")["max_stable"].exponent == -1
     assert predicted(mlp, "mup", "sgd", "cross_entropy")["optimal"].exponent == 0
     assert predicted(BASE, "sp", "adamw", "cross_entropy")["optimal"].status == "observed"
+
+
+def test_runs_that_agree_to_the_last_digit_have_no_valley():
+    """Such as a few steps of one learning rate, or losses that all ended at chance."""
+    for lrs in ([0.01], [0.01, 0.02, 0.04]):
+        rows = [(width, lr, seed, 2.3026) for width in (64, 128, 256) for lr in lrs for seed in (0, 1, 2)]
+        found = estimate(Runs.of(*zip(*rows, strict=True)))
+        assert found.own_optimum is None
+        assert found.max_stable is None

@@ -86,6 +86,13 @@ def test_everything_unstable_leaves_the_edge_open_below():
     assert unstable_lrs(np.full(5, NAN), None).all()
 
 
+def test_a_classifier_still_at_chance_everywhere_is_untrained_not_unstable():
+    losses, accuracies = np.array([2.31, 2.30, 2.32, np.inf]), np.array([0.1, 0.12, 0.09, 0.1])
+    found = unstable_lrs(losses, 1, accuracies=accuracies, n_classes=10)
+    assert found.tolist() == [False, False, False, True]
+    assert stability_edge(np.array([0.1, 0.2, 0.4, 0.8]), found, 1).min_unstable_lr == 0.8
+
+
 def test_the_accuracy_floor_is_the_papers_at_ten_classes():
     assert accuracy_floor(10) == pytest.approx(0.2)
     assert accuracy_floor(2) == pytest.approx(0.5 + 0.5 / 9)

@@ -141,7 +141,7 @@ class Estimate:
         if self.labels.all_unstable[place]:
             dropped = "nothing trained stably there"
         elif not fitted:
-            dropped = "fewer than three stable runs lie near its optimum"
+            dropped = "fewer than three stable runs, or one learning rate alone, lie near its optimum"
         else:
             dropped = "" if self.own_optimum is not None else "no width shows both sides of its valley"
         return WidthEstimate(

@@ -67,7 +67,7 @@ def unstable_lrs(
     `losses` holds inf or nan where any seed is lost (`is_lost`); such a rate is unstable wherever it lies. At or above
     the optimum, at index `best`, so is one where any seed `left` for good, and, under cross-entropy, one that failed:
     whose mean loss exceeds the best by more than `MARGIN`, or, with `n_classes`, whose mean training accuracy is below
-    `accuracy_floor` (paper, D.4; under the squared losses nothing else counts). Below the optimum all this only means
+    `accuracy_floor`, unless the best one is (paper, D.4; under the squared losses nothing else counts). Below the optimum all this only means
     that the run is under-trained: at tiny learning rates the batches' noise alone can keep the loss above its first
     value. `best` is None when no rate is usable.
     """
@@ -82,7 +82,9 @@ def unstable_lrs(
         unstable[best:] |= ~(losses[best:] <= losses[best] + MARGIN)
     else:
         assert accuracies is not None
-        unstable[best:] |= ~(accuracies[best:] >= accuracy_floor(n_classes))
+        works = accuracies >= accuracy_floor(n_classes)
+        if works[best]:  # otherwise untrained or hopeless: its failures say nothing of stability
+            unstable[best:] |= ~works[best:]
     return unstable
 
 

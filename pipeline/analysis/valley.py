@@ -27,7 +27,8 @@ _DRIFT_SD = 0.12  # of log c, per doubling of width
 _PILOT_SD = 1.0  # octaves, of x_n around the pilot
 
 _PSEUDO = 6.0  # observations that the pooled variance counts for, beside a width's own
-_LEAST_RUNS = 3  # in the window, for a width to enter
+_LEAST_RUNS, _LEAST_LRS = 3, 2  # in the window, for a width to enter
+_LEAST_NOISE = 1e-6  # nats: where runs agree to the last digit
 _SEED_SD = 0.01  # floor of the seeds' scatter, in units of the noise
 
 
@@ -62,10 +63,14 @@ class Valley:
 def fit_valley(runs: Runs, stable: Bools, pilot: dict[int, float]) -> Valley | None:
     """Fit the widths that `pilot` names, with their grid optima in octaves, to the `stable` runs with a finite loss.
 
-    Widths with fewer than three runs within the window take no part. None: no width is left.
+    Widths with fewer than three runs or two learning rates within the window take no part. None: no width is left.
     """
     usable = stable & np.isfinite(runs.loss)
-    kept = [n for n in pilot if int(np.sum(usable & (runs.width == n) & _near(runs.x, pilot[n]))) >= _LEAST_RUNS]
+    kept = []
+    for n, centre in pilot.items():
+        near = runs.x[usable & (runs.width == n) & _near(runs.x, centre)]
+        if len(near) >= _LEAST_RUNS and len(np.unique(near)) >= _LEAST_LRS:
+            kept.append(n)
     if not kept:
         return None
     usable &= np.isin(runs.width, kept)
@@ -147,14 +152,14 @@ class _Problem:
         for place in range(self.n):
             theta[self.n + place] = np.min(self.y[self.place == place])
         residual = self.y - theta[self.n : 2 * self.n][self.place]
-        tight = max(0.05 * float(np.median(np.abs(residual))), 1e-9)
+        tight = max(0.05 * float(np.median(np.abs(residual))), _LEAST_NOISE)
         line = np.stack([np.ones(self.n), self.z], axis=1)
         self.bend = (np.eye(self.n) - line @ np.linalg.pinv(line)) / _OFF_LINE_SD**2
         weak, self.precision = self.precision, self.precision.copy()
         self.precision[2 * self.n + 1 :] = 0.02**-2
         theta, free, intercept, total = self._levenberg(theta, np.full(self.n, tight), tight, huber)
         self.precision = weak
-        noise = np.full(self.n, max(1.5 * float(np.median(np.abs(free))), 1e-9))
+        noise = np.full(self.n, max(1.5 * float(np.median(np.abs(free))), _LEAST_NOISE))
         self.bend = np.zeros((self.n, self.n))
         return theta, *self._scales(free, intercept, total, noise)
 
@@ -239,7 +244,7 @@ class _Problem:
         for _ in range(4):
             factor, _ = student(np.abs(free) / noise[self.place])
             squares = np.bincount(self.place, weights=factor * free * free, minlength=n)
-            pooled = max(float(squares.sum()) / (share * m), 1e-16)
+            pooled = max(float(squares.sum()) / (share * m), _LEAST_NOISE**2)
             noise = np.sqrt((_PSEUDO * pooled + squares) / (_PSEUDO + share * self.per_width))
         spread = float(intercept @ intercept) + float(np.sum(1 / total)) + 0.2 * pooled
         return noise, max(math.sqrt(spread / (len(intercept) + 2)), _SEED_SD * math.sqrt(pooled))
