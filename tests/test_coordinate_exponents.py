@@ -12,7 +12,7 @@ from synthetic_coordinates import GPT, MLP, WIDTHS, gpt_weights, mlp_weights, wr
 
 from pipeline.analysis import coordinate_words
 from pipeline.analysis.coordinate_families import families, recorded
-from pipeline.analysis.coordinate_predictions import Predictions, readout_slope, setting_of
+from pipeline.analysis.coordinate_predictions import Predictions, readout_slope
 from pipeline.analysis.coordinates import Exponent, Family, table
 from pipeline.analysis.results import load_study
 from pipeline.analysis.weights import OTHER, Kind, kind_of
@@ -23,6 +23,10 @@ from pipeline.parameterization.scale import ZERO
 from pipeline.parameterization.theory import predict
 
 N = np.array(WIDTHS)
+
+
+def setting_of(config):
+    return Predictions(config, Fraction(0), WIDTHS).setting
 
 
 def fit(values_WS):
@@ -185,7 +189,7 @@ def test_a_fixed_number_of_kv_heads_is_predicted_as_output():
 
 def test_predictions_are_theorys():
     predictions = Predictions(MLP, Fraction(-1, 2), WIDTHS)
-    theory = predict(setting_of(MLP, WIDTHS), Fraction(1, 2), small_steps=True)
+    theory = predict(setting_of(MLP), Fraction(1, 2), small_steps=True)
     for weight in mlp_weights(MLP):
         kind = kind_of(weight, MLP)
         layer = theory.layer(kind.layer)
@@ -243,13 +247,13 @@ def test_gpt_outputs_are_those_of_the_weight_not_of_the_residual_stream():
 
 
 def test_settings_are_the_runs() -> None:
-    assert (setting_of(MLP, WIDTHS).d_out, setting_of(GPT, WIDTHS).d_out) == ("finite", "large")
+    assert (setting_of(MLP).d_out, setting_of(GPT).d_out) == ("finite", "large")
     few = dataclasses.replace(GPT, model=ModelConfig(n_layer=2, vocab_size=64))
-    assert setting_of(few, WIDTHS).d_out == "finite"
-    assert (setting_of(MLP, WIDTHS).clipping, setting_of(GPT, WIDTHS).clipping) == (False, True)
-    assert (setting_of(MLP, WIDTHS).depth, setting_of(GPT, WIDTHS).depth) == (4, 4)
-    assert (setting_of(MLP, WIDTHS).model, setting_of(GPT, WIDTHS).model) == ("mlp", "gpt")
-    assert setting_of(GPT, WIDTHS).kv_heads == "all"
+    assert setting_of(few).d_out == "finite"
+    assert (setting_of(MLP).clipping, setting_of(GPT).clipping) == (False, True)
+    assert (setting_of(MLP).depth, setting_of(GPT).depth) == (4, 4)
+    assert (setting_of(MLP).model, setting_of(GPT).model) == ("mlp", "gpt")
+    assert setting_of(GPT).kv_heads == "all"
 
 
 def test_gradients_are_those_of_the_step_before_the_weights_they_made() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.analysis import coordinate_words, words
 from pipeline.analysis.coordinates import Exponent, Family
-from pipeline.analysis.figures import _STYLE, width_colours
+from pipeline.analysis.figures import STYLE, width_colours
 from pipeline.analysis.runs import Floats
 from pipeline.analysis.weights import FIRST, GPT_GROUPS, MLP_GROUPS
 
@@ -40,7 +40,7 @@ def coordinate_figure(family: Family) -> "Figure":
 
     rows = [label for label in _rows(family) if any(family.group(q, label, family.steps[-1]) for q in COLUMNS)]
     steps = shown_steps(family.steps)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 0.9 + 1.45 * len(rows)), layout="constrained")
         figure.get_layout_engine().set(h_pad=0.03, w_pad=0.04)  # type: ignore[union-attr,call-arg]
         grid = figure.subplots(len(rows), len(COLUMNS), squeeze=False, sharex=True)
@@ -199,7 +199,7 @@ def sharpness_figure(curves: Mapping[str, Mapping[int, Sequence[Curve]]]) -> "Fi
 
     widths = sorted({width for panel in curves.values() for width in panel})
     colours = dict(zip(widths, width_colours(len(widths)), strict=True))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.6 + 3.7 * len(curves), 3.2), layout="constrained")
         grid = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
         for axes, (title, panel) in zip(grid, curves.items(), strict=True):
@@ -222,7 +222,7 @@ def calibration_figure(points: Mapping[str, Mapping[int, tuple[float, float]]]) 
     from matplotlib.figure import Figure
 
     heads = ("expected calibration error", "mean largest probability")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 2.9), layout="constrained")
         for place, (axes, head) in enumerate(zip(figure.subplots(1, 2), heads, strict=True)):
             for (title, by_width), colour, mark in zip(

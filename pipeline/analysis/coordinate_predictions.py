@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.analysis.predicted import setting_of
 from pipeline.analysis.weights import Kind
 from pipeline.config import RunConfig
-from pipeline.parameterization import rules
 from pipeline.parameterization.scale import ONE, ROOT_N, ZERO, Theta
 from pipeline.parameterization.setting import Setting
 from pipeline.parameterization.theory import Layer, Prediction, predict
@@ -23,26 +23,6 @@ READOUT_SOURCE = (
     "the readout's propagating update follows |W_0|, which at these widths grows like 1 + sqrt(n/d_out): paper, section 5.2 "
     "and F.7"
 )
-
-
-def setting_of(config: RunConfig, widths: Sequence[int]) -> Setting:
-    """The theory's setting of a run. Raises `ValueError` where theory does not know it."""
-    mlp = config.model.kind == "mlp"
-    return Setting(
-        rules.get(config.param),
-        config.optimizer,
-        config.loss,
-        "mlp" if mlp else "gpt",
-        depth=config.model.n_layer if mlp else config.model.n_layer + 2,
-        activation=config.model.activation,
-        d_out="large" if config.d_out > np.exp(np.mean(np.log(widths))) else "finite",
-        embedding_init=None if mlp else config.embedding_init,
-        readout_init=config.readout_init,
-        train_norms=config.model.train_norms,
-        qk_norm=config.model.qk_norm,
-        kv_heads="all" if mlp or config.model.kv_heads == "all" else "fixed",
-        clipping=config.grad_clip is not None,
-    )
 
 
 @dataclass(frozen=True)
@@ -76,10 +56,16 @@ class Predictions:
         return float(many) + float(few - many) * 2 * readout_slope(self.widths, self.config.d_out)
 
     @property
+    def setting(self) -> Setting:
+        """As theory describes it. Raises `ValueError` where it does not know it."""
+        large = self.config.d_out > np.exp(np.mean(np.log(self.widths)))
+        return setting_of(self.config, d_out="large" if large else "finite")
+
+    @property
     def regime(self) -> str | None:
         """Definition 1's, in the limit of many steps and large n; None: theory does not know the setting."""
         try:
-            return predict(setting_of(self.config, self.widths), -self.lr_exponent).regime
+            return predict(self.setting, -self.lr_exponent).regime
         except ValueError:
             return None
 
@@ -91,7 +77,7 @@ class Predictions:
 
     def _prediction(self, d_out: Size) -> Prediction:
         if d_out not in self._known:
-            setting = setting_of(self.config, self.widths)
+            setting = self.setting
             setting = setting if d_out is None else dataclasses.replace(setting, d_out=d_out)
             self._known[d_out] = predict(setting, -self.lr_exponent, small_steps=True)
         return self._known[d_out]

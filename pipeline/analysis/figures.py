@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FORMATS = ("pdf", "svg", "png")
 OPTIMUM_COLOUR, EDGE_COLOUR = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
 
-_STYLE: Any = {  # matplotlib's own type for it is a Literal of every key
+STYLE: Any = {  # matplotlib's own type for it is a Literal of every key
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -74,7 +74,7 @@ def lr_curves(fit: StudyFit) -> "Figure":
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.5, 0.35 + 3.3 * len(fit.groups)), layout="constrained")
         colours = colour_by_width(fit)
         base_width = fit.study.config.base_width
@@ -93,7 +93,7 @@ def save(figure: "Figure", folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.{suffix}" for suffix in FORMATS]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             for path in paths:
                 figure.savefig(path, dpi=200, metadata=undated[path.suffix[1:]])
     except OSError as error:

@@ -195,7 +195,7 @@ def inline_svg(figure: "Figure", label: str) -> str:
     import matplotlib as mpl
 
     stream = io.StringIO()
-    with mpl.rc_context(figures._STYLE):
+    with mpl.rc_context(figures.STYLE):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     start = text.index("<svg")
