@@ -745,10 +745,11 @@ def test_hub_file_refusals(server: HubServer, monkeypatch: pytest.MonkeyPatch, w
 def test_the_server_is_a_hub_for_datasets_too(server: HubServer, tmp_path: Path) -> None:
     server.add(REPO, {"data/a.jsonl.gz": gzip.compress(_jsonl(1)), "tables/b.parquet": _parquet(2)})
     code = f"""
-import datasets, json
+import datasets, json, os
 rows = [list(datasets.load_dataset({REPO!r}, data_files=name, split="train", streaming=True))
         for name in ("data/*.jsonl.gz", "tables/*.parquet")]
-print(json.dumps(rows))
+print(json.dumps(rows), flush=True)
+os._exit(0)  # pyarrow's threads may crash an interpreter that shuts down, which is not what is tested
 """
     child = _python(code, server, HF_HOME=str(tmp_path / "hf"), HF_UPDATE_DOWNLOAD_COUNTS="0")
     out, err = child.communicate(timeout=120)
