@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from largest_tensor import LargestTensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.losses import LossName, linear_loss
 
@@ -54,19 +54,6 @@ def test_autocast_computes_in_bf16_and_accumulates_in_fp32() -> None:
     for mine, theirs in zip(torch.autograd.grad(ours, (h, weight)), exact, strict=True):
         assert mine.dtype == torch.float32
         assert (mine - theirs).norm() < 0.02 * theirs.norm()
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        for leaf in torch.utils._pytree.tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.elements = max(self.elements, leaf.numel())
-        return result
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse", "softmax_mse"])

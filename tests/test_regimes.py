@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from largest_tensor import LargestTensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.diagnostics.regimes import logit_metrics, logit_sums
 
@@ -124,19 +124,6 @@ def test_divergence_shows_and_does_not_crash() -> None:
 def test_leaves_no_graph() -> None:
     h, weight, targets, bias = (t.requires_grad_() if t.is_floating_point() else t for t in problem())
     assert not logit_sums(h, weight, targets, bias).requires_grad
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        for leaf in torch.utils._pytree.tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.elements = max(self.elements, leaf.numel())
-        return result
 
 
 def test_holds_one_chunk_of_logits() -> None:

@@ -7,6 +7,7 @@ Shapes: R rows of the probe (sequences or examples), each of positions of which 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
@@ -178,7 +179,7 @@ class _Weights:
         return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
-class _Operator:
+class _Operator(ABC):
     """Products of a symmetric matrix (P, P), the mean over the probe, with vectors: a sum over chunks of rows."""
 
     def __init__(self, probe: Sharpness, weights: _Weights) -> None:
@@ -203,13 +204,13 @@ class _Operator:
             gradient = torch.autograd.grad(value, leaves, weight, create_graph=True, materialize_grads=True)
             return _Graph(leaves, value, weight, gradient)
 
+    @abstractmethod
     def _differentiated(self, logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor | None]:
         """The function of the weights whose gradient the products need, and the weights of its outputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _product(self, graph: "_Graph", gradient: tuple[Tensor, ...], vector: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The chunk's share, for those parts of the gradient that depend on what the products differentiate by."""
-        raise NotImplementedError
 
 
 class _Graph(NamedTuple):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from pipeline.diagnostics.spectral import operator_norm, rms_operator_norm
+from pipeline.diagnostics.spectral import operator_norm, rms_operator_norm, update_rank
 from pipeline.diagnostics.sums import Sums
 from pipeline.diagnostics.weights import Layer
 
@@ -114,5 +114,5 @@ class Spectra:
     def _put_rank(self, name: str, difference: Tensor, sigma: Tensor) -> None:
         """|W - R|_F / |W - R|_2, of which there is none where nothing has changed."""
         changed = sigma != 0
-        rank = torch.where(changed, torch.linalg.vector_norm(difference) / sigma, 0.0)
+        rank = torch.where(changed, update_rank(difference, sigma), 0.0)
         self._sums.add(f"update_rank/{name}", rank, changed)
