@@ -4,10 +4,10 @@ import math
 import sys
 from pathlib import Path
 
-from pipeline.analysis import coordinate_figures, figures
-from pipeline.analysis.coordinate_families import families, recorded
-from pipeline.analysis.inside import telling
-from pipeline.analysis.results import load_study
+from pipeline.analysis.inside.lr_rules import families, recorded
+from pipeline.analysis.page import figures, figures_inside
+from pipeline.analysis.page.inside import telling
+from pipeline.analysis.study.load import load_study
 from pipeline.validation import RequestError, RequestParser
 
 
@@ -24,8 +24,8 @@ def main() -> int:
         if not chosen:
             raise RequestError(f"{study.name}: no coordinates{'' if args.lr is None else f' at lr {args.lr:g}'}")
         for family in chosen:
-            figure = coordinate_figures.coordinate_figure(family)
-            name = coordinate_figures.name_of(family)
+            figure = figures_inside.coordinate_figure(family)
+            name = figures_inside.name_of(family)
             print(*figures.save(figure, args.out or study.dirs[0] / "figures", name), sep="\n")
     except RequestError as error:
         print(error, file=sys.stderr)

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from pipeline.analysis import figures
-from pipeline.analysis.families import fit
-from pipeline.analysis.fit import study_args, study_parser
+from pipeline.analysis.fit.study_fit import fit
+from pipeline.analysis.page import figures
+from pipeline.analysis.page.summary import study_args, study_parser
 from pipeline.config import RequestError
 
 

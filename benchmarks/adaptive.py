@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.studies import JITTER, WORLDS, Design, Truth, World, draw, make_runs
-from pipeline.analysis.estimate import estimate
-from pipeline.analysis.runs import Runs
+from pipeline.analysis.fit.collapse import estimate
+from pipeline.analysis.study.runs import Runs
 from pipeline.sweep.adaptive import Aim, half_width, next_round
 
 ABORTED = 0.3  # cost of a run that leaves the stable region and is aborted, of a full one

@@ -226,7 +226,7 @@ def encode(scratch: str, processes: str, rank: str) -> dict[str, float]:
 def prepare_all(scratch: str, processes: str) -> dict[str, Any]:
     """Tokens per second of the whole of `prepare`, the start of its processes, both passes and all writing included."""
     from pipeline.config import DataConfig
-    from pipeline.data.prepare import prepare
+    from pipeline.data.preparing.prepare import prepare
     from pipeline.data.shards import read_manifest
 
     with tempfile.TemporaryDirectory(dir=scratch) as cache:

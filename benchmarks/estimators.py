@@ -23,14 +23,14 @@ import numpy as np
 import scipy
 
 from benchmarks.studies import JITTER, WORLDS, Design, Truth, World, draw, make_runs
-from pipeline.analysis.estimate import Estimate, estimate
-from pipeline.analysis.exponents import fit_exponent
-from pipeline.analysis.judgement import decided
-from pipeline.analysis.labels import LANGUAGE
-from pipeline.analysis.optimum import grid_optimum, seed_mean_curve
-from pipeline.analysis.posterior import Mixture
-from pipeline.analysis.runs import Floats, Runs
-from pipeline.analysis.stability import stability_edge, unstable_lrs
+from pipeline.analysis.fit.collapse import Estimate, estimate
+from pipeline.analysis.fit.evidence import decided
+from pipeline.analysis.fit.exponent import fit_exponent
+from pipeline.analysis.fit.posterior import Mixture
+from pipeline.analysis.fit.published import grid_optimum, seed_mean_curve
+from pipeline.analysis.study.labels import LANGUAGE
+from pipeline.analysis.study.runs import Floats, Runs
+from pipeline.analysis.study.stability import stability_edge, unstable_lrs
 
 GRIDS = {"x2": (1.0, False), "x2 staggered": (1.0, True), "x4": (2.0, False), "x4 staggered": (2.0, True)}
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from pipeline.analysis.runs import Runs
+from pipeline.analysis.study.runs import Runs
 
 Floats = NDArray[np.float64]
 Valley = Callable[[Floats, float], Floats]

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from largest_tensor import LargestTensor
 from torch.nn import functional as F
 
 from pipeline.losses import LossName, linear_loss
+from tests.support.largest_tensor import LargestTensor
 
 
 def problem(dtype: torch.dtype, rows: int = 301, vocabulary: int = 97) -> tuple[torch.Tensor, ...]:

@@ -9,7 +9,7 @@ import yaml
 from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings
 from pipeline.models.build import build
 from pipeline.recipes import load_run, parse, parse_source, shipped
-from pipeline.sweep.plan import grid
+from pipeline.sweep.grid import grid
 from pipeline.training.describe import describe
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.config import RequestError, RunConfig
 from pipeline.data.order import Samples, training_batches
-from pipeline.data.prepare import open_source, prepare, prepared_folder
+from pipeline.data.preparing.prepare import open_source, prepare, prepared_folder
 from pipeline.data.shards import MANIFEST, read_manifest
 from pipeline.data.vectors import SOURCES, Examples
 from pipeline.data.windows import TokenWindows
@@ -126,7 +126,7 @@ def _check_vocabulary(folder: Path, config: RunConfig) -> dict[str, Any]:
 
 def _open_stream(config: RunConfig) -> Data:
     """Training windows as they are read; validation windows from the first validation documents, prepared once."""
-    from pipeline.data.stream import StreamedWindows
+    from pipeline.data.streaming.stream import StreamedWindows
 
     # a little more than asked for, since the last window of a shard is seldom full
     tokens = (config.val_sequences + config.val_sequences // 50 + 8) * config.seq_len

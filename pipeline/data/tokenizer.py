@@ -40,7 +40,7 @@ def find_tokenizer(name: str) -> Path:
         raise RequestError(
             f"--data.tokenizer {name}: no such file (give bpe, a tokenizer.json or OWNER/NAME on the hub)"
         )
-    from pipeline.data.hub import hub_file
+    from pipeline.data.hub.download import hub_file
 
     return hub_file(name, "tokenizer.json")
 

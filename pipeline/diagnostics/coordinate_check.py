@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diagnostics import attention
+from pipeline.diagnostics.layers import Layer, inner, layers, normalized, walk
+from pipeline.diagnostics.logits import logit_metrics
 from pipeline.diagnostics.probe import hooked, undisturbed
 from pipeline.diagnostics.quantities import Quantities
-from pipeline.diagnostics.regimes import logit_metrics
 from pipeline.diagnostics.spectra import Spectra
 from pipeline.diagnostics.sums import Reduce, Sums
-from pipeline.diagnostics.weights import Layer, inner, layers, normalized, walk
 from pipeline.models.roles import Readout
 
 # what a run's record calls logit_rms is that of its training batch

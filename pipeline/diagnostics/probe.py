@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pipeline.diagnostics.layers import Layer
 from pipeline.diagnostics.precision import full_precision
-from pipeline.diagnostics.weights import Layer
 
 Before = Callable[[Layer], None]
 After = Callable[[Layer, Tensor, Tensor], None]

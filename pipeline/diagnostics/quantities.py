@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from pipeline.diagnostics.regimes import logit_sums
+from pipeline.diagnostics.layers import Layer
+from pipeline.diagnostics.logits import logit_sums
 from pipeline.diagnostics.sums import Sums
-from pipeline.diagnostics.weights import Layer
 
 CHUNK = 2**21  # numbers of a layer's output that are held at once: the size of a cache, since they are read often
 

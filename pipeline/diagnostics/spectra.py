@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from pipeline.diagnostics.spectral import operator_norm, rms_operator_norm, update_rank
+from pipeline.diagnostics.layers import Layer
+from pipeline.diagnostics.operator_norm import operator_norm, rms_operator_norm, update_rank
 from pipeline.diagnostics.sums import Sums
-from pipeline.diagnostics.weights import Layer
 
 PAIRS = {
     "alignment_effective": ("effective", "operator_norm_update", "input"),

@@ -14,16 +14,16 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.analysis.families import runs_of
-from pipeline.analysis.labels import Rule
-from pipeline.analysis.measure import TRAINING_LOSS
-from pipeline.analysis.results import load_study
-from pipeline.analysis.runs import Runs
+from pipeline.analysis.fit.study_fit import runs_of
+from pipeline.analysis.study.labels import Rule
+from pipeline.analysis.study.load import load_study
+from pipeline.analysis.study.measure import TRAINING_LOSS
+from pipeline.analysis.study.runs import Runs
 from pipeline.config import RequestError, RunConfig, SweepConfig
 from pipeline.files import read_jsonl, write_atomic
+from pipeline.run.directory import RunDir
 from pipeline.sweep.adaptive import Aim, Proposal, next_round
-from pipeline.sweep.plan import cost
-from pipeline.training.rundir import RunDir
+from pipeline.sweep.grid import cost
 
 PLAN = "plan.jsonl"
 AUDIT = 0.05  # share of runs that are never aborted, to see that the aborted ones would not have come back

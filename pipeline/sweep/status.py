@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from pipeline.config import RequestError
-from pipeline.sweep import queue
-from pipeline.sweep.ledger import Ledger, Submission
-from pipeline.sweep.queue import SlurmError, Task
-from pipeline.sweep.study import plural
+from pipeline.sweep.launch.lock import plural
+from pipeline.sweep.launch.slurm import queue
+from pipeline.sweep.launch.slurm.queue import SlurmError, Task
+from pipeline.sweep.launch.slurm.submissions import Ledger, Submission
 from pipeline.validation import RequestParser
 
 STATES = ("finished", "diverged", "aborted", "running", "queued", "failed", "lost")

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from pipeline.config import RunConfig
+from pipeline.run.directory import RunDir
 from pipeline.training.module import TrainingModule
-from pipeline.training.rundir import RunDir
 from pipeline.training.strategies import gather
 
 HEADROOM = 0.9  # share of the free memory to use: allocators leave gaps, and collectives have buffers

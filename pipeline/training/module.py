@@ -15,7 +15,7 @@ from pipeline.config import RequestError, RunConfig
 from pipeline.data.open import Batch, Data, Shuffled
 from pipeline.data.order import sample_order, validation_batches
 from pipeline.data.prefetch import prefetched, together
-from pipeline.diagnostics.regimes import logit_metrics, logit_sums
+from pipeline.diagnostics.logits import logit_metrics, logit_sums
 from pipeline.losses import LossOutput, linear_loss
 from pipeline.models.build import build
 from pipeline.models.init import initialize_
@@ -28,7 +28,7 @@ class TrainingModule(pl.LightningModule):
     """A model at one width under one parameterization.
 
     `passes` collects the `LossOutput` of every forward pass, as a vector, and `gradient_norm` is the last step's, before
-    clipping; `pipeline.training.callbacks.Recorder` reads and clears them.
+    clipping; `pipeline.training.recorder.Recorder` reads and clears them.
     """
 
     def __init__(self, config: RunConfig, data: Data) -> None:

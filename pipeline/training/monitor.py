@@ -16,8 +16,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from pipeline.config import RunConfig
 from pipeline.diagnostics.coordinate_check import CoordinateCheck
+from pipeline.diagnostics.layers import inner, layers
 from pipeline.diagnostics.sums import Sums
-from pipeline.diagnostics.weights import inner, layers
 from pipeline.models.init import initial_values
 from pipeline.training.curvature import Curvature
 from pipeline.training.module import TrainingModule, first_samples, inputs_and_targets

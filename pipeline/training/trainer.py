@@ -12,15 +12,15 @@ import lightning.pytorch as pl
 from pipeline.config import RequestError, RunConfig, config_hash
 from pipeline.data.open import open_data
 from pipeline.models.build import parameter_count
-from pipeline.training.callbacks import Progress, Recorder
-from pipeline.training.checkpoint import Checkpoint, newest, newest_first, prune
+from pipeline.run.directory import MetricsWriter, Record, RunDir, final_values, outcome
+from pipeline.training.checkpoint.files import Checkpoint, newest, newest_first, prune
 from pipeline.training.health import Watchdog, handle_stop_signals
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
+from pipeline.training.mirrors import WandbMirror
 from pipeline.training.module import TrainingModule
 from pipeline.training.monitor import RunMonitor
-from pipeline.training.rundir import MetricsWriter, Record, RunDir, final_values, outcome
+from pipeline.training.recorder import Progress, Recorder
 from pipeline.training.strategies import environment, strategy_of
-from pipeline.training.wandb_mirror import WandbMirror
 
 
 def train(config: RunConfig, *, show_progress: bool = True) -> Record:

@@ -1,0 +1,68 @@
+"""Which further runs would narrow a prediction most, from the fit's own variances. numpy only.
+
+The variance of the prediction (`drift.Line`), irregularity of the width included, is computed before and after each
+candidate's runs.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipeline.analysis.fit.collapse import Estimate, Quantity
+from pipeline.analysis.fit.drift import Line
+from pipeline.analysis.study.runs import Floats
+
+Kind = Literal["narrower", "wider", "seeds"]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One way to spend runs, and what it would do."""
+
+    kind: Kind
+    width: int
+    """The width to add; of `seeds`, the widest one trained."""
+    shrink: float
+    """Half-width of the prediction's interval after over before; below 1 is narrower."""
+    cost: float
+    """Compute, as a share of what the study has cost so far; a run costs like width squared."""
+
+
+def advise(found: Estimate, quantity: Quantity, width: float, width_step: int = 1) -> tuple[Advice, ...]:
+    """Candidates for the prediction at `width`, the one that narrows most first: a width four times narrower, one four
+    times wider than those trained (not beyond `width` itself), both multiples of `width_step`, and as many seeds again
+    everywhere. Empty where the quantity has no power law yet.
+    """
+    law = found.optimal if quantity == "optimal" else found.max_stable
+    if law is None or len(law.widths) < 2:
+        return ()
+    widths = np.array(law.widths, dtype=np.float64)
+    variance, jitter = np.diag(law.observed[1]), law.jitter**2
+    per_width = {n: int(np.sum(found.runs.width == n)) for n in found.runs.widths}
+    spent = sum(count * n**2 for n, count in per_width.items())
+    typical = float(np.median(list(per_width.values())))
+    before = _predicted(widths, variance + jitter, jitter, width)
+    candidates: list[tuple[Kind, float]] = [("seeds", widths[-1])]
+    if (narrow := max(widths[0] / 4 // width_step, 1) * width_step) < widths[0]:
+        candidates.append(("narrower", narrow))
+    if widths[-1] < width:
+        candidates.append(("wider", min(widths[-1] * 4, width)))
+    found_ways = []
+    for kind, new in candidates:
+        if kind == "seeds":
+            after = _predicted(widths, variance / 2 + jitter, jitter, width)
+            cost = 1.0
+        else:
+            measured = float(np.median(variance))
+            more = np.append(variance + jitter, measured + jitter)
+            after = _predicted(np.append(widths, new), more, jitter, width)
+            after = min(after, measured) if new == width else after  # its own runs know its irregularity too
+            cost = float(typical * new**2 / spent)
+        found_ways.append(Advice(kind, round(new), math.sqrt(after / before), cost))
+    return tuple(sorted(found_ways, key=lambda way: way.shrink))
+
+
+def _predicted(widths: Floats, variance: Floats, jitter: float, width: float) -> float:
+    return Line(widths, np.diag(variance)).at(width, np.zeros_like(widths))[1] + jitter

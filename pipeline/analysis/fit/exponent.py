@@ -1,0 +1,94 @@
+"""Width exponents as the slope of log learning rate on log width: by least squares as published, or from a posterior."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import stdtrit
+
+from pipeline.analysis.fit.powerlaw import PowerLaw
+
+Estimator = Literal["collapse", "paper"]
+
+# The estimators' names. collapse: one valley shape for all widths and interval-censored edges (`estimate`). paper: the
+# published practice, grid values and a straight line through them.
+COLLAPSE: Estimator = "collapse"
+PAPER: Estimator = "paper"
+ESTIMATORS: tuple[Estimator, ...] = (COLLAPSE, PAPER)
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """A fitted power law ``lr = exp(log_lr_at_1) * width^exponent``; -1/2 means lr shrinks like width^-1/2.
+
+    What could not be estimated is nan: everything with fewer than two widths, by least squares the errors with fewer than
+    three. Of a posterior these are median, standard deviation, central 95 % interval and median line.
+    """
+
+    exponent: float
+    standard_error: float
+    ci_low: float
+    ci_high: float
+    log_lr_at_1: float
+    n_widths: int
+
+    @property
+    def estimable(self) -> bool:
+        return not math.isnan(self.exponent)
+
+    @property
+    def exact(self) -> bool:
+        """Three or more values that lie on a line, as grid values can: the error of 0 then says nothing."""
+        return self.n_widths > 2 and self.standard_error < 1e-9
+
+    def lr_at(self, width: float) -> float:
+        """The learning rate on the fitted line at `width`."""
+        return math.exp(self.log_lr_at_1 + self.exponent * math.log(width))
+
+
+NOT_ESTIMABLE = Exponent(math.nan, math.nan, math.nan, math.nan, math.nan, 0)
+
+
+def from_posterior(law: PowerLaw | None) -> Exponent:
+    """The posterior in numbers; everything nan without a law or with one width."""
+    if law is None or len(law.widths) < 2:
+        return dataclasses.replace(NOT_ESTIMABLE, n_widths=0 if law is None else len(law.widths))
+    exponent = law.exponent
+    low, median, high = exponent.quantiles([0.025, 0.5, 0.975])
+    middle = math.sqrt(law.widths[0] * law.widths[-1])
+    at_1 = math.log(2) * law.line(middle).median - median * math.log(middle)
+    return Exponent(median, exponent.standard_deviation, low, high, at_1, len(law.widths))
+
+
+def fit_exponent(widths: Sequence[int], lrs: Sequence[float]) -> Exponent:
+    """Ordinary least squares of log lr on log width, with a 95 % Student-t interval on (widths - 2) degrees of freedom.
+
+    The published exponents (paper, Fig. 6 and Table F.1) are such slopes, reported without an error. Read the error with care:
+
+    - it measures only the scatter of the grid values around the line, not the noise over seeds or the grid's spacing;
+    - the slope is quantized (`slope_step`): on an x2 grid with widths x4 apart, three widths allow multiples of 1/4 only;
+    - values that happen to lie on a line, such as the same grid point at all widths, give an error of exactly 0;
+    - at three widths there is one degree of freedom, and the interval is 12.7 standard errors to either side.
+    """
+    x, y = np.log(widths), np.log(lrs)
+    n = len(x)
+    if n < 2:
+        return dataclasses.replace(NOT_ESTIMABLE, n_widths=n)
+    spread = float(np.sum((x - x.mean()) ** 2))
+    slope = float((x - x.mean()) @ y / spread)
+    intercept = float(y.mean() - slope * x.mean())
+    if n == 2:
+        return Exponent(slope, math.nan, math.nan, math.nan, intercept, n)
+    residuals = y - intercept - slope * x
+    error = math.sqrt(float(residuals @ residuals) / (n - 2) / spread)
+    half = float(stdtrit(n - 2, 0.975)) * error
+    return Exponent(slope, error, slope - half, slope + half, intercept, n)
+
+
+def slope_step(widths: Sequence[int], lr_ratio: float) -> float:
+    """How far the slope moves when the value at the narrowest or widest width moves by one grid step of ratio `lr_ratio`."""
+    x = np.log(widths) - np.mean(np.log(widths))
+    return math.log(lr_ratio) * float(np.max(np.abs(x)) / np.sum(x**2))

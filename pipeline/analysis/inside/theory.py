@@ -1,0 +1,129 @@
+"""What `theory` predicts for the quantities of the refined coordinate check (design, section 4), weight by weight."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from pipeline.analysis.fit.theory import setting_of
+from pipeline.analysis.inside.weights import Kind
+from pipeline.config import RunConfig
+from pipeline.theory.network import Setting
+from pipeline.theory.orders import ONE, ROOT_N, ZERO, Theta
+from pipeline.theory.predict import Layer, Prediction, predict
+
+Size = Literal["finite", "large"] | None
+_SIZES: tuple[Size, Size] = ("finite", "large")
+
+READOUT_SOURCE = (
+    "the readout's propagating update follows |W_0|, which at these widths grows like 1 + sqrt(n/d_out): paper, section 5.2 "
+    "and F.7"
+)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Exponents of n over `widths` for runs of `config` under lr ~ n^lr_exponent."""
+
+    config: RunConfig
+    lr_exponent: Fraction
+    widths: tuple[int, ...]
+
+    def exponent(self, kind: Kind, quantity: str, step: int) -> float | None:
+        """The predicted width exponent of `quantity` after `step` updates; None: no prediction, or exactly zero.
+
+        The readout's initial weight is the one place where n against d_out matters: between their limits its exponents
+        are those of 1 + sqrt(n/d_out) over the widths (5.2).
+        """
+        if kind.layer is None:
+            return None
+        if kind.layer == "output" and quantity == "update":
+            parts = [self.exponent(kind, part, step) for part in ("effective", "propagating")]
+            return max((part for part in parts if part is not None), default=None)
+        try:
+            if kind.layer != "output" or quantity not in ("propagating", "operator_norm_reference"):
+                found = self._exponent(None, kind, quantity, step)
+                return None if found is None else float(found)
+            few, many = (self._exponent(size, kind, quantity, step) for size in _SIZES)
+        except ValueError:  # a setting that theory does not know, or a step past the last one that it follows
+            return None
+        if few is None or many is None:
+            return None
+        return float(many) + float(few - many) * 2 * readout_slope(self.widths, self.config.d_out)
+
+    @property
+    def setting(self) -> Setting:
+        """As theory describes it. Raises `ValueError` where it does not know it."""
+        large = self.config.d_out > np.exp(np.mean(np.log(self.widths)))
+        return setting_of(self.config, d_out="large" if large else "finite")
+
+    @property
+    def regime(self) -> str | None:
+        """Definition 1's, in the limit of many steps and large n; None: theory does not know the setting."""
+        try:
+            return predict(self.setting, -self.lr_exponent).regime
+        except ValueError:
+            return None
+
+    def _exponent(self, d_out: Size, kind: Kind, quantity: str, step: int) -> Fraction | None:
+        prediction = self._prediction(d_out)
+        assert kind.layer is not None
+        scale = _scale(prediction.setting, prediction.layer(kind.layer), kind, quantity, step)
+        return None if scale is None else scale.exponent
+
+    def _prediction(self, d_out: Size) -> Prediction:
+        if d_out not in self._known:
+            setting = self.setting
+            setting = setting if d_out is None else dataclasses.replace(setting, d_out=d_out)
+            self._known[d_out] = predict(setting, -self.lr_exponent, small_steps=True)
+        return self._known[d_out]
+
+    @cached_property
+    def _known(self) -> dict[Size, Prediction]:
+        return {}
+
+
+def readout_slope(widths: Sequence[int], d_out: int) -> float:
+    """Slope of log(1 + sqrt(n/d_out)) on log n over the widths: from 0 (d_out >> n) to 1/2 (n >> d_out)."""
+    n = np.array(widths, dtype=np.float64)
+    return float(np.polyfit(np.log(n), np.log(1 + np.sqrt(n / d_out)), 1)[0])
+
+
+def _scale(setting: Setting, layer: Layer, kind: Kind, quantity: str, step: int) -> Theta | None:
+    now = layer.at(step)
+    # what reads the embedding: its relative change differs from that of later inputs, by how the first block is built
+    unclear = kind.first and (kind.group in ("mlp.fc", "norms") or kind.layer == "key_value")
+    propagating = ZERO if kind.part in ("bias", "embedding") else None if unclear else now.propagating
+    match quantity:
+        case "effective":
+            return now.effective
+        case "propagating":
+            return propagating
+        case "update":
+            return None if propagating is None else now.effective + propagating
+        case "gradient":
+            return layer.at(step - 1).gradient if step > 0 else None
+        case "operator_norm_update":
+            return now.update_norm
+        case "operator_norm_reference":
+            return ONE if kind.part == "gain" else None if kind.part == "bias" else layer.weight.init_norm
+        case "alignment_effective" | "alignment_propagating":
+            return ONE
+        case "output":
+            return _output(setting, layer, kind, step)
+    return None
+
+
+def _output(setting: Setting, layer: Layer, kind: Kind, step: int) -> Theta:
+    """|W x|. `LayerScales.output` is what follows the layer, which in a residual network is more than W x."""
+    now = layer.at(step)
+    if setting.model == "mlp" or kind.layer in ("input", "output"):
+        return now.output
+    if kind.part == "gain":
+        return ONE
+    initial = ZERO if kind.part == "bias" else layer.weight.init * ROOT_N
+    return initial if initial != ZERO else now.effective

@@ -1,0 +1,155 @@
+"""What a fit says, in words and numbers for people, with typographic signs; `plain` turns them into ASCII."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from pipeline.analysis.fit.exponent import PAPER, Estimator, Exponent
+
+if TYPE_CHECKING:
+    from pipeline.analysis.fit.study_fit import GroupFit, Lr, StudyFit
+
+MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
+
+_LABELS = {
+    "sp": "SP",
+    "mup": "μP",
+    "ntp": "NTP",
+    "sp_full_align": "SP-full-align",
+    "musoli": "MUSOLI",
+    "sp_transition": "SP-transition",
+    "adamw": "AdamW",
+    "adam": "Adam",
+    "mse": "MSE",
+    "softmax_mse": "softmax + MSE",
+    "sgd": "SGD",
+}
+
+
+_ASCII = {
+    ord(sign): text
+    for sign, text in {MINUS: "-", DASH: "-", TIMES: "x", "±": "+-", "≤": "<=", "≥": ">=", "·": "/", "μ": "mu"}.items()
+}
+
+
+def unit(fit: "StudyFit") -> str:
+    """What losses are measured in."""
+    config = fit.study.config
+    if fit.measure.is_accuracy:
+        return "share of examples"
+    of = "example" if config.is_classification else "token"
+    return f"nats per {of}" if config.loss == "cross_entropy" else f"squared error per {of}"
+
+
+def label(name: str) -> str:
+    """How people write the name of a parameterization or an optimizer."""
+    return _LABELS.get(name, name)
+
+
+def group_title(group: "GroupFit") -> str:
+    parts = [label(group.param), label(group.optimizer)]
+    return " · ".join(parts if group.loss == "cross_entropy" else [*parts, label(group.loss)])
+
+
+def lr(value: float) -> str:
+    """``4e-3``, ``1.6e-2``; three digits at most."""
+    if not math.isfinite(value):
+        return DASH
+    mantissa, exponent = f"{value:.2e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    return f"{mantissa}e{int(exponent)}" if int(exponent) else mantissa
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A signed number with a proper minus sign, never minus zero."""
+    if not math.isfinite(value):
+        return DASH
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
+
+
+def exponent(fit: Exponent) -> str:
+    """``-0.50 ± 0.10``, without an error where two widths or points on a line allow none."""
+    if not fit.estimable:
+        return "not estimable"
+    if math.isnan(fit.standard_error) or fit.exact:
+        return number(fit.exponent)
+    return f"{number(fit.exponent)} ± {number(fit.standard_error)}"
+
+
+def interval(fit: Exponent) -> str:
+    return DASH if math.isnan(fit.ci_low) or fit.exact else f"{number(fit.ci_low)} to {number(fit.ci_high)}"
+
+
+def answer(group: "GroupFit") -> str:
+    """Where optimum and stability edge went with width: the paragraph a hurried reader takes away."""
+    return _phrases(group).answer(group)
+
+
+def notes(group: "GroupFit") -> list[str]:
+    """What qualifies the numbers of `group`, one sentence each."""
+    return _phrases(group).notes(group)
+
+
+def width_rows(group: "GroupFit") -> list[tuple[str, ...]]:
+    """The table of the widths, header first."""
+    return _phrases(group).width_rows(group)
+
+
+def reading(estimator: Estimator) -> str:
+    """How to read the exponents and their errors."""
+    from pipeline.analysis.page import words_paper, words_posterior
+
+    return words_paper.READING if estimator == PAPER else words_posterior.READING
+
+
+def _phrases(group: "GroupFit") -> "Phrases":
+    from pipeline.analysis.page import words_paper, words_posterior
+
+    phrases: Phrases = words_paper if group.estimate is None else words_posterior
+    return phrases
+
+
+class Phrases(Protocol):
+    """What an estimator's wording provides."""
+
+    def answer(self, group: "GroupFit") -> str: ...
+    def notes(self, group: "GroupFit") -> list[str]: ...
+    def width_rows(self, group: "GroupFit") -> list[tuple[str, ...]]: ...
+
+
+def left_out(fit: "StudyFit") -> str:
+    """Empty, or which runs the fit did not use."""
+    study = fit.study
+    parts = [f"{study.n_unfinished} unfinished"] if study.n_unfinished else []
+    parts += [f"{study.n_failed} failed"] if study.n_failed else []
+    total = study.n_unfinished + study.n_failed
+    return f"{' and '.join(parts)} run{'s' * (total > 1)} left out" if parts else ""
+
+
+def lr_with_interval(value: "Lr") -> str:
+    """``4e-3 (3.5e-3 to 4.6e-3)``, or the value alone where there is no interval."""
+    return lr(value.value) if math.isnan(value.low) else f"{lr(value.value)} ({lr(value.low)} to {lr(value.high)})"
+
+
+def widths_text(widths: Sequence[int]) -> str:
+    """``width 64``, ``widths 64, 128 and 256``."""
+    values = [str(n) for n in widths]
+    if len(values) == 1:
+        return f"width {values[0]}"
+    return f"widths {', '.join(values[:-1])} and {values[-1]}"
+
+
+def capital(text: str) -> str:
+    """The text with its first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def wrapped(text: str, lead: str) -> list[str]:
+    """Lines of at most 118 characters, the first after `lead`, the others indented like it."""
+    return textwrap.wrap(text, 118, initial_indent=lead, subsequent_indent=" " * len(lead))
+
+
+def plain(text: str) -> str:
+    """ASCII for terminals and logs of any encoding."""
+    return text.translate(_ASCII)

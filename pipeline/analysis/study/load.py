@@ -1,0 +1,117 @@
+"""Study folders -> one table, a row per finished run. Refuses what must not be compared; says what it left out."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.analysis.study.table import Row, rows
+from pipeline.config import RequestError, RunConfig, hashed_settings
+from pipeline.recipes import load_run
+
+GROUP = ["param", "optimizer", "loss"]
+"""Columns whose values make one family of curves."""
+POINT = [*GROUP, "width", "lr", "seed"]
+"""Columns that tell the runs of a study apart; every other setting must be the same in all of them ..."""
+_WITH_OPTIMIZER = {"weight_decay", "betas", "eps", "momentum"}  # ... except these, the same among runs of one optimizer
+
+
+@dataclass(frozen=True)
+class Study:
+    """The finished runs of one or more study folders, all of one recipe.
+
+    `runs` has one row per run, ordered by `POINT`: run, param, optimizer, loss, width, base_width, lr, seed, status
+    (completed, diverged, aborted), initial_loss, final_train_loss, final_val_loss (of the training loss, in nats for
+    cross-entropy; nan: not finite), last_train_loss, best_train_loss, best_val_loss (of what was recorded), final_train_accuracy, final_val_accuracy (nan without classes), steps, tokens, seconds, tokens_per_second, parameters, diverged_at (step or nan) and left_for_good.
+    """
+
+    dirs: tuple[Path, ...]
+    runs: pd.DataFrame
+    config: RunConfig
+    """Of the first run; all but `POINT` and what follows the optimizer holds for every run."""
+    n_unfinished: int
+    """Runs without a result: still going, or interrupted."""
+    n_failed: int
+    """Runs that ended in an error: no evidence about learning rates."""
+
+    @property
+    def name(self) -> str:
+        return " + ".join(path.resolve().name for path in self.dirs)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The settings that all runs share."""
+        own = {*POINT, *(_WITH_OPTIMIZER if self.runs["optimizer"].nunique() > 1 else ())}
+        return {key: value for key, value in hashed_settings(self.config).items() if key not in own}
+
+
+def load_study(study_dirs: Sequence[Path]) -> Study:
+    """Reads every run of the folders. Raises `RequestError` for a missing or empty folder, an unreadable run, runs of
+    different recipes, and the same point (`POINT`) trained twice."""
+    study_dirs = list({path.resolve(): path for path in study_dirs}.values())
+    run_dirs = {study_dir: _run_dirs(study_dir) for study_dir in study_dirs}
+    found = [{**row, "run_dir": folder / row["run"]} for folder in study_dirs for row in rows(folder, run_dirs[folder])]
+    finished = [row for row in found if row["status"] != "failed"]
+    n_unfinished, n_failed = sum(map(len, run_dirs.values())) - len(found), len(found) - len(finished)
+    where = ", ".join(map(str, study_dirs))
+    if not finished:
+        left_out = f" ({n_unfinished} unfinished, {n_failed} failed)" if n_unfinished or n_failed else ""
+        raise RequestError(f"{where}: no finished runs{left_out}; run `pipeline sweep` on this study first")
+    _require_one_recipe(finished, where)
+    _require_distinct_points(finished)
+    runs = pd.DataFrame(finished).drop(columns=["settings", "run_dir"]).sort_values(POINT, ignore_index=True)
+    config = load_run(finished[0]["run_dir"] / "config.yaml")
+    return Study(tuple(study_dirs), runs, config, n_unfinished, n_failed)
+
+
+def _run_dirs(study_dir: Path) -> list[Path]:
+    if not study_dir.is_dir():
+        raise RequestError(f"{study_dir}: no such study folder")
+    if (study_dir / "config.yaml").is_file():
+        raise RequestError(f"{study_dir} is a single run; give its study folder, {study_dir.parent}")
+    found = sorted(path.parent for path in study_dir.glob("*/config.yaml") if not path.parent.name.startswith("."))
+    studies = sorted({path.parents[1] for path in study_dir.glob("*/*/config.yaml")})
+    if not found and studies:
+        raise RequestError(f"{study_dir} holds studies, not runs; give one of them: {', '.join(map(str, studies))}")
+    return found
+
+
+def _require_one_recipe(finished: Sequence[Row], where: str) -> None:
+    """All runs must share every setting but those of `POINT`; what follows the optimizer, among runs of one optimizer."""
+    # runs of one recipe differ in nothing but their points: a few distinct recipes stand for thousands of runs
+    recipes: dict[str, list[Row]] = {}
+    for row in finished:
+        settings = {key: value for key, value in json.loads(row["settings"]).items() if key not in POINT}
+        recipes.setdefault(json.dumps([row["optimizer"], settings]), []).append(row)
+    by_optimizer: dict[str, list[str]] = {}
+    for recipe in recipes:
+        by_optimizer.setdefault(json.loads(recipe)[0], []).append(recipe)
+    settings_of = {recipe: json.loads(recipe)[1] for recipe in recipes}
+    shared = next(iter(settings_of.values())).keys() - _WITH_OPTIMIZER
+    must_agree = [(key, list(recipes)) for key in sorted(shared)]
+    must_agree += [(key, members) for key in sorted(_WITH_OPTIMIZER) for members in by_optimizer.values()]
+    differences = []
+    for key, members in must_agree:
+        counts: Counter[str] = Counter()
+        for recipe in members:
+            counts[repr(settings_of[recipe][key])] += len(recipes[recipe])
+        if len(counts) > 1:
+            common = counts.most_common()
+            odd = next(recipes[r][0] for r in members if repr(settings_of[r][key]) == common[-1][0])
+            values = ", ".join(f"{value} in {n} run{'s' * (n > 1)}" for value, n in common)
+            differences.append(f"{key} ({values}, such as {odd['run']})")
+    if differences:
+        raise RequestError(f"{where}: keep one study folder per recipe; its runs differ in {'; '.join(differences)}")
+
+
+def _require_distinct_points(finished: Sequence[Row]) -> None:
+    seen: dict[tuple[Any, ...], Path] = {}
+    for row in finished:
+        point = tuple(row[key] for key in POINT)
+        if point in seen:
+            raise RequestError(f"the same point was trained twice: remove one of {seen[point]} and {row['run_dir']}")
+        seen[point] = row["run_dir"]

@@ -1,0 +1,81 @@
+"""`pipeline theory`: what a parameterization predicts, as a table on the terminal."""
+
+import argparse
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from pipeline.parameterization import rules
+from pipeline.theory.network import Setting
+from pipeline.theory.text import all_text, theory_text
+from pipeline.validation import RequestError, RequestParser
+
+
+def _fraction(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number or fraction such as 1/2") from None
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = RequestParser(
+        prog="pipeline theory",
+        description="Predicted width exponents of a parameterization x optimizer x loss.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--param", help=f"parameterization: {', '.join(rules.TABLE)}")
+    add("--all", action="store_true", help="every parameterization: the rules and the predicted exponents")
+    add("--optimizer", choices=["sgd", "adam", "adamw"], default="adamw", help="default: adamw")
+    add(
+        "--loss",
+        choices=["cross_entropy", "mse", "softmax_mse"],
+        default="cross_entropy",
+        help="default: cross_entropy",
+    )
+    add("--alpha", type=_fraction, help="lr = eta * n^-alpha, such as 1/2 (default: the predicted largest stable rate)")
+    add("--model", choices=["mlp", "gpt"], default="gpt", help="default: gpt")
+    add("--depth", type=int, default=8, help="weight matrices in a row; 2: no hidden layer (default: 8)")
+    add("--activation", choices=["relu", "linear"], default="relu", help="of the mlp (default: relu)")
+    add(
+        "--d_out", choices=["finite", "large"], help="n >> d_out or d_out >> n (default: large for gpt, finite for mlp)"
+    )
+    add("--embedding_init", choices=["neox", "constant"], help="default: neox for gpt, constant for mlp")
+    add("--readout_init", choices=["standard", "zero"], default="standard", help="default: standard")
+    add("--fixed_norms", action="store_true", help="norm gains and biases stay at initialization")
+    add("--no_qk_norm", action="store_true", help="no normalization of queries and keys")
+    add("--kv_heads", choices=["all", "fixed"], default="all", help="fixed: their number does not grow with n")
+    add("--clipping", action="store_true", help="the gradient's norm is clipped in every step")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    """`pipeline theory --param NAME [...]` or `pipeline theory --all`. Raises `RequestError` for a wrong request."""
+    flags = _parse(argv)
+    if flags.all == bool(flags.param):
+        raise RequestError("pipeline theory: give either --param NAME or --all (see pipeline theory --help)")
+    if flags.all and flags.alpha is not None:
+        raise RequestError("pipeline theory: --alpha goes with --param, not with --all")
+    given: dict[str, Any] = {
+        name: getattr(flags, name)
+        for name in (
+            "optimizer",
+            "loss",
+            "model",
+            "depth",
+            "activation",
+            "d_out",
+            "embedding_init",
+            "readout_init",
+            "kv_heads",
+            "clipping",
+        )
+    }
+    try:
+        chosen = rules.get(flags.param) if flags.param else next(iter(rules.TABLE.values()))
+        setting = Setting(chosen, train_norms=not flags.fixed_norms, qk_norm=not flags.no_qk_norm, **given)
+        print(all_text(setting) if flags.all else theory_text(setting, flags.alpha))
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    return 0

@@ -1,0 +1,198 @@
+"""Text -> token shards on disk, once: digests, exact duplicates out, tokens, manifest last.
+
+Two passes over the files, each in parallel processes. Which of several equal documents stays, and where the tokens end,
+is decided between the passes and after them in the order of the source, so the shards do not depend on the number of
+processes. A preparation that was interrupted, however it was, goes on where it stopped.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import DataConfig, RequestError
+from pipeline.data.cache import cache_folder, cache_root, locked
+from pipeline.data.preparing.parts import Job, Part, digest, is_validation, part_documents
+from pipeline.data.preparing.passes import Passes, expected_tokens
+from pipeline.data.preparing.publish import publish
+from pipeline.data.shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Split
+from pipeline.data.sources import Source, SourceFile, local_source
+from pipeline.data.tokenizer import entries, find_tokenizer, load_tokenizer, train_bpe
+from pipeline.files import file_sha256, write_atomic
+from pipeline.processes import cores
+
+PART_BYTES = 2**24  # small files are taken together up to this size
+BPE_CHARS = 2**26  # a tokenizer is trained on the first training documents, up to so much text
+FEW_TOKENS = 5_000_000  # sources with fewer are prepared in this process: starting others takes longer
+LARGE_FILE = 2**25  # of larger files here, the sha256 is remembered
+
+
+def prepared_folder(config: DataConfig, vocab_size: int, splits: tuple[Split, ...] = ("train", "val")) -> Path:
+    """Where the shards of this source, tokenizer and vocabulary are or will be; needs no network.
+
+    The folder's name carries a hash of everything that the request says. For files here that includes their content; what
+    a branch of a repository was is in the manifest.
+    """
+    return cache_root() / f"{config.name}-{_hash(_identity(config, vocab_size, splits))[:12]}"
+
+
+def prepare(config: DataConfig, vocab_size: int, splits: tuple[Split, ...] = ("train", "val")) -> Path:
+    """`prepared_folder`, prepared if it is not there yet; it appears whole or not at all.
+
+    `splits` are those to keep; `config.tokens` counts the first of them. One process prepares, others that ask for the
+    same wait for it. Raises `RequestError` for what the user must change, `OSError` where disk or network fail.
+    """
+    folder = prepared_folder(config, vocab_size, splits)
+    partial = folder.with_name(f".{folder.name}.partial")
+    if (folder / MANIFEST).exists() and not partial.exists():
+        return folder
+    with locked(cache_folder() / f".{folder.name}.lock"):
+        if not (folder / MANIFEST).exists():
+            _prepare(folder, partial, config, vocab_size, splits)
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def open_source(config: DataConfig) -> Source:
+    """The source's files, in the order in which they are taken. Raises `RequestError`."""
+    if config.repo:
+        from pipeline.data.hub.download import hub_source
+
+        return hub_source(config)
+    source = local_source(config)
+    files = tuple(dataclasses.replace(file, sha256=_content_sha256(file)) for file in source.files)
+    return dataclasses.replace(source, files=files)
+
+
+def _identity(config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) -> dict[str, Any]:
+    """Everything that the content of the prepared folder depends on."""
+    if config.repo:
+        source: Any = [config.repo, config.revision, config.files, config.text_field, config.file_seed]
+    else:
+        source = [file.sha256 for file in open_source(config).files]
+    if config.tokenizer == "bpe":
+        tokenizer = f"bpe {vocab_size}"
+    else:
+        path = Path(config.tokenizer)
+        tokenizer = file_sha256(path) if path.is_file() else config.tokenizer
+    return {
+        "format_version": FORMAT_VERSION,
+        "source": source,
+        "format": config.format,
+        "text_field": config.text_field,
+        "tokenizer": tokenizer,
+        "tokens": config.tokens,
+        "validation_fraction": config.validation_fraction,
+        "splits": splits,
+    }
+
+
+def _content_sha256(file: SourceFile) -> str:
+    """A local file's sha256; of a large one it is remembered for as long as path, size and modification time stay."""
+    path = Path(file.name).resolve()
+    if file.size < LARGE_FILE:
+        return file_sha256(path)
+    state = path.stat()
+    memory = cache_folder("sha256") / _hash([str(path), state.st_size, state.st_mtime_ns])
+    if not memory.exists() or not re.fullmatch("[0-9a-f]{64}", memory.read_text(errors="replace")):
+        write_atomic(memory, file_sha256(path))
+    return memory.read_text()
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The whole of a preparation
+
+
+def _prepare(folder: Path, partial: Path, config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) -> None:
+    source = open_source(config)
+    _open_partial(partial, source, config)
+    parts = list(_parts(source.files))
+    job = Job(source, config, splits, "<u2", partial)
+    _write_tokenizer(job, parts, vocab_size)
+    ids = entries(load_tokenizer(partial / TOKENIZER))
+    job = dataclasses.replace(job, dtype="<u2" if ids <= 2**16 else "<u4")
+    few = sum(expected_tokens(job, part) for part in parts) < FEW_TOKENS
+    workers = 0 if few else config.workers or cores()
+    _check_disk(job, parts, workers)
+    passes = Passes(job, parts, workers)
+    passes.run()
+    taken = [(part, passes.done[part.index]) for part in parts[: passes.needed()]]
+    duplicates = sum(int((~passes.kept[part.index]).sum()) for part, _ in taken)
+    publish(folder, job, taken, duplicates, ids)
+
+
+def _open_partial(partial: Path, source: Source, config: DataConfig) -> None:
+    """Make the folder of unfinished work, or empty it if that was begun on other files or with another tokenizer."""
+    tokenizer = "bpe" if config.tokenizer == "bpe" else file_sha256(find_tokenizer(config.tokenizer))
+    job = json.dumps([source.origin, [dataclasses.astuple(file) for file in source.files], tokenizer, PART_BYTES])
+    note = partial / "job.json"
+    if not note.exists() or note.read_bytes() != job.encode():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        write_atomic(note, job)
+    for scratch in partial.glob(".*"):  # of processes that were killed
+        scratch.unlink(missing_ok=True)
+
+
+def _parts(files: Sequence[SourceFile]) -> Iterator[Part]:
+    held: list[SourceFile] = []
+    index = size = 0
+    for file in files:
+        if held and size + file.size > PART_BYTES:
+            yield Part(index, tuple(held))
+            held, index, size = [], index + 1, 0
+        held.append(file)
+        size += file.size
+    yield Part(index, tuple(held))
+
+
+def _write_tokenizer(job: Job, parts: Sequence[Part], vocab_size: int) -> None:
+    path, marker = job.folder / TOKENIZER, job.folder / "tokenizer.sha256"
+    if path.exists() and marker.exists() and file_sha256(path).encode() == marker.read_bytes():
+        return
+    if job.config.tokenizer == "bpe":
+        write_atomic(path, train_bpe(_bpe_texts(job, parts), vocab_size).to_str(pretty=True))
+    else:
+        original = find_tokenizer(job.config.tokenizer)
+        load_tokenizer(original)  # complains before anything is written
+        write_atomic(path, original.read_text(encoding="utf-8"))
+    write_atomic(marker, file_sha256(path))
+
+
+def _bpe_texts(job: Job, parts: Sequence[Part]) -> Iterator[str]:
+    """The first training documents."""
+    chars = 0
+    for part in parts:
+        for document in part_documents(job, part):
+            if not is_validation(digest(document), job.config.validation_fraction):
+                yield document
+                chars += len(document)
+                if chars >= BPE_CHARS:
+                    return
+
+
+def _check_disk(job: Job, parts: Sequence[Part], workers: int) -> None:
+    """Refuse before the work starts what the disk cannot hold."""
+    tokens = sum(expected_tokens(job, part) for part in parts)
+    if isinstance(asked := job.config.tokens, int):
+        tokens = min(tokens, asked)
+    there = sum(path.stat().st_size for path in job.folder.glob("part-*"))
+    need = max(0.0, tokens * np.dtype(job.dtype).itemsize - there)
+    if job.config.repo:  # downloads, deleted when they are tokenized
+        need += min(sum(part.size for part in parts), (workers + 1) * max(part.size for part in parts))
+    free = shutil.disk_usage(job.folder).free
+    if need > free:
+        raise RequestError(
+            f"preparing {job.config.name} needs about {need / 1e9:,.1f} GB, and {job.folder.parent} has {free / 1e9:,.1f} "
+            "GB free: set PIPELINE_CACHE to a larger disk or ask for fewer --tokens"
+        )

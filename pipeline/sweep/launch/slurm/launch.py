@@ -1,0 +1,270 @@
+"""A study through SLURM: one array of jobs per width, and a last job that fits and reports. Training knows nothing of it.
+
+Under the study's lock: what is finished or still in the queue is left alone, everything else is submitted. Of an adaptive
+study that is one round; the job that follows the round's arrays plans and submits the next.
+"""
+
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings, sweep_settings
+from pipeline.files import write_atomic
+from pipeline.run.directory import RunDir
+from pipeline.sweep.launch.lock import plural, study_lock
+from pipeline.sweep.launch.slurm import queue
+from pipeline.sweep.launch.slurm.profile import Profile, load_profile
+from pipeline.sweep.launch.slurm.queue import SlurmError, Task
+from pipeline.sweep.launch.slurm.sbatch import array_argv, job_name, report_job, script_path, slurm_folder
+from pipeline.sweep.launch.slurm.submissions import Ledger, Submission
+from pipeline.sweep.launch.slurm.time_limit import TimeLimit, measure, time_limit
+
+ARRAY_SIZE = 1000  # tasks of one array: SLURM's MaxArraySize is 1001 where nobody changed it
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a study's runs are doing."""
+
+    results: dict[str, dict[str, Any]]
+    """Of finished runs."""
+    live: dict[str, Task]
+    """Runs in the queue, also those of an earlier call with another grid."""
+    reports: tuple[Task, ...]
+    """Report jobs in the queue."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """A job array that is about to be submitted: runs of one width, on their devices."""
+
+    submission: Submission
+    runs: tuple[RunConfig, ...]
+    limit: TimeLimit
+
+    def __str__(self) -> str:
+        run = self.runs[0]
+        nodes, devices = plural(run.num_nodes, "node"), plural(run.devices, "device")
+        return (
+            f"{plural(len(self.runs), 'run')} on {nodes} x {devices}, strategy {run.strategy}, "
+            f"micro-batch {run.micro_batch}; time {self.limit} ({self.limit.reason})"
+        )
+
+
+def launch(config: SweepConfig, runs: list[RunConfig]) -> int:
+    """Submit what is neither finished nor in the queue; 1 if SLURM refused a part of it, which the next call tries again.
+
+    Raises `RequestError` before anything is submitted, `SlurmError` if SLURM does not answer.
+    """
+    profile, study = load_profile(config.profile), _study(config)
+    if not queue.installed():
+        raise RequestError("there is no sbatch on the PATH: call this on the cluster, or give --launcher local")
+    placed = [profile.place(run) for run in runs]
+    with study_lock(study) as lock:
+        for name in ("configs", "manifests", "logs"):
+            (slurm_folder(study) / name).mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(slurm_folder(study) / "submissions.jsonl")
+        _recover(ledger)
+        submissions = ledger.read()
+        found = survey(placed, submissions)
+        arrays = plan(study, placed, profile, found, len(submissions))
+        print(_summary(study, runs, found), flush=True)
+        if len(found.results) == len(runs):
+            print(f"nothing to submit; pipeline report {study} makes the report again")
+        jobs, refusals = _submit_arrays(arrays, study, ledger, lock)
+        if again := _again(config, study):
+            write_atomic(again, yaml.safe_dump(sweep_settings(config), sort_keys=False))
+        live = {task.job for task in found.live.values()} | jobs
+        _submit_report(study, profile, found, live, ledger, lock, again)
+    if refusals and not jobs and len(refusals) == len(arrays):
+        raise RequestError(f"sbatch refused: {refusals[0]}")
+    for refusal in refusals:
+        print(f"sbatch refused: {refusal}", file=sys.stderr)
+    return 1 if refusals else 0
+
+
+def dry_run(config: SweepConfig, runs: list[RunConfig]) -> int:
+    """Print what `launch` would submit, each command as it would be called; writes nothing, asks squeue alone."""
+    profile, study = load_profile(config.profile), _study(config)
+    placed = [profile.place(run) for run in runs]
+    submissions = Ledger(slurm_folder(study) / "submissions.jsonl").read()
+    try:
+        found = survey(placed, submissions)
+    except SlurmError as error:
+        print(f"what is in the queue is not known: {error}")
+        found = Survey(_results(placed), {}, ())
+    arrays = plan(study, placed, profile, found, len(submissions))
+    print(_summary(study, runs, found))
+    for run in runs:
+        if run.run_name in found.results:
+            print(f"skipped: {run.run_name} is {found.results[run.run_name]['status']}")
+        elif task := found.live.get(run.run_name):
+            print(f"skipped: {run.run_name} is job {task}, {task.state.lower()}")
+    for array in arrays:
+        print(f"\nwidth {array.submission.width}: {array}")
+        print(f"script {script_path('train_array.sbatch')}, manifest {array.submission.manifest}:")
+        print(*(f"  {index} {run.run_name}" for index, run in enumerate(array.runs)), sep="\n")
+        print(shlex.join(array.submission.argv))
+    if arrays:
+        live = sorted({task.job for task in found.live.values()})
+        after = [*live, *(f"<id of {array.submission.name}>" for array in arrays)]
+        report = report_job(study, profile, after, len(submissions) + len(arrays), _again(config, study))
+        print(f"\nreport, when these have ended; script {script_path('report.sbatch')}:\n{shlex.join(report.argv)}")
+    return 0
+
+
+def _study(config: SweepConfig) -> Path:
+    study = (Path(config.out) / config.study).resolve()
+    if not str(study).isprintable() or "\\" in str(study):
+        raise RequestError(f"sbatch cannot name files in {str(study)!r}: choose another --out")
+    return study
+
+
+def survey(runs: Iterable[RunConfig], submissions: list[Submission]) -> Survey:
+    """Raises `SlurmError` if jobs were submitted that may be going, and squeue does not answer."""
+    results = _results(runs)
+    asked = {
+        s.name: s
+        for s in submissions
+        if s.refused is None and (s.kind == "report" or any(run not in results for run in s.runs))
+    }
+    live: dict[str, Task] = {}
+    reports = []
+    for task in queue.tasks(list(asked)):
+        submission = asked[task.name]
+        if not task.live or submission.job not in (None, task.job):
+            continue
+        if submission.kind == "report":
+            reports.append(task)
+        elif task.index is not None and submission.runs[task.index] not in results:
+            live[submission.runs[task.index]] = task
+    return Survey(results, live, tuple(reports))
+
+
+def plan(study: Path, runs: list[RunConfig], profile: Profile, found: Survey, submitted: int) -> list[Array]:
+    """One array per width, or more where a width has very many runs; `submitted` jobs were numbered already."""
+    todo: dict[int, list[RunConfig]] = {}
+    for run in runs:
+        if run.run_name not in found.results and run.run_name not in found.live:
+            todo.setdefault(run.width, []).append(run)
+    measured = measure([(run, found.results[run.run_name]) for run in runs if run.run_name in found.results])
+    arrays: list[Array] = []
+    for width, chosen in todo.items():
+        here = profile.at(width)
+        limit = time_limit(chosen[0], here, measured)
+        for start in range(0, len(chosen), ARRAY_SIZE):
+            part = tuple(chosen[start : start + ARRAY_SIZE])
+            name = job_name(study, submitted + len(arrays), f"w{width}")
+            manifest = slurm_folder(study) / "manifests" / f"{name}.txt"
+            argv = array_argv(study, name, manifest, part, here, limit)
+            names = tuple(run.run_name for run in part)
+            arrays.append(Array(Submission(name, "array", names, width, argv, str(manifest)), part, limit))
+    return arrays
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Submitting
+
+
+def _recover(ledger: Ledger) -> None:
+    """Find the jobs whose sbatch was called by a sweep that then died: SLURM knows them by name."""
+    unanswered = [s.name for s in ledger.read() if s.job is None and s.refused is None]
+    for name, job in sorted({(task.name, task.job) for task in queue.tasks(unanswered)}):
+        ledger.submitted(name, job)
+
+
+def _submit_arrays(arrays: list[Array], study: Path, ledger: Ledger, lock: int) -> tuple[set[str], list[str]]:
+    """The ids of the jobs, and why others were refused."""
+    jobs, refusals = set(), []
+    for array in arrays:
+        configs = slurm_folder(study) / "configs"
+        for run in array.runs:
+            write_atomic(configs / f"{run.run_name}.yaml", yaml.safe_dump(run_settings(run), sort_keys=False))
+        assert array.submission.manifest is not None
+        lines = "".join(f"{configs / run.run_name}.yaml\n" for run in array.runs)
+        write_atomic(Path(array.submission.manifest), lines)
+        try:
+            job = _submit(array.submission, ledger, lock)
+        except _Refused as refusal:
+            refusals.append(f"width {array.submission.width}: {refusal}")
+            continue
+        jobs.add(job)
+        print(f"width {array.submission.width}: job {job}, {array}", flush=True)
+    return jobs, refusals
+
+
+class _Refused(Exception):
+    """SLURM does not take a job; nothing of it is in the queue."""
+
+
+def _submit(submission: Submission, ledger: Ledger, lock: int) -> str:
+    ledger.planned(submission)
+    try:
+        job = queue.submit(submission.argv, lock)
+    except SlurmError as error:  # sbatch may have lost the answer alone
+        there = [task.job for task in queue.tasks([submission.name])]
+        if not there:
+            ledger.refused(submission.name, str(error))
+            raise _Refused(str(error)) from None
+        job = there[0]
+    ledger.submitted(submission.name, job)
+    return job
+
+
+def _again(config: SweepConfig, study: Path) -> Path | None:
+    """Where the settings of an adaptive sweep lie, for the job that goes on with it."""
+    return slurm_folder(study) / "sweep.yaml" if config.plan == "adaptive" else None
+
+
+def _submit_report(
+    study: Path, profile: Profile, found: Survey, live: set[str], ledger: Ledger, lock: int, again: Path | None
+) -> None:
+    """One job, after everything that is in the queue; an earlier one that still waits is replaced."""
+    if not live:
+        return
+    submissions = ledger.read()
+    after = {s.job: s.argv for s in submissions if s.kind == "report"}
+    for task in found.reports:
+        if task.waiting and live <= _awaited(after.get(task.job, ())):
+            print(f"report: job {task.job} waits for {', '.join(sorted(live, key=int))}", flush=True)
+            return
+    begun = {task.job for task in found.reports if not task.waiting}  # two reports must not write at once
+    report = report_job(study, profile, sorted(live | begun, key=int), len(submissions), again)
+    try:
+        job = _submit(report, ledger, lock)
+    except _Refused as refusal:
+        print(f"no report job, sbatch refused it: {refusal}; run pipeline report {study} later", file=sys.stderr)
+        return
+    for task in found.reports:
+        if task.waiting:
+            queue.cancel_pending(task.job)
+    print(f"report: job {job} after {', '.join(sorted(live | begun, key=int))}", flush=True)
+
+
+def _awaited(argv: Iterable[str]) -> set[str]:
+    """The jobs that a report job was told to wait for."""
+    option = next((word for word in argv if word.startswith("--dependency=")), "")
+    return set(option.partition(":")[2].split(":"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words
+
+
+def _results(runs: Iterable[RunConfig]) -> dict[str, dict[str, Any]]:
+    found = {run.run_name: RunDir(run.run_dir).result() for run in runs}
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def _summary(study: Path, runs: list[RunConfig], found: Survey) -> str:
+    live = sum(run.run_name in found.live for run in runs)
+    todo = len(runs) - len(found.results) - live
+    return (
+        f"study {study}: {plural(len(runs), 'run')}, {len(found.results)} finished already, "
+        f"{live} in the queue, {todo} to submit"
+    )

@@ -1,0 +1,193 @@
+import dataclasses
+import json
+import math
+import shutil
+
+import pandas as pd
+import pytest
+
+from pipeline.analysis.study import table as rows
+from pipeline.analysis.study.load import POINT, load_study
+from pipeline.analysis.study.table import CACHE, read_metrics
+from pipeline.config import RequestError
+from tests.support.synthetic_study import BASE, INITIAL_LOSS, valley, write_run, write_study
+
+
+def two_runs(folder):
+    return write_study(folder, valley(-0.5), lrs=(4e-3, 1.6e-1), widths=(64,))
+
+
+def test_a_row_holds_what_the_run_recorded(tmp_path):
+    study = load_study([two_runs(tmp_path)])
+    stable, diverged = study.runs.to_dict("records")
+    assert stable["run"].startswith("sp-adamw-w64-lr4e-3-s0-")
+    assert (stable["param"], stable["width"], stable["base_width"], stable["lr"]) == ("sp", 64, 64, 4e-3)
+    assert stable["initial_loss"] == pytest.approx(INITIAL_LOSS)
+    assert stable["final_train_loss"] == pytest.approx(5.08)
+    assert stable["final_val_loss"] == pytest.approx(5.18)
+    assert math.isnan(stable["diverged_at"])
+    assert not stable["left_for_good"]
+    assert diverged["status"] == "diverged"
+    assert diverged["diverged_at"] == 31
+    assert math.isnan(diverged["final_train_loss"])
+
+
+def test_unfinished_and_failed_runs_are_counted_and_left_out(tmp_path):
+    two_runs(tmp_path)
+    going = write_run(tmp_path, dataclasses.replace(BASE, lr=1.0), 5.0)
+    (going / "result.json").unlink()
+    write_run(tmp_path, dataclasses.replace(BASE, lr=2.0), 4.0, status="failed")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / ".plan").mkdir()
+    study = load_study([tmp_path])
+    assert list(study.runs["lr"]) == [4e-3, 1.6e-1]
+    assert (study.n_unfinished, study.n_failed) == (1, 1)
+
+
+def test_no_finished_runs_says_how_many_are_unfinished(tmp_path):
+    (write_run(tmp_path, BASE, 5.0) / "result.json").unlink()
+    with pytest.raises(RequestError, match=r"no finished runs \(1 unfinished, 0 failed\)"):
+        load_study([tmp_path])
+
+
+def test_wrong_folders_are_named(tmp_path):
+    run = write_run(tmp_path / "runs" / "quick", BASE, 5.0)
+    with pytest.raises(RequestError, match="nowhere: no such study folder"):
+        load_study([tmp_path / "nowhere"])
+    with pytest.raises(RequestError, match="is a single run; give its study folder"):
+        load_study([run])
+    with pytest.raises(RequestError, match=r"holds studies, not runs; give one of them: .*quick"):
+        load_study([tmp_path / "runs"])
+
+
+def test_a_torn_last_line_is_ignored_and_damage_before_it_is_not(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null}\n{"step": 3, "lo')
+    assert read_metrics(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]
+    path.write_text('{"step": 1, "lo\n{"step": 2, "loss": 1.0}\n')
+    with pytest.raises(RequestError, match=r"metrics\.jsonl: unreadable \(line 1"):
+        read_metrics(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("result.json", "{"),
+        ("result.json", "[]"),
+        ("result.json", '{"status": "completed"}'),
+        ("metrics.jsonl", ""),
+        ("metrics.jsonl", '{"loss": 1.0}\n'),
+        ("metrics.jsonl", '{"step": 1, "loss": "low"}\n'),
+        ("config.yaml", "width: [\n"),
+        ("config.yaml", "width: 100\n"),
+    ],
+)
+def test_an_unreadable_run_is_named_in_one_line(tmp_path, file, content):
+    run = write_run(tmp_path, BASE, 5.0)
+    (run / file).write_text(content)
+    with pytest.raises(RequestError) as caught:
+        load_study([tmp_path])
+    assert run.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_mixed_recipes_are_refused_with_the_differing_keys(tmp_path):
+    write_study(tmp_path, valley(-0.5), widths=(64,), lrs=(4e-3, 8e-3))
+    odd = dataclasses.replace(BASE, lr=1.6e-2, steps=70, model=dataclasses.replace(BASE.model, n_layer=3))
+    write_run(tmp_path, odd, 5.0)
+    with pytest.raises(RequestError) as caught:
+        load_study([tmp_path])
+    message = str(caught.value)
+    assert "steps (60 in 2 runs, 70 in 1 run, such as sp-adamw-w64-lr1.6e-2" in message
+    assert "model.n_layer (2 in 2 runs, 3 in 1 run" in message
+    assert "seq_len" not in message
+
+
+def test_what_follows_the_optimizer_may_differ_between_optimizers_only(tmp_path):
+    write_study(tmp_path, valley(-0.5), widths=(64,), lrs=(4e-3,))
+    write_study(tmp_path, valley(-0.5), widths=(64,), lrs=(0.5,), optimizer="sgd", weight_decay=0.0)
+    study = load_study([tmp_path])
+    assert sorted(study.runs["optimizer"]) == ["adamw", "sgd"]
+    assert "weight_decay" not in study.recipe
+    assert study.recipe["model.n_layer"] == 2
+    assert not set(POINT) & study.recipe.keys()
+    write_run(tmp_path, dataclasses.replace(BASE, lr=8e-3, weight_decay=0.01), 5.0)
+    with pytest.raises(RequestError, match="weight_decay"):
+        load_study([tmp_path])
+
+
+def test_the_same_point_twice_is_refused_naming_both(tmp_path):
+    first = write_run(tmp_path / "a", BASE, 5.0)
+    again = write_run(tmp_path / "b", BASE, 5.1)
+    with pytest.raises(RequestError) as caught:
+        load_study([tmp_path / "a", tmp_path / "b"])
+    assert str(first) in str(caught.value)
+    assert str(again) in str(caught.value)
+
+
+def test_several_folders_are_one_study(tmp_path):
+    write_study(tmp_path / "a", valley(-0.5), widths=(64,))
+    write_study(tmp_path / "b", valley(-0.5), widths=(128,))
+    study = load_study([tmp_path / "a", tmp_path / "b", tmp_path / "a"])
+    assert len(study.runs) == 14
+    assert study.name == "a + b"
+
+
+@pytest.mark.parametrize(("warmup_steps", "expected"), [(6, True), (BASE.steps - 3, False)])
+def test_leaving_for_good_is_read_off_the_losses_logged_after_warmup(tmp_path, warmup_steps, expected):
+    losses = [7.0] * 10 + [9.0] * (BASE.steps - 10)
+    write_run(tmp_path, dataclasses.replace(BASE, warmup_steps=warmup_steps), 9.0, losses=losses)
+    write_run(tmp_path, dataclasses.replace(BASE, warmup_steps=warmup_steps, lr=1e-4), 5.0)
+    assert load_study([tmp_path]).runs["left_for_good"].tolist() == [False, expected]
+
+
+def table(folder):
+    return load_study([folder]).runs
+
+
+def test_the_cache_changes_nothing_and_notices_what_changed(tmp_path, monkeypatch):
+    two_runs(tmp_path)
+    first = table(tmp_path)
+    assert (tmp_path / CACHE).is_file()
+    with monkeypatch.context() as patched:  # nothing is read again
+        patched.setattr(rows, "_row", None)
+        pd.testing.assert_frame_equal(table(tmp_path), first)
+    stable = tmp_path / first["run"][0]
+    result = json.loads((stable / "result.json").read_text())
+    (stable / "result.json").write_text(json.dumps(result | {"final_train_loss": 1.25}))
+    assert table(tmp_path)["final_train_loss"][0] == 1.25
+    write_run(tmp_path, dataclasses.replace(BASE, lr=1e-3, width=64), 5.0)
+    assert len(table(tmp_path)) == 3
+    shutil.rmtree(stable)
+    assert len(table(tmp_path)) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(rows, "_row", None)
+        assert len(table(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 not a table PAR1"])
+def test_a_damaged_cache_is_read_past(tmp_path, content):
+    two_runs(tmp_path)
+    first = table(tmp_path)
+    (tmp_path / CACHE).write_bytes(content)
+    pd.testing.assert_frame_equal(table(tmp_path), first)
+
+
+def test_a_folder_that_may_only_be_read_has_no_cache(tmp_path, monkeypatch):
+    two_runs(tmp_path)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(rows, "atomic", refuse)
+    assert len(table(tmp_path)) == 2
+    assert not (tmp_path / CACHE).exists()
+
+
+def test_changed_code_reads_again(tmp_path, monkeypatch):
+    two_runs(tmp_path)
+    table(tmp_path)
+    monkeypatch.setattr(rows, "_code", lambda: "other")
+    monkeypatch.setattr(rows, "_row", lambda run_dir: {"run": run_dir.name, "status": "failed"})
+    with pytest.raises(RequestError, match="0 unfinished, 2 failed"):
+        load_study([tmp_path])

@@ -1,0 +1,217 @@
+"""Studies: the grid, real workers, deaths, Ctrl-C, resuming."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings
+from pipeline.run.directory import RunDir
+from pipeline.sweep.grid import cost, grid
+from pipeline.training.trainer import train
+from tests.conftest import changed
+from tests.training.test_trainer import curve
+
+
+def study(tiny: RunConfig, **axes: object) -> SweepConfig:
+    settings = {f.name: getattr(tiny, f.name) for f in dataclasses.fields(RunConfig)}
+    return SweepConfig(**(settings | {"widths": (32, 64), "lrs": (1e-3, 1e-2), "workers": 2} | axes))
+
+
+def start_sweep(config: SweepConfig, path: Path) -> subprocess.Popen[str]:
+    axes = {"widths": config.widths, "lrs": config.lrs, "seeds": config.seeds, "params": config.params}
+    path.write_text(yaml.safe_dump(run_settings(config) | {k: list(v) for k, v in axes.items()} | {"workers": 2}))
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "sweep", "--config", str(path)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def workers_of(pid: int) -> list[int]:
+    """Child processes of a sweep that train (the resource tracker is one too, and does not)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+def wait_for(condition: object, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_grid_is_the_product_most_expensive_first(tiny: RunConfig) -> None:
+    runs = grid(study(tiny, params=("sp", "mup"), seeds=(0, 1)))
+    points = {(r.width, r.param, r.lr, r.seed) for r in runs}
+    assert len(runs) == len(points) == 16
+    assert points == {(w, p, lr, s) for w in (32, 64) for p in ("sp", "mup") for lr in (1e-3, 1e-2) for s in (0, 1)}
+    assert [r.width for r in runs] == [64] * 8 + [32] * 8
+    assert len({r.run_name for r in runs}) == 16
+    assert all(type(r) is RunConfig for r in runs)
+
+
+def test_params_and_seeds_default_to_the_runs(tiny: RunConfig) -> None:
+    runs = grid(study(changed(tiny, param="mup", seed=3)))
+    assert {(r.param, r.seed) for r in runs} == {("mup", 3)}
+
+
+def test_cost_counts_matrix_weights(tiny: RunConfig) -> None:
+    assert cost(tiny) == (12 * 2 * 32**2 + 300 * 32) * 12 * 4 * 16
+
+
+@pytest.mark.parametrize(
+    ("axes", "line"),
+    [
+        ({"widths": ()}, "--widths is empty: give the study at least one, for example --widths 64,128,256"),
+        ({"lrs": ()}, "--lrs is empty: give the study at least one, for example --lrs 1e-3,4e-3,1.6e-2"),
+        ({"lrs": (1.0, 1.0)}, "--lrs names a value twice: 1.0, 1.0"),
+        ({"widths": (32, 40)}, "--width 40 is not divisible by the head size 16: use 32 or 48"),
+        ({"params": ("sp", "mupp")}, "--param: unknown parameterization 'mupp': did you mean 'mup'?"),
+    ],
+)
+def test_a_wrong_grid_is_one_line(tiny: RunConfig, axes: dict[str, object], line: str) -> None:
+    with pytest.raises(RequestError) as error:
+        grid(study(tiny, **axes))
+    assert str(error.value) == line
+
+
+@pytest.mark.slow
+def test_a_study_survives_a_workers_death_and_equals_its_runs_alone(tiny: RunConfig, tmp_path: Path) -> None:
+    config = study(tiny, lrs=(1e-2, 1e9), steps=60, checkpoint_interval=10)
+    process = start_sweep(config, tmp_path / "study.yaml")
+    wide = next(run for run in grid(config) if run.width == 64 and run.lr == 1e-2)
+    wait_for(lambda: len(RunDir(wide.run_dir).records()) > 15, process)
+    killed = workers_of(process.pid)
+    assert len(killed) == 2
+    for worker in killed:
+        os.kill(worker, signal.SIGKILL)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    assert "a worker died (exit code -9); resuming sp-adamw-w64-lr1e-2" in output
+    assert output.count("diverged: the training loss was not finite at step") == 2
+    for run in grid(config):
+        assert (RunDir(run.run_dir).result() or {})["status"] == ("diverged" if run.lr == 1e9 else "completed")
+        alone = changed(run, study="alone")
+        train(alone)
+        assert curve(run) == curve(alone)
+    again = start_sweep(config, tmp_path / "study.yaml")
+    assert "4 runs, 4 finished already" in again.communicate(timeout=60)[0]
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_a_killed_sweep_leave_everything_resumable(tiny: RunConfig, tmp_path: Path) -> None:
+    config = study(tiny, steps=200, checkpoint_interval=10)
+    runs = grid(config)
+
+    def progressed(records: int) -> bool:
+        return sum(len(RunDir(run.run_dir).records()) for run in runs) > records
+
+    process = start_sweep(config, tmp_path / "study.yaml")
+    wait_for(lambda: progressed(50), process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.rstrip().endswith("pipeline: error: interrupted; the same command continues")
+    assert "Traceback" not in output
+
+    process = start_sweep(config, tmp_path / "study.yaml")
+    wait_for(lambda: progressed(150), process)
+    process.kill()
+    process.communicate()
+
+    process = start_sweep(config, tmp_path / "study.yaml")
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    for run in runs:
+        assert [r["step"] for r in RunDir(run.run_dir).records()] == list(range(1, 201))
+    alone = changed(runs[0], study="alone")
+    train(alone)
+    assert curve(runs[0]) == curve(alone)
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_killed_sweep(tiny: RunConfig, tmp_path: Path) -> None:
+    config = study(tiny, steps=1_000_000)
+    process = start_sweep(config, tmp_path / "study.yaml")
+    wait_for(lambda: any(RunDir(run.run_dir).records() for run in grid(config)), process)
+    workers = workers_of(process.pid)
+    assert workers
+    process.kill()
+    process.wait()  # not communicate: workers that live on would hold its output open
+    deadline = time.monotonic() + 10
+    try:
+        while any(Path(f"/proc/{worker}").exists() for worker in workers):
+            assert time.monotonic() < deadline, "workers train on"
+            time.sleep(0.05)
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_run_that_keeps_failing_does_not_stop_the_others(tiny: RunConfig, tmp_path: Path) -> None:
+    config = study(tiny, lrs=(1e-2,))
+    broken, fine = grid(config)
+    run = RunDir(broken.run_dir)
+    run.checkpoint.parent.mkdir(parents=True)
+    run.checkpoint.write_bytes(b"not a checkpoint")
+    process = start_sweep(config, tmp_path / "study.yaml")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"failed: {broken.run_name}: checkpoint" in output
+    assert "1 of 2 runs failed; the same command tries them again" in output
+    assert (RunDir(fine.run_dir).result() or {})["status"] == "completed"
+    run.checkpoint.unlink()
+    process = start_sweep(config, tmp_path / "study.yaml")
+    assert "2 runs, 1 finished already" in process.communicate(timeout=120)[0]
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_runs_of_two_processes_each(tiny: RunConfig, tmp_path: Path) -> None:
+    """The same curves as one process; no process outlives the sweep, also when it is killed."""
+    config = study(changed(tiny, steps=200, devices=2, strategy="ddp", micro_batch=1), lrs=(1e-2,), widths=(32,))
+    process = start_sweep(config, tmp_path / "study.yaml")
+    wait_for(lambda: any(len(RunDir(r.run_dir).records()) > 20 for r in grid(config)), process)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while training := [c for c in map(_command_line, Path("/proc").glob("[0-9]*")) if str(tmp_path / "runs") in c]:
+        assert time.monotonic() < deadline, training
+        time.sleep(0.1)
+    process = start_sweep(config, tmp_path / "study.yaml")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    for run in grid(config):
+        alone = changed(run, devices=1, strategy="auto", micro_batch=4, study="alone")
+        train(alone)
+        assert len(curve(run)) == 200
+        for two, one in zip(curve(run), curve(alone), strict=True):
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def _command_line(process: Path) -> str:
+    """Of a live process that trains a run, with the run's folder."""
+    with contextlib.suppress(OSError):
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        for word in words if b"train" in words else []:
+            if word.endswith(b"run.yaml"):
+                return Path(word.decode()).read_text() if Path(word.decode()).exists() else word.decode()
+    return ""
+
+
+def test_a_sweep_here_has_one_node(tiny: RunConfig) -> None:
+    from pipeline.sweep.launch.local import run_study
+
+    with pytest.raises(RequestError, match="--num_nodes 2: a sweep on this machine has one; use --launcher slurm"):
+        run_study(study(changed(tiny, num_nodes=2, global_batch=4, micro_batch=1)), [])
