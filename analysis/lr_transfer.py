@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.page import figures
 from pipeline.analysis.page.summary import study_args, study_parser
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 
 
 def main() -> int:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.errors import RequestError
 from pipeline.parameterization.rules import EmbeddingInit, Role, Width
-from pipeline.validation import RequestError, validate
+from pipeline.validation import validate
 
-__all__ = ["DataConfig", "DiagnosticsConfig", "ModelConfig", "MultConfig", "RequestError", "RunConfig", "SweepConfig"]
+__all__ = ["DataConfig", "DiagnosticsConfig", "ModelConfig", "MultConfig", "RunConfig", "SweepConfig"]
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,8 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.config import (
-    DataConfig,
-    DiagnosticsConfig,
-    ModelConfig,
-    MultConfig,
-    RequestError,
-    RunConfig,
-    SweepConfig,
-)
+from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, MultConfig, RunConfig, SweepConfig
+from pipeline.errors import RequestError
 from pipeline.validation import validate_source
 
 # A recipe is one experiment, study grid included; `train` runs one point of it and leaves the grid alone.

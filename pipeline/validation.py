@@ -6,14 +6,11 @@ import math
 import re
 from typing import TYPE_CHECKING, NoReturn
 
+from pipeline.errors import RequestError
 from pipeline.parameterization import rules
 
 if TYPE_CHECKING:
     from pipeline.config import DataConfig, RunConfig
-
-
-class RequestError(ValueError):
-    """The request was wrong; the message is one line that says what to change. The command line exits with 2."""
 
 
 class RequestParser(argparse.ArgumentParser):

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from pipeline.config import DataConfig, RequestError, RunConfig, SweepConfig, config_hash
+from pipeline.config import DataConfig, RunConfig, SweepConfig, config_hash
+from pipeline.errors import RequestError
 from tests.conftest import changed
 
 

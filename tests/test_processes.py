@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from pipeline.processes import MAX_DEATHS, Workers
 from tests.data.test_prepare import children
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings
+from pipeline.config import RunConfig, SweepConfig, run_settings
+from pipeline.errors import RequestError
 from pipeline.models.build import build
 from pipeline.recipes import load_run, parse, parse_source, shipped
 from pipeline.sweep.grid import grid

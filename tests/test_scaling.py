@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.config import ModelConfig, MultConfig, RequestError, RunConfig
+from pipeline.config import ModelConfig, MultConfig, RunConfig
+from pipeline.errors import RequestError
 from pipeline.models import gpt
 from pipeline.models.build import build
 from pipeline.models.init import initialize_

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from pipeline.config import RequestError, RunConfig, SweepConfig
+from pipeline.config import RunConfig, SweepConfig
+from pipeline.errors import RequestError
 from pipeline.recipes import parse, reject_unknown
 from pipeline.run.directory import RunDir
 from pipeline.sweep.grid import cost, grid

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import DataConfig, ModelConfig, RequestError
+from pipeline.config import DataConfig, ModelConfig
 from pipeline.data.cache import cache_root
 from pipeline.data.preparing.prepare import prepare, prepared_folder
 from pipeline.data.shards import MANIFEST, TOKENIZER, damages, read_manifest
+from pipeline.errors import RequestError
 from pipeline.files import file_sha256
 from pipeline.recipes import parse_source, shipped
 

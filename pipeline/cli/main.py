@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     verb, rest = arguments[0], arguments[1:]
-    from pipeline.config import RequestError
+    from pipeline.errors import RequestError
 
     try:
         if verb not in VERBS:

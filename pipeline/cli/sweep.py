@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import RequestError, RunConfig, SweepConfig
+from pipeline.config import RunConfig, SweepConfig
+from pipeline.errors import RequestError
 from pipeline.recipes import parse
 from pipeline.run.directory import RunDir
 from pipeline.sweep.grid import grid

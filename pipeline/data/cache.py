@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 
 
 def cache_root() -> Path:

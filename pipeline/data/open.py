@@ -11,12 +11,13 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from pipeline.config import RequestError, RunConfig
+from pipeline.config import RunConfig
 from pipeline.data.order import Samples, training_batches
 from pipeline.data.preparing.prepare import open_source, prepare, prepared_folder
 from pipeline.data.shards import MANIFEST, read_manifest
 from pipeline.data.vectors import SOURCES, Examples
 from pipeline.data.windows import TokenWindows
+from pipeline.errors import RequestError
 
 Batch: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Windows of tokens (B, T + 1), or examples x (B, d_in) and their classes (B,)."""

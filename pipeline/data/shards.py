@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from pipeline.files import file_sha256, write_atomic
 
 Split = Literal["train", "val"]

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
+from pipeline.errors import RequestError
 
 
 @dataclass(frozen=True)

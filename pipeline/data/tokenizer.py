@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 
 END_OF_TEXT = "<|endoftext|>"
 BATCH_CHARS = 2**19  # text per call of the tokenizer, whose memory grows with it

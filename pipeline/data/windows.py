@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import RequestError
 from pipeline.data.order import Indices
 from pipeline.data.shards import Split, damages, read_manifest
+from pipeline.errors import RequestError
 
 
 class TokenWindows:

@@ -18,9 +18,10 @@ import yaml
 from torch import Tensor
 
 from pipeline import __version__
-from pipeline.config import RequestError, RunConfig, config_hash
+from pipeline.config import RunConfig, config_hash
 from pipeline.data.cache import cache_root
 from pipeline.data.shards import TOKENIZER, read_manifest
+from pipeline.errors import RequestError
 from pipeline.export.neox import WEIGHTS, beyond_neox, write_neox, write_tokenizer, write_weights
 from pipeline.files import atomic, file_sha256, write_atomic
 from pipeline.models.gpt import litgpt_config

@@ -2,7 +2,8 @@
 
 from typing import TypeAlias
 
-from pipeline.config import RequestError, RunConfig
+from pipeline.config import RunConfig
+from pipeline.errors import RequestError
 from pipeline.models import gpt, mlp
 from pipeline.models.gpt import GPT
 from pipeline.models.mlp import MLP

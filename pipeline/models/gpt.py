@@ -13,7 +13,8 @@ import litgpt.model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config import ModelConfig, RequestError
+from pipeline.config import ModelConfig
+from pipeline.errors import RequestError
 from pipeline.models.roles import Claim, Readout, TensorSpec, by_name, linear, norm
 from pipeline.parameterization.rules import Role
 

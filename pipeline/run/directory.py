@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 
 from pipeline import __version__
-from pipeline.config import RequestError, RunConfig, run_settings
+from pipeline.config import RunConfig, run_settings
+from pipeline.errors import RequestError
 from pipeline.files import read_jsonl, write_atomic
 from pipeline.recipes import RECORDED_KEY
 

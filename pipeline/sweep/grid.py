@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 
-from pipeline.config import RequestError, RunConfig, SweepConfig
+from pipeline.config import RunConfig, SweepConfig
+from pipeline.errors import RequestError
 
 
 def grid(sweep: SweepConfig) -> list[RunConfig]:

@@ -19,7 +19,8 @@ from pipeline.analysis.study.labels import Rule
 from pipeline.analysis.study.load import load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS
 from pipeline.analysis.study.runs import Runs
-from pipeline.config import RequestError, RunConfig, SweepConfig
+from pipeline.config import RunConfig, SweepConfig
+from pipeline.errors import RequestError
 from pipeline.files import read_jsonl, write_atomic
 from pipeline.run.directory import RunDir
 from pipeline.sweep.adaptive import Aim, Proposal, next_round

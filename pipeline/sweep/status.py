@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from pipeline.sweep.launch.lock import plural
 from pipeline.sweep.launch.slurm import queue
 from pipeline.sweep.launch.slurm.queue import SlurmError, Task

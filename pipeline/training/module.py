@@ -11,11 +11,12 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from pipeline.config import RequestError, RunConfig
+from pipeline.config import RunConfig
 from pipeline.data.open import Batch, Data, Shuffled
 from pipeline.data.order import sample_order, validation_batches
 from pipeline.data.prefetch import prefetched, together
 from pipeline.diagnostics.logits import logit_metrics, logit_sums
+from pipeline.errors import RequestError
 from pipeline.losses import LossOutput, linear_loss
 from pipeline.models.build import build
 from pipeline.models.init import initialize_

@@ -17,7 +17,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from pipeline.config import RequestError, RunConfig
+from pipeline.config import RunConfig
+from pipeline.errors import RequestError
 
 
 def strategy_of(config: RunConfig) -> Strategy | str:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import lightning.pytorch as pl
 
-from pipeline.config import RequestError, RunConfig, config_hash
+from pipeline.config import RunConfig, config_hash
 from pipeline.data.open import open_data
+from pipeline.errors import RequestError
 from pipeline.models.build import parameter_count
 from pipeline.run.directory import MetricsWriter, Record, RunDir, final_values, outcome
 from pipeline.training.checkpoint.files import Checkpoint, newest, newest_first, prune

@@ -17,7 +17,8 @@ from pipeline.analysis.page import figures, figures_inside, inside, report
 from pipeline.analysis.study.load import load_study
 from pipeline.cli.coordcheck import plan, request
 from pipeline.cli.main import main
-from pipeline.config import DiagnosticsConfig, RequestError, RunConfig
+from pipeline.config import DiagnosticsConfig, RunConfig
+from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from tests.support.synthetic_coordinates import GPT, MLP, WIDTHS, gpt_weights, write_coordinates, write_records
 

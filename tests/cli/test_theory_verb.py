@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from pipeline.cli.theory import main
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from pipeline.parameterization.rules import TABLE, Factor
 from pipeline.parameterization.table_text import factor_text, rules_markdown
 

@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.hub import download, http
 from pipeline.data.hub.download import HubSource, hub_file, hub_source
 from pipeline.data.sources import SourceFile, documents
+from pipeline.errors import RequestError
 from tests.support.hub_server import HubServer, blob_id, serving
 
 REPO = "owner/words-1.0"

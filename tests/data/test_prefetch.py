@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.config import RequestError
 from pipeline.data.prefetch import DEPTH, prefetched, together
+from pipeline.errors import RequestError
 
 
 def numbers(count: int, made: list[int] | None = None) -> Generator[Tensor]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.preparing import prepare as module
 from pipeline.data.preparing.parts import DIGEST, digest, is_validation
 from pipeline.data.preparing.passes import first_occurrences
@@ -27,6 +27,7 @@ from pipeline.data.preparing.prepare import prepare, prepared_folder
 from pipeline.data.shards import read_manifest
 from pipeline.data.sources import LocalSource, SourceFile, documents
 from pipeline.data.tokenizer import END_OF_TEXT, load_tokenizer, train_bpe
+from pipeline.errors import RequestError
 from pipeline.processes import Workers
 from tests.data.test_sources import zstd
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.preparing.parts import digest, is_validation
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.shards import MANIFEST, damages, read_manifest, write_manifest
 from pipeline.data.sources import documents
 from pipeline.data.tokenizer import END_OF_TEXT
 from pipeline.data.windows import TokenWindows
+from pipeline.errors import RequestError
 
 
 @pytest.fixture

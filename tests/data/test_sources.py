@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.sources import SourceFile, documents, local_source
+from pipeline.errors import RequestError
 
 CONFIG = DataConfig(name="x", format="text", path="x")
 DOCUMENTS = ["plain", "two\nlines", "Grüße, 世界 \U0001f30d", 'quotes " and \\', "x " * 50_000 + "end"]

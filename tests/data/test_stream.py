@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.order import permute, seeded
 from pipeline.data.preparing.parts import digest, is_validation
 from pipeline.data.preparing.prepare import open_source, prepare
@@ -27,6 +27,7 @@ from pipeline.data.streaming.stream import StreamedWindows
 from pipeline.data.streaming.write_through import LaneShards
 from pipeline.data.tokenizer import END_OF_TEXT, load_tokenizer
 from pipeline.data.windows import TokenWindows
+from pipeline.errors import RequestError
 
 SEQ_LEN, BATCH, SEED = 16, 8, 3
 

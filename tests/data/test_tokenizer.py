@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data import tokenizer as module
 from pipeline.data.sources import documents, local_source
 from pipeline.data.tokenizer import END_OF_TEXT, encode, entries, find_tokenizer, load_tokenizer, train_bpe
+from pipeline.errors import RequestError
 
 
 @pytest.fixture(scope="session")

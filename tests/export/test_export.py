@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.config import RequestError, RunConfig, config_hash
+from pipeline.config import RunConfig, config_hash
 from pipeline.data.preparing.prepare import prepare, prepared_folder
 from pipeline.data.windows import TokenWindows
+from pipeline.errors import RequestError
 from pipeline.export import litgpt as exporting
 from pipeline.export import neox
 from pipeline.export.litgpt import export, how_to_load, main

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.analysis.page.summary import fit
-from pipeline.config import DataConfig, ModelConfig, RequestError, RunConfig
+from pipeline.config import DataConfig, ModelConfig, RunConfig
 from pipeline.data.vectors import Examples, digits, multi_index
+from pipeline.errors import RequestError
 from pipeline.models import mlp
 from pipeline.models.build import build
 from pipeline.models.init import initialize_

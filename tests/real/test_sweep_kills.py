@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.analysis.study.load import load_study
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 
 KILLS = int(os.environ.get("PIPELINE_KILLS", "25"))  # 100 were tried, in 18 minutes on two busy cores

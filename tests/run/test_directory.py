@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RequestError, RunConfig
+from pipeline.config import RunConfig
+from pipeline.errors import RequestError
 from pipeline.recipes import load_run
 from pipeline.run.directory import RunDir, final_values, outcome
 

@@ -12,7 +12,8 @@ from benchmarks.adaptive import simulate
 from benchmarks.studies import NOTE, OTHER, draw
 from pipeline.analysis.study.runs import Runs
 from pipeline.cli import sweep
-from pipeline.config import RequestError, RunConfig, SweepConfig
+from pipeline.config import RunConfig, SweepConfig
+from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from pipeline.sweep import rounds
 from pipeline.sweep.adaptive import SCAN_LIMIT, Aim, Round, limit_of, next_round

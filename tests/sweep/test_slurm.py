@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import RequestError, RunConfig, SweepConfig
+from pipeline.config import RunConfig, SweepConfig
+from pipeline.errors import RequestError
 from pipeline.recipes import load_run, shipped, shipped_folder
 from pipeline.run.directory import RunDir
 from pipeline.sweep import status

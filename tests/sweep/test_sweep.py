@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings
+from pipeline.config import RunConfig, SweepConfig, run_settings
+from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from pipeline.sweep.grid import cost, grid
 from pipeline.training.trainer import train

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import RequestError, RunConfig, run_settings
+from pipeline.config import RunConfig, run_settings
+from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from pipeline.training.checkpoint import state
 from pipeline.training.checkpoint.files import Checkpoint, newest_first

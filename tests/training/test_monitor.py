@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, RequestError, RunConfig, config_hash
+from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, RunConfig, config_hash
 from pipeline.data.open import open_data
 from pipeline.diagnostics.coordinate_check import CoordinateCheck
 from pipeline.diagnostics.sharpness import Sharpness
+from pipeline.errors import RequestError
 from pipeline.models.init import initial_values
 from pipeline.recipes import load_run
 from pipeline.run.directory import Record, RunDir

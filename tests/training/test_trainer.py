@@ -18,10 +18,11 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from pipeline.config import RequestError, RunConfig, run_settings
+from pipeline.config import RunConfig, run_settings
 from pipeline.data.order import training_batches
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.windows import TokenWindows
+from pipeline.errors import RequestError
 from pipeline.models import gpt
 from pipeline.models.init import initialize_
 from pipeline.optim import schedule

@@ -22,7 +22,7 @@ from pipeline.analysis.study.load import GROUP, Study, load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS, Measure
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import Edge, is_lost, stability_edge, unstable_lrs
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from pipeline.parameterization import rules
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.analysis.inside.check import Family, Records
 from pipeline.analysis.study.load import GROUP, Study
 from pipeline.analysis.study.table import read_metrics
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from pipeline.files import write_atomic
 from pipeline.parameterization import rules
 from pipeline.recipes import load_run

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.analysis.fit.exponent import PAPER, Exponent
 from pipeline.analysis.fit.study_fit import GroupFit, Lr, StudyFit
 from pipeline.analysis.page import words
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

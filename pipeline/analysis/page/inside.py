@@ -19,7 +19,7 @@ from pipeline.analysis.page import figures, figures_inside, words, words_inside
 from pipeline.analysis.page.summary import aligned
 from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.study.load import GROUP, load_study
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.page import charts, figures, inside, words
 from pipeline.analysis.page.summary import study_args, study_parser, summary
 from pipeline.analysis.page.tables import write, write_text
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 
 _TEMPLATE = Path(__file__).with_name("report.html.template")
 

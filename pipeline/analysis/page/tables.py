@@ -14,7 +14,7 @@ from pipeline.analysis.fit.evidence import agreement, clean_exponents
 from pipeline.analysis.fit.study_fit import GroupFit, Lr, StudyFit, WidthFit
 from pipeline.analysis.page import words
 from pipeline.analysis.study.load import GROUP
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from pipeline.files import write_atomic
 
 QUANTITIES: tuple[Quantity, ...] = ("optimal", "max_stable")

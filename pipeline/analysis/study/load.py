@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.analysis.study.table import Row, rows
-from pipeline.config import RequestError, RunConfig, hashed_settings
+from pipeline.config import RunConfig, hashed_settings
+from pipeline.errors import RequestError
 from pipeline.recipes import load_run
 
 GROUP = ["param", "optimizer", "loss"]

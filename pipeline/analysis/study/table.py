@@ -13,7 +13,8 @@ import pandas as pd
 
 from pipeline.analysis.study import stability
 from pipeline.analysis.study.stability import left_for_good
-from pipeline.config import RequestError, RunConfig, hashed_settings
+from pipeline.config import RunConfig, hashed_settings
+from pipeline.errors import RequestError
 from pipeline.files import atomic, read_jsonl
 from pipeline.recipes import load_run
 

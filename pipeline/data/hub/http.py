@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 from tqdm.auto import tqdm
 
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 
 ATTEMPTS = 10
 """Attempts at one request or file; together the waits between them stay below ten minutes, unless the hub asks for more."""

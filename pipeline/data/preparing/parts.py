@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.shards import Split
 from pipeline.data.sources import Source, SourceFile, documents
 from pipeline.data.tokenizer import encode, load_tokenizer
+from pipeline.errors import RequestError
 from pipeline.files import atomic, file_sha256, write_atomic
 
 Digests = NDArray[np.bytes_]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.cache import cache_folder, cache_root, locked
 from pipeline.data.preparing.parts import Job, Part, digest, is_validation, part_documents
 from pipeline.data.preparing.passes import Passes, expected_tokens
@@ -24,6 +24,7 @@ from pipeline.data.preparing.publish import publish
 from pipeline.data.shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Split
 from pipeline.data.sources import Source, SourceFile, local_source
 from pipeline.data.tokenizer import entries, find_tokenizer, load_tokenizer, train_bpe
+from pipeline.errors import RequestError
 from pipeline.files import file_sha256, write_atomic
 from pipeline.processes import cores
 

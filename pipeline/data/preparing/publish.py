@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.preparing.parts import Job, Part, Tokenized, scanned
 from pipeline.data.shards import TOKENIZER, Split, write_manifest
 from pipeline.data.tokenizer import END_OF_TEXT
+from pipeline.errors import RequestError
 from pipeline.files import file_sha256
 
 

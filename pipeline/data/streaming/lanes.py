@@ -15,10 +15,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.preparing.parts import digest, is_validation
 from pipeline.data.sources import Source, SourceFile, documents
 from pipeline.data.tokenizer import encode, load_tokenizer
+from pipeline.errors import RequestError
 
 Tokens: TypeAlias = NDArray[np.uint32]
 

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.order import permute, seeded
 from pipeline.data.shards import TOKENIZER
 from pipeline.data.sources import Source
 from pipeline.data.streaming.lanes import Cursor, Era, Lane, Tokens, have_lanes, read_era
 from pipeline.data.streaming.write_through import LaneShards
+from pipeline.errors import RequestError
 from pipeline.processes import Workers
 
 

@@ -12,10 +12,11 @@ from typing import IO
 
 import numpy as np
 
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
 from pipeline.data.shards import MANIFEST, TOKENIZER, read_manifest, write_manifest
 from pipeline.data.streaming.lanes import Tokens
 from pipeline.data.tokenizer import load_tokenizer
+from pipeline.errors import RequestError
 from pipeline.files import file_sha256
 
 

@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings
+from pipeline.config import RunConfig, SweepConfig, run_settings
+from pipeline.errors import RequestError
 from pipeline.processes import cores, end_with_parent, spawn, start_worker
 from pipeline.run.directory import Record, RunDir, outcome
 from pipeline.sweep.grid import cost

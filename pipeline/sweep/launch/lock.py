@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 
 
 @contextmanager

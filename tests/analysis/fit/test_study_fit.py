@@ -12,7 +12,7 @@ from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.page import summary as fitting
 from pipeline.analysis.page import tables, words, words_paper
 from pipeline.analysis.study.measure import Measure
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from tests.support.synthetic_study import BASE, LRS, WIDTHS, valley, write_run, write_study
 
 HEADER = "param,optimizer,loss,quantity,estimator,exponent,ci_low,ci_high,n_widths,n_runs,standard_error"

@@ -16,7 +16,8 @@ from pipeline.analysis.inside.theory import Predictions, readout_slope
 from pipeline.analysis.inside.weights import OTHER, Kind, kind_of
 from pipeline.analysis.page import words_inside
 from pipeline.analysis.study.load import load_study
-from pipeline.config import ModelConfig, RequestError, RunConfig
+from pipeline.config import ModelConfig, RunConfig
+from pipeline.errors import RequestError
 from pipeline.models.build import build
 from pipeline.theory.orders import ZERO
 from pipeline.theory.predict import predict

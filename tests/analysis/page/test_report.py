@@ -10,7 +10,8 @@ import pytest
 from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.page import report
 from pipeline.analysis.page.words import MINUS
-from pipeline.config import DataConfig, RequestError
+from pipeline.config import DataConfig
+from pipeline.errors import RequestError
 from tests.support.synthetic_study import BASE, valley, write_run, write_study
 
 pytest.importorskip("plotly")

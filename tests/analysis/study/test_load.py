@@ -9,7 +9,7 @@ import pytest
 from pipeline.analysis.study import table as rows
 from pipeline.analysis.study.load import POINT, load_study
 from pipeline.analysis.study.table import CACHE, read_metrics
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from tests.support.synthetic_study import BASE, INITIAL_LOSS, valley, write_run, write_study
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import RequestError, RunConfig, SweepConfig, run_settings, sweep_settings
+from pipeline.config import RunConfig, SweepConfig, run_settings, sweep_settings
+from pipeline.errors import RequestError
 from pipeline.files import write_atomic
 from pipeline.run.directory import RunDir
 from pipeline.sweep.launch.lock import plural, study_lock

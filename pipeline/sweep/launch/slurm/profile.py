@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import RequestError, RunConfig
+from pipeline.config import RunConfig
+from pipeline.errors import RequestError
 from pipeline.recipes import reject_unknown, shipped
 
 

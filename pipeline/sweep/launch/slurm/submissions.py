@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config import RequestError
+from pipeline.errors import RequestError
 from pipeline.files import read_jsonl
 
 Kind = Literal["array", "report"]

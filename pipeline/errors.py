@@ -1,0 +1,5 @@
+"""The one error that is the user's to mend."""
+
+
+class RequestError(ValueError):
+    """The request was wrong; the message is one line that says what to change. The command line exits with 2."""
