@@ -8,8 +8,8 @@ from pipeline.analysis.inside.lr_rules import families, recorded
 from pipeline.analysis.page import figures, figures_inside
 from pipeline.analysis.page.inside import telling
 from pipeline.analysis.study.load import load_study
+from pipeline.cli.arguments import RequestParser
 from pipeline.errors import RequestError
-from pipeline.validation import RequestParser
 
 
 def main() -> int:

@@ -1,23 +1,15 @@
 """Whether the settings of a run go together; every complaint is one line that says what to change."""
 
-import argparse
 import dataclasses
 import math
 import re
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
 
 if TYPE_CHECKING:
     from pipeline.config import DataConfig, RunConfig
-
-
-class RequestParser(argparse.ArgumentParser):
-    """A parser of the verbs that take no run settings; its complaints are `RequestError`."""
-
-    def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{self.prog}: {message} (see {self.prog} --help)")
 
 
 def _require(ok: bool, message: str) -> None:

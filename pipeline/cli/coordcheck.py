@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from pipeline.cli.arguments import RequestParser
 from pipeline.config import RunConfig, SweepConfig
 from pipeline.errors import RequestError
 from pipeline.recipes import parse, reject_unknown
 from pipeline.run.directory import RunDir
 from pipeline.sweep.grid import cost, grid
 from pipeline.sweep.launch.lock import plural
-from pipeline.validation import RequestParser
 
 STEPS, SEEDS = 10, (0, 1, 2)
 EXAMPLES = 64  # of vectors, on which the check runs: a few of them scatter far

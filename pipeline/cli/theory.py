@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from pipeline.cli.arguments import RequestParser
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
 from pipeline.theory.network import Setting
 from pipeline.theory.text import all_text, theory_text
-from pipeline.validation import RequestParser
 
 
 def _fraction(text: str) -> Fraction:

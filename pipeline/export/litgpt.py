@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from pipeline import __version__
+from pipeline.cli.arguments import RequestParser
 from pipeline.config import RunConfig, config_hash
 from pipeline.data.cache import cache_root
 from pipeline.data.shards import TOKENIZER, read_manifest
@@ -28,7 +29,6 @@ from pipeline.models.gpt import litgpt_config
 from pipeline.recipes import RECORDED_KEY, load_run
 from pipeline.run.directory import Record, RunDir
 from pipeline.training.checkpoint.files import newest
-from pipeline.validation import RequestParser
 
 LIT_MODEL = "lit_model.pth"
 NOTE = "export.json"

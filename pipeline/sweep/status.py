@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
+from pipeline.cli.arguments import RequestParser
 from pipeline.errors import RequestError
 from pipeline.sweep.launch.lock import plural
 from pipeline.sweep.launch.slurm import queue
 from pipeline.sweep.launch.slurm.queue import SlurmError, Task
 from pipeline.sweep.launch.slurm.submissions import Ledger, Submission
-from pipeline.validation import RequestParser
 
 STATES = ("finished", "diverged", "aborted", "running", "queued", "failed", "lost")
 _OF_RESULT = {"completed": "finished", "diverged": "diverged", "aborted": "aborted"}

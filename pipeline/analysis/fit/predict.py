@@ -15,8 +15,8 @@ from pipeline.analysis.page.summary import study_args, study_parser
 from pipeline.analysis.page.tables import to_json
 from pipeline.analysis.page.words import TIMES
 from pipeline.analysis.study.load import GROUP
+from pipeline.cli.arguments import RequestParser
 from pipeline.errors import RequestError
-from pipeline.validation import RequestParser
 
 # A recommended learning rate keeps this distance from the learning rate above which more than `RISK` of runs are unstable.
 MARGIN_OCTAVES = 1.0

@@ -10,8 +10,8 @@ from pipeline.analysis.fit.study_fit import StudyFit, fit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.tables import write
 from pipeline.analysis.study.measure import METRICS, VALUES, Measure
+from pipeline.cli.arguments import RequestParser
 from pipeline.errors import RequestError
-from pipeline.validation import RequestParser
 
 
 def summary(found: StudyFit) -> str:
