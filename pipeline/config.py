@@ -1,13 +1,13 @@
 """Every setting of a run and of a study, with its default, as frozen dataclasses. `recipes` reads them from YAML and flags."""
 
 import dataclasses
-import hashlib
-import json
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline import identity
 from pipeline.errors import RequestError
 from pipeline.parameterization.rules import EmbeddingInit, Role, Width
 from pipeline.validation import validate
@@ -307,10 +307,15 @@ class RunConfig:
 
     @property
     def run_name(self) -> str:
-        """Readable and unique: ``sp-adamw-w1024-lr3e-3-s0-<8 hex of the config hash>``."""
+        """Readable and unique: ``sp-adamw-w1024-lr3e-3-s0-<8 hex of the config hash>``.
+
+        Where the study holds the run under the hash that it had before idle settings were left out, that is its name.
+        """
         lr = re.sub(r"e([+-])0*", lambda e: "e" + e[1].strip("+"), f"{self.lr:.12e}".replace("e+00", ""))
         lr = re.sub(r"\.?0+(?=e|$)", "", lr)
-        return f"{self.param}-{self.optimizer}-w{self.width}-lr{lr}-s{self.seed}-{config_hash(self)}"
+        point = f"{self.param}-{self.optimizer}-w{self.width}-lr{lr}-s{self.seed}"
+        name, older = f"{point}-{config_hash(self)}", f"{point}-{older_hash(self)}"
+        return older if older != name and (Path(self.out) / self.study / older).is_dir() else name
 
     @property
     def run_dir(self) -> Path:
@@ -343,16 +348,6 @@ class SweepConfig(RunConfig):
     """SLURM: the cluster's description, a YAML by path or by its name in slurm/profiles/."""
 
 
-# What does not change the mathematics of a run: where it goes, what it runs on, what it writes and how often.
-_NOT_HASHED = {
-    "out", "study", "wandb", "devices", "num_nodes", "strategy", "micro_batch",
-    "log_interval", "val_interval", "checkpoint_interval", "checkpoint_minutes", "keep_last", "keep_checkpoint",
-    "abort_after", "stall_minutes",
-    "data.license", "data.citation", "data.workers", "data.write_through", "data.stall_seconds",
-    *(f"diagnostics.{f.name}" for f in dataclasses.fields(DiagnosticsConfig)),
-}  # fmt: skip
-
-
 def run_settings(config: RunConfig) -> dict[str, Any]:
     """The run's settings as plain nested values, in the order of the fields, without a study's grid."""
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(RunConfig)}
@@ -363,21 +358,34 @@ def sweep_settings(config: SweepConfig) -> dict[str, Any]:
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(SweepConfig)}
 
 
-def hashed_settings(config: RunConfig) -> dict[str, Any]:
-    """Flat ``{"model.n_layer": 6, ...}`` of every setting that changes the mathematics of a run."""
+def counted_settings(config: RunConfig) -> dict[str, Any]:
+    """Flat ``{"model.n_layer": 6, ...}`` of every setting that may change the mathematics of a run (`identity.counted`)."""
+    return identity.counted(_flat(config), _defaults())
+
+
+def config_hash(config: RunConfig) -> str:
+    """8 hex digits over what changes the mathematics of the run (`identity.config_hash`)."""
+    return identity.config_hash(_flat(config), _defaults())
+
+
+def older_hash(config: RunConfig) -> str:
+    """What `config_hash` was before it left out settings that change nothing (`identity.older_hash`)."""
+    return identity.older_hash(_flat(config), _defaults())
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return _flat(RunConfig())
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
     flat = {}
     for key, value in run_settings(config).items():
         if isinstance(value, dict):
             flat.update({f"{key}.{inner}": v for inner, v in value.items()})
         else:
             flat[key] = value
-    return {key: value for key, value in flat.items() if key not in _NOT_HASHED}
-
-
-def config_hash(config: RunConfig) -> str:
-    """8 hex digits over `hashed_settings`."""
-    text = json.dumps(hashed_settings(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return flat
 
 
 def _amount(key: str, text: str) -> int:

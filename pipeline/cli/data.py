@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.cache import cache_root
 from pipeline.config import DataConfig, ModelConfig
-from pipeline.data.cache import cache_root
 from pipeline.data.preparing.prepare import prepare, prepared_folder
 from pipeline.data.shards import MANIFEST, TOKENIZER, damages, read_manifest
 from pipeline.errors import RequestError

@@ -18,9 +18,9 @@ import yaml
 from torch import Tensor
 
 from pipeline import __version__
+from pipeline.cache import cache_root
 from pipeline.cli.arguments import RequestParser
 from pipeline.config import RunConfig, config_hash
-from pipeline.data.cache import cache_root
 from pipeline.data.shards import TOKENIZER, read_manifest
 from pipeline.errors import RequestError
 from pipeline.export.neox import WEIGHTS, beyond_neox, write_neox, write_tokenizer, write_weights

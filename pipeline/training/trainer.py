@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import lightning.pytorch as pl
 
-from pipeline.config import RunConfig, config_hash
+from pipeline.config import RunConfig, config_hash, older_hash
 from pipeline.data.open import open_data
 from pipeline.errors import RequestError
 from pipeline.models.build import parameter_count
@@ -71,7 +71,7 @@ def _checkpoint(config: RunConfig, run: RunDir) -> Checkpoint | None:
     checkpoint, complaints = newest(run.checkpoints)
     if complaints and checkpoint is None:
         raise RequestError(f"{complaints[0]}: delete {run.checkpoints} to start the run over")
-    if checkpoint and checkpoint.state.get("config") != config_hash(config):
+    if checkpoint and checkpoint.state.get("config") not in (config_hash(config), older_hash(config)):
         raise RequestError(
             f"checkpoint {checkpoint.path} is of another config ({checkpoint.state.get('config')}, not "
             f"{config_hash(config)}): delete it to start the run over"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.cache import cache_root
 from pipeline.cli.main import main
 from pipeline.config import DataConfig
-from pipeline.data.cache import cache_root
 from pipeline.data.hub.download import hub_source
 from pipeline.data.order import permute, seeded
 from pipeline.data.preparing.prepare import prepare

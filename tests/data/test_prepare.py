@@ -354,23 +354,6 @@ def test_what_changes_the_tokens_changes_the_folder(tmp_path: Path, tokenizer: P
     assert prepared_folder(moved, 300) == folders[-1]
 
 
-def test_a_large_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LARGE_FILE", 10)
-    text = tmp_path / "t.txt"
-    text.write_text("\n\n".join(f"paragraph {i}" for i in range(50)))
-    data = DataConfig(name="t", format="text", path=str(text))
-    first = prepared_folder(data, 300)
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "file_sha256", lambda path: pytest.fail(f"{path} is read again"))
-        assert prepared_folder(data, 300) == first
-    (memory,) = (module.cache_folder("sha256")).iterdir()
-    memory.write_text("damaged")
-    assert prepared_folder(data, 300) == first
-    text.write_text(text.read_text().replace("9", "8"))
-    os.utime(text, ns=(0, 1))
-    assert prepared_folder(data, 300) != first
-
-
 def test_prepared_once(data: DataConfig) -> None:
     folder = prepare(data, 300)
     before = {path: path.stat() for path in folder.iterdir()}
@@ -697,7 +680,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(
     (tmp_path / "corpus").mkdir()
     corpus = write_corpus(tmp_path / "corpus", [200, 200, 3000])
     code = (
-        "import resource, sys; from pipeline.cli.main import main; from pipeline.data import prepare as module\n"
+        "import resource, sys; from pipeline.cli.main import main; from pipeline.data.preparing import prepare as module\n"
         "if __name__ == '__main__':\n"
         "    module.FEW_TOKENS, module.PART_BYTES = 0, 3000\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1]))); sys.exit(main(sys.argv[2:]))"

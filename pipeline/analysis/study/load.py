@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.analysis.study.table import Row, rows
-from pipeline.config import RunConfig, hashed_settings
+from pipeline.config import RunConfig, counted_settings
 from pipeline.errors import RequestError
 from pipeline.recipes import load_run
 
@@ -47,7 +47,7 @@ class Study:
     def recipe(self) -> dict[str, Any]:
         """The settings that all runs share."""
         own = {*POINT, *(_WITH_OPTIMIZER if self.runs["optimizer"].nunique() > 1 else ())}
-        return {key: value for key, value in hashed_settings(self.config).items() if key not in own}
+        return {key: value for key, value in counted_settings(self.config).items() if key not in own}
 
 
 def load_study(study_dirs: Sequence[Path]) -> Study:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline.analysis.study import stability
 from pipeline.analysis.study.stability import left_for_good
-from pipeline.config import RunConfig, hashed_settings
+from pipeline.config import RunConfig, counted_settings
 from pipeline.errors import RequestError
 from pipeline.files import atomic, read_jsonl
 from pipeline.recipes import load_run
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 def rows(study_dir: Path, run_dirs: Sequence[Path]) -> Iterator[Row]:
     """The rows of the runs that have a result, in the given order: from the cache where no file of the run has changed.
 
-    A row has ``run``, ``status``, ``settings`` (JSON of `hashed_settings`) and, unless it failed, what `results.Study`
+    A row has ``run``, ``status``, ``settings`` (JSON of `counted_settings`) and, unless it failed, what `results.Study`
     lists. Raises `RequestError` for an unreadable run.
     """
     known = _load(study_dir)
@@ -118,7 +118,7 @@ def _row(run_dir: Path) -> Row:
             "parameters": int(result["parameters"]),
             "diverged_at": _number(result["diverged_at"]),
             "left_for_good": left_for_good(steps, losses, config.warmup_steps),
-            "settings": json.dumps(hashed_settings(config), sort_keys=True),
+            "settings": json.dumps(counted_settings(config), sort_keys=True),
         }
     except KeyError as error:
         raise _unreadable(run_dir, f"no {error} in metrics.jsonl or result.json") from None

@@ -20,8 +20,8 @@ from huggingface_hub import HfApi
 from huggingface_hub import try_to_load_from_cache as hf_cached
 from huggingface_hub.hf_api import RepoFile
 
+from pipeline.cache import cache_folder, locked
 from pipeline.config import DataConfig
-from pipeline.data.cache import cache_folder, locked
 from pipeline.data.hub.http import ATTEMPTS, Damaged, Refused, download, endpoint, persist
 from pipeline.data.order import permute
 from pipeline.data.sources import COMPRESSIONS, SourceFile

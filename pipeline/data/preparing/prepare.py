@@ -8,7 +8,6 @@ processes. A preparation that was interrupted, however it was, goes on where it 
 import dataclasses
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cache import cache_folder, cache_root, content_sha256, locked
 from pipeline.config import DataConfig
-from pipeline.data.cache import cache_folder, cache_root, locked
 from pipeline.data.preparing.parts import Job, Part, digest, is_validation, part_documents
 from pipeline.data.preparing.passes import Passes, expected_tokens
 from pipeline.data.preparing.publish import publish
@@ -31,7 +30,6 @@ from pipeline.processes import cores
 PART_BYTES = 2**24  # small files are taken together up to this size
 BPE_CHARS = 2**26  # a tokenizer is trained on the first training documents, up to so much text
 FEW_TOKENS = 5_000_000  # sources with fewer are prepared in this process: starting others takes longer
-LARGE_FILE = 2**25  # of larger files here, the sha256 is remembered
 
 
 def prepared_folder(config: DataConfig, vocab_size: int, splits: tuple[Split, ...] = ("train", "val")) -> Path:
@@ -67,7 +65,7 @@ def open_source(config: DataConfig) -> Source:
 
         return hub_source(config)
     source = local_source(config)
-    files = tuple(dataclasses.replace(file, sha256=_content_sha256(file)) for file in source.files)
+    files = tuple(dataclasses.replace(file, sha256=content_sha256(Path(file.name))) for file in source.files)
     return dataclasses.replace(source, files=files)
 
 
@@ -92,18 +90,6 @@ def _identity(config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) ->
         "validation_fraction": config.validation_fraction,
         "splits": splits,
     }
-
-
-def _content_sha256(file: SourceFile) -> str:
-    """A local file's sha256; of a large one it is remembered for as long as path, size and modification time stay."""
-    path = Path(file.name).resolve()
-    if file.size < LARGE_FILE:
-        return file_sha256(path)
-    state = path.stat()
-    memory = cache_folder("sha256") / _hash([str(path), state.st_size, state.st_mtime_ns])
-    if not memory.exists() or not re.fullmatch("[0-9a-f]{64}", memory.read_text(errors="replace")):
-        write_atomic(memory, file_sha256(path))
-    return memory.read_text()
 
 
 def _hash(content: Any) -> str:

@@ -1,12 +1,21 @@
-"""The folder of prepared data and downloads, and locks between the processes that share it."""
+"""The cache: prepared data, downloads and remembered checksums, and locks between the processes that share it."""
 
 import fcntl
+import functools
+import hashlib
+import json
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import RequestError
+from pipeline.files import file_sha256, write_atomic
+
+LARGE_FILE = 2**25  # of larger files the sha256 is remembered on disk
+RACY = 10**9  # nanoseconds in which a file may be written again with the same modification time
 
 
 def cache_root() -> Path:
@@ -37,3 +46,23 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     with path.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
+
+
+def content_sha256(path: Path) -> str:
+    """A file's sha256, remembered for as long as path, size and modification time stay: of a large file on disk, of
+    others by this process."""
+    state = path.stat()
+    key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
+    if time.time_ns() - state.st_mtime_ns < RACY:
+        return file_sha256(path)
+    if state.st_size < LARGE_FILE:
+        return _of_small_file(*key)
+    memory = cache_folder("sha256") / hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    if not memory.exists() or not re.fullmatch("[0-9a-f]{64}", memory.read_text(errors="replace")):
+        write_atomic(memory, file_sha256(path))
+    return memory.read_text()
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_small_file(path: str, size: int, modified: int) -> str:
+    return file_sha256(Path(path))

@@ -1,0 +1,181 @@
+"""A run's identity: which of its settings count, and the hash of them that ends its name.
+
+A setting counts where it changes the mathematics of the run. One that is added later counts only where it differs from
+its default, so that a study keeps its names while the settings grow; those of `SETTLED` count always, as they did when
+names were settled. Files count by what they hold, not by how their path is spelled.
+"""
+
+import glob
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import content_sha256
+
+Settings = Mapping[str, Any]
+"""Flat: ``{"width": 256, "model.n_layer": 6, ...}``, of plain values."""
+
+SETTLED = frozenset(
+    [
+        "width",
+        "param",
+        "lr",
+        "optimizer",
+        "loss",
+        "z_loss",
+        "seed",
+        "steps",
+        "warmup_steps",
+        "lr_min_ratio",
+        "global_batch",
+        "seq_len",
+        "precision",
+        "base_width",
+        "embedding_init",
+        "readout_init",
+        "depth_scaling",
+        "base_depth",
+        "weight_decay",
+        "weight_decay_scaling",
+        "betas",
+        "eps",
+        "momentum",
+        "grad_clip",
+        "val_sequences",
+        "model.kind",
+        "model.n_layer",
+        "model.activation",
+        "model.name",
+        "model.head_size",
+        "model.kv_heads",
+        "model.mlp_ratio",
+        "model.vocab_size",
+        "model.qk_norm",
+        "model.train_norms",
+        "mult.input_init",
+        "mult.hidden_init",
+        "mult.output_init",
+        "mult.input_lr",
+        "mult.vector_lr",
+        "mult.hidden_lr",
+        "mult.output_lr",
+        "mult.finite_lr",
+        "data.name",
+        "data.format",
+        "data.path",
+        "data.repo",
+        "data.revision",
+        "data.files",
+        "data.text_field",
+        "data.file_seed",
+        "data.tokens",
+        "data.tokenizer",
+        "data.validation_fraction",
+        "data.mode",
+        "data.lanes",
+        "data.era",
+    ]
+)
+
+# What does not change the mathematics of a run: where it goes, what it runs on, what it writes and how often.
+ELSEWHERE = frozenset(
+    [
+        "out",
+        "study",
+        "wandb",
+        "devices",
+        "num_nodes",
+        "strategy",
+        "micro_batch",
+        "log_interval",
+        "val_interval",
+        "checkpoint_interval",
+        "checkpoint_minutes",
+        "keep_last",
+        "keep_checkpoint",
+        "abort_after",
+        "stall_minutes",
+        "data.license",
+        "data.citation",
+        "data.workers",
+        "data.write_through",
+        "data.stall_seconds",
+    ]
+)
+ELSEWHERE_SECTIONS = ("diagnostics.",)
+
+
+def counted(settings: Settings, defaults: Settings) -> dict[str, Any]:
+    """The settings that may change the mathematics, as they were given, without new ones at their defaults."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key in SETTLED
+        or (key not in ELSEWHERE and not key.startswith(ELSEWHERE_SECTIONS) and value != defaults.get(key))
+    }
+
+
+def config_hash(settings: Settings, defaults: Settings) -> str:
+    """8 hex digits over the settings that change the mathematics of this very run: `counted`, those that are idle in it
+    at their defaults, files by their content."""
+    known = counted(settings, defaults)
+    idle = {key: defaults[key] for key in _idle(settings) if key in known}
+    return _digest(known | idle | _sources(settings))
+
+
+def older_hash(settings: Settings, defaults: Settings) -> str:
+    """The same as it was before idle settings and the spelling of paths were left out: runs named by it keep their names."""
+    return _digest(counted(settings, defaults))
+
+
+def _digest(settings: Settings) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _idle(settings: Settings) -> set[str]:
+    """Settings that change nothing beside these others."""
+    idle: set[str] = set()
+    if settings["data.mode"] != "stream":
+        idle |= {"data.lanes", "data.era"}
+    if not settings["data.repo"]:
+        idle |= {"data.revision", "data.files", "data.file_seed"}
+    if settings["data.format"] != "text":
+        idle |= {"data.text_field"}
+    if settings["data.format"] == "shards":  # tokens already
+        idle |= {"data.tokens", "data.tokenizer", "data.validation_fraction"}
+    if settings["optimizer"] == "sgd":
+        idle |= {"betas", "eps"}
+    if not settings["weight_decay"]:
+        idle |= {"weight_decay_scaling"}
+    if settings["depth_scaling"] == "none":
+        idle |= {"base_depth"}
+    return idle
+
+
+def _sources(settings: Settings) -> dict[str, Any]:
+    """What the files that the settings name hold; nothing for files that are not here, which stay known by their paths."""
+    found: dict[str, Any] = {}
+    if path := settings["data.path"]:
+        content = _prepared(path) if settings["data.format"] == "shards" else _files(path)
+        if content is not None:
+            found |= {"data.path": content, "data.name": ""}
+    tokenizer = Path(settings["data.tokenizer"])
+    if settings["data.format"] != "shards" and tokenizer.is_file():
+        found["data.tokenizer"] = content_sha256(tokenizer)
+    return found
+
+
+def _files(pattern: str) -> list[list[str]] | None:
+    """Suffixes, which decide how a file is read, and checksums, in the order of reading (`data.sources.local_source`)."""
+    paths = sorted(path for name in glob.glob(pattern, recursive=True) if (path := Path(name)).is_file())
+    return [["".join(path.suffixes), content_sha256(path)] for path in paths] or None
+
+
+def _prepared(folder: str) -> str | None:
+    """The fingerprint of prepared shards."""
+    try:
+        return str(json.loads((Path(folder) / "manifest.json").read_bytes())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # whoever opens it says what is wrong with it
