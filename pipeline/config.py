@@ -360,21 +360,22 @@ def sweep_settings(config: SweepConfig) -> dict[str, Any]:
 
 def counted_settings(config: RunConfig) -> dict[str, Any]:
     """Flat ``{"model.n_layer": 6, ...}`` of every setting that may change the mathematics of a run (`identity.counted`)."""
-    return identity.counted(_flat(config), _defaults())
+    return identity.counted(_flat(config), default_settings())
 
 
 def config_hash(config: RunConfig) -> str:
     """8 hex digits over what changes the mathematics of the run (`identity.config_hash`)."""
-    return identity.config_hash(_flat(config), _defaults())
+    return identity.config_hash(_flat(config), default_settings())
 
 
 def older_hash(config: RunConfig) -> str:
     """What `config_hash` was before it left out settings that change nothing (`identity.older_hash`)."""
-    return identity.older_hash(_flat(config), _defaults())
+    return identity.older_hash(_flat(config), default_settings())
 
 
 @functools.cache
-def _defaults() -> dict[str, Any]:
+def default_settings() -> dict[str, Any]:
+    """Flat, of every setting."""
     return _flat(RunConfig())
 
 

@@ -114,18 +114,19 @@ def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None
     return config, values["vocab_size"]
 
 
-def load_run(path: Path) -> RunConfig:
-    """The config in a run directory's config.yaml, as this program wrote it: no defaults, no flags, hence fast.
+def load_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """The config in a run directory's config.yaml, as this program wrote it: no flags, hence fast; and what it recorded
+    beside the settings.
 
-    Raises `RequestError` for a file that does not hold exactly a run's settings.
+    Raises `RequestError` for a file that does not hold a run's settings.
     """
     try:
         settings = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        settings.pop(RECORDED_KEY, None)
+        recorded = dict(settings.pop(RECORDED_KEY, None) or {})
         nested = {"model": ModelConfig, "mult": MultConfig, "data": DataConfig}
         settings |= {name: cls(**settings[name]) for name, cls in nested.items()}
         settings["diagnostics"] = DiagnosticsConfig(**settings.get("diagnostics", {}))  # older runs have none
-        return RunConfig(**settings | {"betas": tuple(settings["betas"])})
+        return RunConfig(**settings | {"betas": tuple(settings["betas"])}), recorded
     except RequestError:
         raise
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:

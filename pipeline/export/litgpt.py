@@ -14,7 +14,6 @@ from typing import Any
 
 import litgpt
 import torch
-import yaml
 from torch import Tensor
 
 from pipeline import __version__
@@ -26,8 +25,8 @@ from pipeline.errors import RequestError
 from pipeline.export.neox import WEIGHTS, beyond_neox, write_neox, write_tokenizer, write_weights
 from pipeline.files import atomic, file_sha256, write_atomic
 from pipeline.models.gpt import litgpt_config
-from pipeline.recipes import RECORDED_KEY, load_run
-from pipeline.run.directory import Record, RunDir
+from pipeline.run.directory import RunDir
+from pipeline.run.result import RunResult
 from pipeline.training.checkpoint.files import newest
 
 LIT_MODEL = "lit_model.pth"
@@ -97,7 +96,7 @@ def _config(run: RunDir) -> RunConfig:
         raise RequestError(f"no such run: {run.path}")
     if not run.config_file.exists():
         raise RequestError(f"{run.path} is not a run (it has no config.yaml): give one, such as runs/STUDY/RUN")
-    config = load_run(run.config_file)
+    config = run.config()
     if config.model.kind != "gpt":
         raise RequestError(f"{run.path} trained an MLP: only GPTs are exported")
     return config
@@ -117,14 +116,14 @@ def _checkpoint(run: RunDir, config: RunConfig) -> Exportable:
     return Exportable(checkpoint.step, checkpoint.state["data"]["manifest"], weights)
 
 
-def _why_no_checkpoint(result: Record | None, config: RunConfig) -> str:
+def _why_no_checkpoint(result: RunResult | None, config: RunConfig) -> str:
     if result is None:
         first = min(config.checkpoint_interval, config.steps)
         return f"it has not come to its first, at step {first}; the same pipeline train command continues it"
     if not config.keep_checkpoint:
         return "it ran with --keep_checkpoint false; delete it and run it again with true"
-    if result["status"] == "diverged":
-        return f"it diverged at step {result['diverged_at']}, before its first"
+    if result.status == "diverged":
+        return f"it diverged at step {result.diverged_at}, before its first"
     return "it was deleted; delete the run to run it again"
 
 
@@ -239,14 +238,13 @@ def _seal(folder: Path) -> dict[str, str]:
 
 def _note(run: RunDir, config: RunConfig, checkpoint: Exportable, files: dict[str, str]) -> dict[str, Any]:
     """The content of export.json."""
-    recorded = yaml.safe_load(run.config_file.read_text()).get(RECORDED_KEY) or {}
     result = run.result()
     return {
         "run": config.run_name,
         "study": config.study,
         "step": checkpoint.step,
         "steps": config.steps,
-        "status": result["status"] if result else "unfinished",
+        "status": result.status if result else "unfinished",
         "config_hash": config_hash(config),
         "param": config.param,
         "width": config.width,
@@ -254,7 +252,7 @@ def _note(run: RunDir, config: RunConfig, checkpoint: Exportable, files: dict[st
         "seed": config.seed,
         "dtype": str(checkpoint.weights["lm_head.weight"].dtype).removeprefix("torch."),
         "data_fingerprint": checkpoint.data_fingerprint,
-        "trained_with": recorded.get("versions", {}),
+        "trained_with": run.recorded().get("versions", {}),
         "versions": {"pipeline": __version__}
         | {name: metadata.version(name) for name in ("torch", "litgpt", "safetensors", "transformers")},
         "files": files,

@@ -1,4 +1,4 @@
-"""A run on disk: config.yaml, metrics.jsonl, result.json, checkpoints/ (design, "A run on disk").
+"""The directory of a run: config.yaml, metrics.jsonl, result.json, starts.jsonl, checkpoints/.
 
 metrics.jsonl holds one JSON object per logged step; a number that is not finite is written as null. result.json is
 written once, at the end, so a directory without one belongs to a run that is going or was interrupted.
@@ -22,13 +22,11 @@ from pipeline import __version__
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl, write_atomic
-from pipeline.recipes import RECORDED_KEY
+from pipeline.recipes import RECORDED_KEY, load_run
+from pipeline.run.result import FAILED, Record, RunResult
 
 LAST = "last.ckpt"
 """Link to the newest checkpoint."""
-
-FINISHED = {"completed", "diverged", "aborted"}
-Record = dict[str, Any]
 
 
 class RunDir:
@@ -43,15 +41,59 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.checkpoint = self.checkpoints / LAST
 
-    def result(self) -> Record | None:
-        """The result of a finished run; None while it is going, was interrupted, or failed and may be tried again."""
-        if not self.result_file.exists():
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def result(self) -> RunResult | None:
+        """The result of a finished run; None while it is going, was interrupted, or failed and may be tried again.
+
+        Raises `RequestError` for a damaged file."""
+        content = self._ended()
+        if content is None or content.get("status") == FAILED:
             return None
         try:
-            result = json.loads(self.result_file.read_text())
-        except ValueError:
-            raise RequestError(f"{self.result_file} is damaged: delete {self.path} to run it again") from None
-        return result if result["status"] in FINISHED else None
+            return RunResult.from_json(content)
+        except KeyError as error:
+            raise self._damaged(self.result_file, f"no {error}") from None
+        except (TypeError, ValueError) as error:
+            raise self._damaged(self.result_file, error) from None
+
+    def failure(self) -> str | None:
+        """Why the run failed when it was last tried; None where it did not, or has not ended."""
+        content = self._ended()
+        if content is None or content.get("status") != FAILED:
+            return None
+        return str(content.get("error") or "it does not say why")
+
+    def _ended(self) -> dict[str, Any] | None:
+        try:
+            content = json.loads(self.result_file.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise self._damaged(self.result_file, error) from None
+        if not isinstance(content, dict):
+            raise self._damaged(self.result_file, "not a JSON object")
+        return content
+
+    def config(self) -> RunConfig:
+        """The settings of the run. Raises `RequestError` for a damaged file."""
+        return self.read_config()[0]
+
+    def recorded(self) -> dict[str, Any]:
+        """What config.yaml says of the run beside what was asked for. Raises `RequestError` for a damaged file."""
+        return self.read_config()[1]
+
+    def read_config(self) -> tuple[RunConfig, dict[str, Any]]:
+        """`config` and `recorded`, from one reading of the file."""
+        try:
+            return load_run(self.config_file)
+        except RequestError as error:
+            raise self._damaged(self.config_file, error) from None
+
+    def _damaged(self, path: Path, why: object) -> RequestError:
+        return RequestError(f"{path} is damaged ({' '.join(str(why).split())}): delete {self.path} to run it again")
 
     def create(self, config: RunConfig, data_fingerprint: str) -> None:
         """Make the directory and record what is run on what.
@@ -79,10 +121,6 @@ class RunDir:
             self.config_file, yaml.safe_dump({**run_settings(config), RECORDED_KEY: recorded}, sort_keys=False)
         )
 
-    def recorded(self) -> Record:
-        """What config.yaml says of the run beside what was asked for."""
-        return dict((yaml.safe_load(self.config_file.read_text()) or {}).get(RECORDED_KEY) or {})
-
     def record(self, **found: Any) -> None:
         """Add to `recorded`."""
         content = yaml.safe_load(self.config_file.read_text())
@@ -105,7 +143,7 @@ class RunDir:
     def record_failure(self, reason: str) -> None:
         """Leave a result.json that says so, if the disk lets us; the run may be tried again."""
         with suppress(OSError):
-            self.write_result({"status": "failed", "error": reason})
+            self._write_end({"status": FAILED, "error": reason})
 
     def stacks(self, first_process: bool) -> Path:
         """Where a process that hangs writes what its threads were at."""
@@ -122,19 +160,17 @@ class RunDir:
             yield
 
     def records(self) -> list[Record]:
-        """All records so far; a torn last line is left out."""
+        """All records so far; a torn last line is left out. Raises `RequestError` for a damaged file."""
         try:
-            return read_jsonl(self.metrics_file)
+            return [Record(record) for record in read_jsonl(self.metrics_file)]
         except FileNotFoundError:
             return []
-        except ValueError as error:
-            raise RequestError(
-                f"{self.metrics_file} is damaged ({error}): delete {self.path} to run it again"
-            ) from None
+        except (OSError, ValueError) as error:
+            raise self._damaged(self.metrics_file, error) from None
 
     def cut_back(self, step: int) -> None:
         """Drop the records after `step`: a resumed run writes them again."""
-        kept = [record for record in self.records() if record["step"] <= step]
+        kept = [record for record in self.records() if record.step <= step]
         write_atomic(self.metrics_file, "".join(_line(record) for record in kept))
 
     @contextmanager
@@ -143,8 +179,11 @@ class RunDir:
         with self.metrics_file.open("a") as stream:
             yield MetricsWriter(stream)
 
-    def write_result(self, result: Record) -> None:
-        write_atomic(self.result_file, json.dumps(_strict(result), indent=2, allow_nan=False) + "\n")
+    def write_result(self, result: RunResult) -> None:
+        self._write_end(result.to_json())
+
+    def _write_end(self, content: Mapping[str, Any]) -> None:
+        write_atomic(self.result_file, json.dumps(_strict(content), indent=2, allow_nan=False) + "\n")
 
 
 class MetricsWriter:
@@ -153,7 +192,7 @@ class MetricsWriter:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Mapping[str, Any]) -> None:
         self._stream.write(_line(record))
         self._stream.flush()
 
@@ -162,33 +201,7 @@ class MetricsWriter:
         os.fsync(self._stream.fileno())
 
 
-def final_values(records: list[Record], steps: int) -> Record:
-    """``final_train_*``: mean over the records of the last 5 % of `steps` (at least the last record); ``final_val_*``: the
-    last validation's. Of the loss always, of cross-entropy and accuracy where they are recorded."""
-    final: Record = {}
-    for name in ("loss", "cross_entropy", "accuracy"):
-        tail = [r for r in records if r["step"] > 0.95 * steps] or records[-1:]
-        train = [r[name] for r in tail if name in r]
-        val = [r[f"val_{name}"] for r in records if f"val_{name}" in r]
-        if train or name == "loss":
-            final[f"final_train_{name}"] = None if not train or None in train else sum(train) / len(train)
-            final[f"final_val_{name}"] = val[-1] if val else None
-    return final
-
-
-def outcome(result: Record) -> str:
-    """How a finished run ended, in a few words. A validation loss may be infinite where the training loss was not yet."""
-    if result["status"] == "diverged":
-        return f"diverged: the training loss was not finite at step {result['diverged_at']}"
-    if result["status"] == "aborted":
-        return f"aborted at step {result['steps']}: the training loss stayed well above its first value"
-    train, val = (
-        f"{x:.4f}" if x is not None else "not finite" for x in (result["final_train_loss"], result["final_val_loss"])
-    )
-    return f"training loss {train}, validation {val}"
-
-
-def _strict(record: Mapping[str, Any]) -> Record:
+def _strict(record: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from pipeline.config import RunConfig, config_hash
 from pipeline.losses import LossOutput
-from pipeline.run.directory import MetricsWriter, Record, RunDir
+from pipeline.run.directory import MetricsWriter, RunDir
+from pipeline.run.result import Record
 from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.checkpoint.state import restore, save
 from pipeline.training.health import StopSignals, Watchdog
@@ -119,13 +120,13 @@ class Recorder(Callback):
 
     def _count_above(self, record: Record) -> None:
         """What learns too slowly hovers about its first loss, or about that of guessing; what has left lies well above."""
-        if not self._regular(record["step"]):
+        if not self._regular(record.step):
             return
-        loss, c = record["loss"], self.config
+        loss, c = record.loss, self.config
         if self._bound is None:
             guessing = math.log(c.d_out) if c.loss == "cross_entropy" else 0.0
             self._bound = ABOVE * max(loss if loss is not None else math.inf, guessing)
-        above = record["step"] > c.warmup_steps and not (loss is not None and loss <= self._bound)
+        above = record.step > c.warmup_steps and not (loss is not None and loss <= self._bound)
         self._above = self._above + 1 if above else 0
 
     def _checkpoint_due(self) -> bool:
@@ -151,7 +152,7 @@ class Recorder(Callback):
     def _record(self, trainer: pl.Trainer, module: TrainingModule, output: LossOutput, validate: bool) -> None:
         c, step = self.config, self._step
         last_step, last_seconds = self._last_record
-        record: Record = {
+        values: dict[str, Any] = {
             "step": step,
             "loss": output.loss.item(),
             "lr": c.lr * trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0](step - 1),
@@ -166,15 +167,16 @@ class Recorder(Callback):
         if validate:
             validation, logits = module.validate()
             beside = self._beside_the_loss(validation) | {key: logits[key] for key in OF_THE_LOGITS if key in logits}
-            record |= {"val_loss": validation.loss.item(), **{f"val_{key}": value for key, value in beside.items()}}
+            values |= {"val_loss": validation.loss.item(), **{f"val_{key}": value for key, value in beside.items()}}
         if self.monitor is not None and self.monitor.step == step:
-            record |= self.monitor.values
+            values |= self.monitor.values
+        record = Record(values)
         self._last_record = (step, self.seconds)
         self._count_above(record)
         for sink in self.sinks:
             sink(record)
 
-    def _beside_the_loss(self, output: LossOutput) -> Record:
+    def _beside_the_loss(self, output: LossOutput) -> dict[str, float]:
         """Cross-entropy where the loss is another, accuracy where there are classes."""
         beside = {}
         if self.config.loss != "cross_entropy" or self.config.z_loss:
@@ -206,7 +208,7 @@ class Progress:
         self._next = 1
 
     def __call__(self, record: Record) -> None:
-        step = record["step"]
+        step = record.step
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = tqdm(total=self.steps, initial=step, unit="step", dynamic_ncols=True)

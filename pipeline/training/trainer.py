@@ -13,7 +13,8 @@ from pipeline.config import RunConfig, config_hash, older_hash
 from pipeline.data.open import open_data
 from pipeline.errors import RequestError
 from pipeline.models.build import parameter_count
-from pipeline.run.directory import MetricsWriter, Record, RunDir, final_values, outcome
+from pipeline.run.directory import MetricsWriter, RunDir
+from pipeline.run.result import Record, RunResult, Status, final_values
 from pipeline.training.checkpoint.files import Checkpoint, newest, newest_first, prune
 from pipeline.training.health import Watchdog, handle_stop_signals
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
@@ -24,7 +25,7 @@ from pipeline.training.recorder import Progress, Recorder
 from pipeline.training.strategies import environment, strategy_of
 
 
-def train(config: RunConfig, *, show_progress: bool = True) -> Record:
+def train(config: RunConfig, *, show_progress: bool = True) -> RunResult:
     """Train the run `config` describes, or continue it, and return its result; a finished run returns at once.
 
     Raises `RequestError` for what the user must change, `OSError` where the disk fails, `KeyboardInterrupt` where a signal
@@ -41,7 +42,7 @@ def train(config: RunConfig, *, show_progress: bool = True) -> Record:
         handle_stop_signals(signal.SIG_DFL)
 
 
-def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: str, show_progress: bool) -> Record:
+def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: str, show_progress: bool) -> RunResult:
     if not _first_process():
         try:
             return _fit(config, run, module, None, None, [])
@@ -58,7 +59,7 @@ def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: 
                 sinks: list[Callable[[Record], None]] = [mirror.log, *([progress] if show_progress else [])]
                 result = _fit(config, run, module, resumed, metrics, sinks)
             progress.close()
-            mirror.finish(result)
+            mirror.finish(result.to_json())
             prune(run.checkpoints, keep=int(config.keep_checkpoint))
         except Exception as error:
             run.record_failure(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
@@ -94,7 +95,7 @@ def _fit(
     resumed: Checkpoint | None,
     metrics: MetricsWriter | None,
     sinks: list[Callable[[Record], None]],
-) -> Record:
+) -> RunResult:
     ending = run.record_failure if metrics else lambda _: None
     with Watchdog(config.stall_minutes, run.stacks(_first_process()), ending) as watchdog, warnings.catch_warnings():
         # Lightning advises worker processes for every loader; reading a memory map needs none.
@@ -151,20 +152,20 @@ def _trainer(config: RunConfig, run: RunDir, callbacks: list[pl.Callback]) -> pl
     )
 
 
-def _result(config: RunConfig, run: RunDir, recorder: Recorder, steps: int, parameters: int) -> Record:
-    status = "diverged" if recorder.diverged_at is not None else "aborted" if recorder.aborted else "completed"
+def _result(config: RunConfig, run: RunDir, recorder: Recorder, steps: int, parameters: int) -> RunResult:
+    status: Status = "diverged" if recorder.diverged_at is not None else "aborted" if recorder.aborted else "completed"
     tokens = steps * config.tokens_per_step
     final = final_values(run.records(), config.steps)
-    return {
-        "status": status,
-        **(final if status == "completed" else dict.fromkeys(final)),
-        "steps": steps,
-        "tokens": tokens,
-        "seconds": round(recorder.seconds, 3),
-        "tokens_per_second": round(tokens / recorder.seconds, 1),
-        "parameters": parameters,
-        "diverged_at": recorder.diverged_at,
-    }
+    return RunResult(
+        status=status,
+        final=final if status == "completed" else dict.fromkeys(final),
+        steps=steps,
+        tokens=tokens,
+        seconds=round(recorder.seconds, 3),
+        tokens_per_second=round(tokens / recorder.seconds, 1),
+        parameters=parameters,
+        diverged_at=recorder.diverged_at,
+    )
 
 
 def train_verbosely(config: RunConfig) -> int:
@@ -172,12 +173,12 @@ def train_verbosely(config: RunConfig) -> int:
     run = RunDir(config.run_dir)
     say = print if _first_process() else lambda *_, **__: None
     if (result := run.result()) is not None:
-        say(f"already {result['status']}: {config.run_dir} (delete it to run it again)")
+        say(f"already {result.status}: {config.run_dir} (delete it to run it again)")
     else:
         say(f"{'resuming' if newest_first(run.checkpoints) else 'training'} {config.run_dir}", flush=True)
         try:
             result = train(config)
         finally:
             handle_stop_signals(signal.SIG_IGN)  # all is written; one that comes late must not spoil the exit code
-    say(f"{outcome(result)} ({result['steps']} steps, {result['tokens']:,} tokens, {result['seconds']:.0f} s)")
+    say(f"{result} ({result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s)")
     return 0

@@ -89,7 +89,7 @@ def test_train_twice_and_diverged(tiny: RunConfig, tmp_path: Path, capsys: pytes
     assert "diverged: the training loss was not finite at step" in capsys.readouterr().out
     result = RunDir(changed(tiny, lr=1e9).run_dir).result()
     assert result is not None
-    assert result["status"] == "diverged"
+    assert result.status == "diverged"
 
 
 def test_an_unwritable_run_directory(tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

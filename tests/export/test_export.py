@@ -87,7 +87,7 @@ def test_litgpt_loads_the_trained_model(tiny: RunConfig, capsys: pytest.CaptureF
         loss = F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
     result = RunDir(run).result()
     assert result is not None
-    assert loss.item() == pytest.approx(result["final_val_loss"], rel=1e-5)
+    assert loss.item() == pytest.approx(result.final["final_val_loss"], rel=1e-5)
 
     printed = capsys.readouterr().out.splitlines()
     assert printed[:2] == [
@@ -426,7 +426,7 @@ def test_runs_without_a_checkpoint(tiny: RunConfig) -> None:
     diverged = trained(changed(tiny, optimizer="sgd", lr=1e30, grad_clip=None, weight_decay=0.0))
     result = RunDir(diverged).result()
     assert result is not None
-    step = result["diverged_at"]
+    step = result.diverged_at
     assert step <= 4
     assert refusal(diverged) == f"{diverged} has no checkpoint: it diverged at step {step}, before its first"
     deleted = trained(tiny)

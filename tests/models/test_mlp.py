@@ -101,9 +101,9 @@ def test_a_run_learns_and_records_accuracy(tiny_mlp: RunConfig, loss: str) -> No
     config = changed(tiny_mlp, loss=loss, lr=lr, steps=steps, val_interval=steps)
     result = train(config)
     last = RunDir(config.run_dir).records()[-1]
-    assert result["final_train_accuracy"] > 0.3, "three times chance"
-    assert result["final_val_accuracy"] == last["val_accuracy"] > 0.2
-    assert result["tokens"] == steps * 64
+    assert result.final["final_train_accuracy"] > 0.3, "three times chance"
+    assert result.final["final_val_accuracy"] == last["val_accuracy"] > 0.2
+    assert result.tokens == steps * 64
     assert ("cross_entropy" in last) == (loss != "cross_entropy")
     checkpoint = Checkpoint(RunDir(config.run_dir).checkpoint)
     model, _ = build(config)

@@ -86,4 +86,4 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
         sweep = start(out)
     assert curves(out) == expected
     results = [RunDir(out / "kills" / name).result() for name in expected]
-    assert [result and result["status"] for result in results] == ["completed"] * 12
+    assert [result and result.status for result in results] == ["completed"] * 12

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
-from pipeline.recipes import load_run
-from pipeline.run.directory import RunDir, final_values, outcome
+from pipeline.run.directory import RunDir
+from pipeline.run.result import RunResult
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def run(tiny: RunConfig) -> RunDir:
 
 
 def test_config_reads_back_and_names_versions(run: RunDir, tiny: RunConfig) -> None:
-    assert load_run(run.config_file) == tiny
+    assert run.config() == tiny
     assert "torch:" in run.config_file.read_text()
     run.create(tiny, "fingerprint")  # again: fine
     with pytest.raises(RequestError, match="was started on other data"):
@@ -40,15 +40,51 @@ def test_torn_last_line_is_ignored_and_cut_off(run: RunDir) -> None:
     assert run.metrics_file.read_text() == '{"step": 1, "loss": 1.5}\n{"step": 2, "loss": 1.5}\n'
 
 
-def test_result_is_strict_json(run: RunDir) -> None:
+def ended(status: str = "completed", **other: object) -> RunResult:
+    final = {"final_train_loss": 1.25, "final_val_loss": 2.0}
+    return RunResult(status, **({"final": final, "steps": 9, "tokens": 72, "seconds": 1.5, "tokens_per_second": 48.0,
+                                 "parameters": 100, "diverged_at": None} | other))  # fmt: skip
+
+
+def test_result_is_strict_json_and_reads_back(run: RunDir) -> None:
     assert run.result() is None
-    run.write_result({"status": "diverged", "final_train_loss": float("inf")})
+    assert run.failure() is None
+    run.write_result(ended("diverged", final={"final_train_loss": float("inf"), "final_val_loss": None}, diverged_at=9))
     assert json.loads(run.result_file.read_text(), parse_constant=pytest.fail)["final_train_loss"] is None
-    assert run.result() is not None
-    run.write_result({"status": "failed"})
-    assert run.result() is None, "a failed run may be tried again"
-    run.result_file.write_text("{")
-    with pytest.raises(RequestError, match="is damaged"):
+    assert run.result() == ended("diverged", final={"final_train_loss": None, "final_val_loss": None}, diverged_at=9)
+    run.write_result(result := ended(final={"final_train_loss": 1.0, "final_val_loss": 2.0, "final_val_accuracy": 0.5}))
+    assert run.result() == result
+    assert list(json.loads(run.result_file.read_text())) == [
+        "status", "final_train_loss", "final_val_loss", "final_val_accuracy", "steps", "tokens", "seconds",
+        "tokens_per_second", "parameters", "diverged_at",
+    ]  # fmt: skip
+
+
+def test_a_failed_run_may_be_tried_again_and_says_why(run: RunDir) -> None:
+    run.record_failure("ValueError: no")
+    assert run.result() is None
+    assert run.failure() == "ValueError: no"
+    run.write_result(ended())
+    assert run.failure() is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "not a JSON object"),
+        ("{}", "no 'status'"),
+        (json.dumps(ended().to_json() | {"status": "bogus"}), "status 'bogus'"),
+        (json.dumps(ended().to_json() | {"status": ["completed"]}), r"status \['completed'\]"),
+        (json.dumps({k: v for k, v in ended().to_json().items() if k != "steps"}), "no 'steps'"),
+        (json.dumps(ended().to_json() | {"final_train_loss": "low"}), "could not convert"),
+    ],
+)
+def test_a_damaged_result_is_one_line(run: RunDir, content: str, reason: str) -> None:
+    run.result_file.write_text(content)
+    with pytest.raises(
+        RequestError, match=rf"result\.json is damaged \({reason}.*\): delete {run.path} to run it again"
+    ):
         run.result()
 
 
@@ -62,31 +98,6 @@ def test_a_run_is_trained_by_one_process(run: RunDir) -> None:
     assert "is being trained by another process" in other.stderr
     with run.lock():
         pass
-
-
-def test_final_values_average_the_last_twentieth() -> None:
-    records = [{"step": s, "loss": float(s)} for s in range(1, 101)]
-    records[49]["val_loss"] = 7.0
-    assert final_values(records, 100) == {
-        "final_train_loss": pytest.approx((96 + 97 + 98 + 99 + 100) / 5),
-        "final_val_loss": 7.0,
-    }
-    assert final_values(records[:3], 3) == {"final_train_loss": 3.0, "final_val_loss": None}
-    sparse = [
-        {"step": 10, "loss": 2.0, "accuracy": 0.1},
-        {"step": 90, "loss": 4.0, "accuracy": 0.5, "val_accuracy": 0.4},
-    ]
-    assert final_values(sparse, 100) == {
-        "final_train_loss": 4.0, "final_val_loss": None, "final_train_accuracy": 0.5, "final_val_accuracy": 0.4,
-    }  # fmt: skip
-    assert final_values([], 100) == {"final_train_loss": None, "final_val_loss": None}
-
-
-def test_outcome_in_words() -> None:
-    result = {"status": "completed", "final_train_loss": 1.25, "final_val_loss": None, "diverged_at": None}
-    assert outcome(result) == "training loss 1.2500, validation not finite", "the last update may be the one too many"
-    assert outcome(result | {"final_val_loss": 2.0}) == "training loss 1.2500, validation 2.0000"
-    assert "not finite at step 7" in outcome({"status": "diverged", "diverged_at": 7})
 
 
 def test_an_unwritable_place_is_one_line(tiny: RunConfig, tmp_path: Path) -> None:

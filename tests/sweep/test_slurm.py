@@ -23,6 +23,7 @@ from pipeline.config import RunConfig, SweepConfig
 from pipeline.errors import RequestError
 from pipeline.recipes import load_run, shipped, shipped_folder
 from pipeline.run.directory import RunDir
+from pipeline.run.result import RunResult
 from pipeline.sweep import status
 from pipeline.sweep.grid import cost, grid
 from pipeline.sweep.launch.lock import study_lock
@@ -120,7 +121,9 @@ def config(tiny: RunConfig, tmp_path: Path) -> SweepConfig:
 def finish(run: RunConfig, **result: Any) -> None:
     directory = RunDir(run.run_dir)
     directory.create(run, "text")
-    directory.write_result({"status": "completed", "seconds": 600.0} | result)
+    final = {"final_train_loss": 5.0, "final_val_loss": 5.0}
+    directory.write_result(RunResult(**{"status": "completed", "final": final, "steps": 1, "tokens": 1, "seconds": 600.0,
+                                        "tokens_per_second": 1.0, "parameters": 1, "diverged_at": None} | result))  # fmt: skip
 
 
 def ledger(config: SweepConfig) -> Ledger:
@@ -289,7 +292,7 @@ def test_one_array_per_width_and_a_report_after_them(
     assert {"--dependency=afterany:102:103", "--partition=cpu", "--account=lab"} < set(report)
     assert report[-1] == str(root.parent)
     lines = (root / "manifests" / f"{name}.txt").read_text().splitlines()
-    written = [load_run(Path(line)) for line in lines]
+    written = [load_run(Path(line))[0] for line in lines]
     assert [run.run_name for run in written] == [run.run_name for run in runs[:2]]
     assert [(run.devices, run.strategy, run.micro_batch) for run in written] == [(2, "ddp", 2)] * 2
     said = capsys.readouterr().out
@@ -610,7 +613,7 @@ def test_status_of_a_local_study(config: SweepConfig, tmp_path: Path) -> None:
     for run in (done, failed, going, interrupted):
         RunDir(run.run_dir).create(run, "text")
     finish(done)
-    RunDir(failed.run_dir).write_result({"status": "failed", "error": "OSError: no space"})
+    RunDir(failed.run_dir).record_failure("OSError: no space")
     with RunDir(going.run_dir).lock():
         found = by_run(config, [])
     assert {name: (run.state, run.reason) for name, run in found.items()} == {

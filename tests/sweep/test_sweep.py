@@ -99,7 +99,7 @@ def test_a_study_survives_a_workers_death_and_equals_its_runs_alone(tiny: RunCon
     assert "a worker died (exit code -9); resuming sp-adamw-w64-lr1e-2" in output
     assert output.count("diverged: the training loss was not finite at step") == 2
     for run in grid(config):
-        assert (RunDir(run.run_dir).result() or {})["status"] == ("diverged" if run.lr == 1e9 else "completed")
+        assert getattr(RunDir(run.run_dir).result(), "status", None) == ("diverged" if run.lr == 1e9 else "completed")
         alone = changed(run, study="alone")
         train(alone)
         assert curve(run) == curve(alone)
@@ -171,7 +171,7 @@ def test_a_run_that_keeps_failing_does_not_stop_the_others(tiny: RunConfig, tmp_
     assert process.returncode == 1
     assert f"failed: {broken.run_name}: checkpoint" in output
     assert "1 of 2 runs failed; the same command tries them again" in output
-    assert (RunDir(fine.run_dir).result() or {})["status"] == "completed"
+    assert getattr(RunDir(fine.run_dir).result(), "status", None) == "completed"
     run.checkpoint.unlink()
     process = start_sweep(config, tmp_path / "study.yaml")
     assert "2 runs, 1 finished already" in process.communicate(timeout=120)[0]

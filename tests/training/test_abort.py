@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.run.directory import RunDir, outcome
+from pipeline.run.directory import RunDir
 from pipeline.training.recorder import Recorder
 from pipeline.training.trainer import train
 from tests.conftest import changed
@@ -19,14 +19,14 @@ def test_a_run_that_left_is_aborted(tiny: RunConfig) -> None:
     gone = changed(tiny, **FAR, steps=60, abort_after=10)
     result = train(gone)
     records = RunDir(gone.run_dir).records()
-    assert result["status"] == "aborted"
+    assert result.status == "aborted"
     assert all(r["loss"] > 1.1 * records[0]["loss"] for r in records[-10:])
-    assert result["steps"] == records[-1]["step"] < 40
-    assert (result["final_train_loss"], result["diverged_at"]) == (None, None)
-    assert outcome(result) == f"aborted at step {result['steps']}: the training loss stayed well above its first value"
+    assert result.steps == records[-1]["step"] < 40
+    assert (result.final["final_train_loss"], result.diverged_at) == (None, None)
+    assert str(result) == f"aborted at step {result.steps}: the training loss stayed well above its first value"
     assert train(gone) == result, "it counts as finished"
     patient = dataclasses.replace(gone, abort_after=None, study="patient")
-    assert train(patient)["status"] == "completed"
+    assert train(patient).status == "completed"
     assert patient.run_name == gone.run_name
 
 
@@ -46,9 +46,7 @@ def test_resuming_remembers_how_long_it_has_been_gone(tiny: RunConfig, monkeypat
         with pytest.raises(KeyboardInterrupt):
             train(gone)
     result, expected = train(gone), RunDir(undisturbed.run_dir).result() or {}
-    assert (
-        (result["status"], result["steps"]) == (expected["status"], expected["steps"]) == ("aborted", result["steps"])
-    )
+    assert (result.status, result.steps) == (expected.status, expected.steps) == ("aborted", result.steps)
 
 
 def test_slow_learning_is_no_departure(tiny: RunConfig) -> None:
@@ -56,6 +54,6 @@ def test_slow_learning_is_no_departure(tiny: RunConfig) -> None:
     slow = changed(tiny, lr=1e-9, steps=100, abort_after=3)
     result = train(slow)
     losses = [r["loss"] for r in RunDir(slow.run_dir).records()]
-    assert result["status"] == "completed"
+    assert result.status == "completed"
     assert any(min(losses[i : i + 3]) > losses[0] for i in range(90)), "or the test says nothing"
     assert math.isclose(sum(losses) / 100, math.log(300), rel_tol=0.05)

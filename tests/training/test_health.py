@@ -135,7 +135,7 @@ def test_stop_signals_leave_a_checkpoint_where_the_run_stopped(tiny: RunConfig, 
 def test_a_signal_at_the_last_step_is_too_late(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     at_step(11, lambda recorder, trainer: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
     try:
-        assert train(tiny)["status"] == "completed"
+        assert train(tiny).status == "completed"
     except KeyboardInterrupt:
         pytest.fail("interrupted when all was done")
 
@@ -377,7 +377,7 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(tiny: RunConfig, tm
     assert error.splitlines()[-1].startswith(f"pipeline: error: File too large: {run.checkpoints}")
     assert json.loads(run.result_file.read_text())["error"].startswith("OSError: [Errno 27] File too large")
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["last.ckpt", "step-00000004.ckpt"]
-    assert train(tiny)["status"] == "completed"
+    assert train(tiny).status == "completed"
     assert [json.loads(line)["step"] for line in run.starts_file.read_text().splitlines()] == [0, 4]
     undisturbed = changed(tiny, study="undisturbed")
     train(undisturbed)
@@ -396,7 +396,7 @@ def test_a_disk_that_is_full_for_one_process_ends_all(tiny: RunConfig, tmp_path:
     assert json.loads(run.result_file.read_text())["error"].startswith("OSError: [Errno 27] File too large")
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["last.ckpt", "step-00000004.ckpt"]
     assert Checkpoint(run.checkpoint).step == 4
-    assert train(tiny)["status"] == "completed"
+    assert train(tiny).status == "completed"
     assert [json.loads(line)["step"] for line in run.starts_file.read_text().splitlines()] == [0, 4]
 
 
@@ -437,7 +437,7 @@ def test_a_folder_that_cannot_be_written_any_more(tiny: RunConfig, tmp_path: Pat
     assert "Permission denied" in json.loads(run.result_file.read_text())["error"]
     assert steps(tiny) == ["step-00000004.ckpt"]
     run.checkpoints.chmod(0o755)
-    assert train(tiny)["status"] == "completed"
+    assert train(tiny).status == "completed"
     undisturbed = changed(tiny, study="undisturbed")
     train(undisturbed)
     assert curve(tiny) == curve(undisturbed)
@@ -489,7 +489,7 @@ def test_where_the_newest_is_damaged_the_one_before_is_used(
         "from step 4"
     )
     assert steps(tiny) == ["step-00000006.ckpt", "step-00000004.ckpt"][:keep]
-    assert train(config)["status"] == "completed"
+    assert train(config).status == "completed"
     assert "damaged" not in capsys.readouterr().err
     assert curve(tiny) == curve(undisturbed)
     assert [json.loads(line)["step"] for line in run.starts_file.read_text().splitlines()] == [0, 4, 6]
@@ -526,7 +526,7 @@ def test_a_failure_is_recorded_and_tried_again(tiny: RunConfig, monkeypatch: pyt
     run = cut_short(tiny, 2, monkeypatch)
     assert json.loads(run.result_file.read_text()) == {"status": "failed", "error": "MemoryError: crash"}
     assert run.result() is None
-    assert train(tiny)["status"] == "completed"
+    assert train(tiny).status == "completed"
     assert json.loads(run.result_file.read_text())["status"] == "completed"
 
 
@@ -534,6 +534,6 @@ def test_a_run_that_diverges_leaves_its_last_good_checkpoint(tiny: RunConfig) ->
     """A loss that is not finite ends the run, and its weights are not saved."""
     config = changed(tiny, optimizer="sgd", lr=1e4, grad_clip=None, weight_decay=0.0, checkpoint_interval=1)
     result = train(config)
-    assert result["status"] == "diverged"
+    assert result.status == "diverged"
     last = Checkpoint(RunDir(config.run_dir).checkpoint)
-    assert last.step < result["diverged_at"]
+    assert last.step < result.diverged_at

@@ -47,7 +47,7 @@ def test_a_failing_service_does_not_stop_the_run(tiny: RunConfig, monkeypatch: p
     monkeypatch.setattr(WandbMirror, "_open", unreachable)
     with pytest.warns(UserWarning, match="W&B mirror stopped: no route to host"):
         result = train(changed(tiny, wandb="online"))
-    assert result["status"] == "completed"
+    assert result.status == "completed"
 
 
 @pytest.mark.slow

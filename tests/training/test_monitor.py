@@ -207,7 +207,7 @@ def test_a_diverging_run_ends_as_diverged(tiny: RunConfig) -> None:
         changed(tiny, optimizer="sgd", weight_decay=0.0, lr=1e6, grad_clip=None, warmup_steps=0),
         first=12, sharpness_interval=1, sharpness_probe=2,
     )  # fmt: skip
-    assert train(config, show_progress=False)["status"] == "diverged"
+    assert train(config, show_progress=False).status == "diverged"
     *_, last = RunDir(config.run_dir).records()
     assert last["loss"] is None
     assert last["effective/lm_head.weight"] is None
@@ -269,11 +269,11 @@ def test_a_run_of_before_is_read(tiny: RunConfig) -> None:
     config = diagnosed(tiny)
     trained(config)
     file = config.run_dir / "config.yaml"
-    assert load_run(file) == config
+    assert load_run(file)[0] == config
     start = file.read_text()
     without = start[: start.index("diagnostics:")] + start[start.index("recorded:") :]
     file.write_text(without)
-    assert load_run(file).diagnostics == DiagnosticsConfig()
+    assert load_run(file)[0].diagnostics == DiagnosticsConfig()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

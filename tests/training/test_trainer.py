@@ -60,10 +60,10 @@ def test_records_and_result(tiny: RunConfig) -> None:
         [1e-2 * schedule(s, steps=12, warmup_steps=2, min_ratio=0.1) for s in range(12)]
     )
     assert records[0]["loss"] == pytest.approx(math.log(300), abs=0.2)
-    assert result["final_train_loss"] == records[-1]["loss"] < records[0]["loss"] - 0.3
-    assert json.loads(run.result_file.read_text()) == result
-    assert (result["status"], result["steps"], result["tokens"], result["diverged_at"]) == ("completed", 12, 768, None)
-    assert result["parameters"] == sum(p.numel() for p in gpt.build(tiny.model, 32, 16).parameters())
+    assert result.final["final_train_loss"] == records[-1]["loss"] < records[0]["loss"] - 0.3
+    assert json.loads(run.result_file.read_text()) == result.to_json()
+    assert (result.status, result.steps, result.tokens, result.diverged_at) == ("completed", 12, 768, None)
+    assert result.parameters == sum(p.numel() for p in gpt.build(tiny.model, 32, 16).parameters())
     assert run.checkpoint.readlink() == Path("step-00000012.ckpt")
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["last.ckpt", "step-00000012.ckpt"]
 
@@ -149,7 +149,7 @@ def test_resume_is_bit_identical_wherever_it_stopped(
     train(config)
     assert curve(config) == curve(undisturbed)
     results = [RunDir(c.run_dir).result() or {} for c in (config, undisturbed)]
-    assert results[0]["final_train_loss"] == results[1]["final_train_loss"]
+    assert results[0].final["final_train_loss"] == results[1].final["final_train_loss"]
     ours, theirs = (Checkpoint(RunDir(c.run_dir).checkpoint) for c in (config, undisturbed))
     assert {name.partition(".")[0] for name in theirs.shapes} == {"model", "optimizer"}
     assert ours.shapes == theirs.shapes
@@ -169,8 +169,8 @@ def test_an_absurd_rate_ends_as_diverged(tiny: RunConfig) -> None:
     config = changed(tiny, lr=1e9)
     result = train(config)
     records = curve(config)
-    assert (result["status"], result["final_train_loss"], result["final_val_loss"]) == ("diverged", None, None)
-    assert result["diverged_at"] == result["steps"] == records[-1]["step"] < 12
+    assert (result.status, result.final["final_train_loss"], result.final["final_val_loss"]) == ("diverged", None, None)
+    assert result.diverged_at == result.steps == records[-1]["step"] < 12
     assert records[-1]["loss"] is None
     assert all(r["loss"] is not None for r in records[:-1])
     assert train(config) == result
@@ -178,7 +178,7 @@ def test_an_absurd_rate_ends_as_diverged(tiny: RunConfig) -> None:
 
 def test_divergence_between_records_names_its_step(tiny: RunConfig) -> None:
     every, rare = (changed(tiny, lr=1e9, log_interval=i, study=f"log{i}") for i in (1, 7))
-    assert train(every)["diverged_at"] == train(rare)["diverged_at"]
+    assert train(every).diverged_at == train(rare).diverged_at
 
 
 def test_log_interval_thins_the_records_and_changes_nothing_else(tiny: RunConfig) -> None:
@@ -193,7 +193,7 @@ def test_log_interval_thins_the_records_and_changes_nothing_else(tiny: RunConfig
 def test_bf16_mixed_trains_close_to_fp32(tiny: RunConfig) -> None:
     mixed = changed(tiny, precision="bf16-mixed")
     fp32, bf16 = train(tiny), train(mixed)
-    assert bf16["final_train_loss"] == pytest.approx(fp32["final_train_loss"], rel=0.03)
+    assert bf16.final["final_train_loss"] == pytest.approx(fp32.final["final_train_loss"], rel=0.03)
     assert curve(mixed)[0]["loss"] != curve(tiny)[0]["loss"]
     checkpoint = Checkpoint(RunDir(mixed.run_dir).checkpoint)
     assert {checkpoint.tensor(name).dtype for name in checkpoint.shapes} == {torch.float32}
@@ -203,7 +203,7 @@ def test_keep_checkpoint_false_leaves_none(tiny: RunConfig) -> None:
     config = dataclasses.replace(tiny, keep_checkpoint=False)
     train(config)
     assert not list(RunDir(config.run_dir).checkpoints.iterdir())
-    assert train(config)["status"] == "completed"
+    assert train(config).status == "completed"
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "pickle"])
@@ -240,7 +240,7 @@ def test_a_damaged_checkpoint_is_one_line(tiny: RunConfig, damage: str) -> None:
     )
     assert all(path.stat().st_mtime_ns == time for path, time in before.items()), "nothing is lost"
     shutil.rmtree(run.checkpoints)
-    assert train(tiny)["status"] == "completed"
+    assert train(tiny).status == "completed"
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from pipeline.analysis.inside.theory import Predictions
 from pipeline.analysis.inside.weights import ORDER, Kind, kind_of
 from pipeline.analysis.study.runs import Floats
 from pipeline.config import RunConfig
+from pipeline.run.result import Record
 
 QUANTITIES = (
     "effective", "propagating", "update", "input", "input_change", "output", "gradient",
@@ -33,7 +34,7 @@ QUANTITIES = (
 # What finite widths bend a slope by: a relative n^-1/2 in every scale (tests/test_slopes.py)
 FINITE_WIDTH = 0.1
 
-Records = list[dict[str, Any]]
+Records = list[Record]
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ import pandas as pd
 
 from pipeline.analysis.inside.check import Family, Records
 from pipeline.analysis.study.load import GROUP, Study
-from pipeline.analysis.study.table import read_metrics
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
 from pipeline.parameterization import rules
-from pipeline.recipes import load_run
+from pipeline.run.directory import RunDir
 
 REQUESTS = "coordcheck.json"
 """Beside the runs: which learning-rate exponents `pipeline coordcheck` was asked for."""
@@ -30,9 +29,9 @@ def recorded(study: Study) -> dict[str, Records]:
     found = {}
     for folder in study.dirs:
         for name in study.runs["run"]:
-            path = folder / name / "metrics.jsonl"
-            if path.is_file() and any(mark in (content := path.read_bytes()) for mark in _MARKS) and content:
-                found[name] = read_metrics(path)
+            run = RunDir(folder / name)
+            if run.metrics_file.is_file() and any(mark in run.metrics_file.read_bytes() for mark in _MARKS):
+                found[name] = run.records()
     return found
 
 
@@ -80,7 +79,7 @@ def family(
         loss,
         lr,
         lr_exponent,
-        load_run(folder / first / "config.yaml"),
+        RunDir(folder / first).config(),
         widths,
         tuple(sorted(rows["seed"].unique().tolist())),
         {point: records[row["run"]] for point, row in by_point.items() if row["run"] in records},

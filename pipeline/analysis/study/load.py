@@ -9,15 +9,17 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.analysis.study.stability import left_for_good
 from pipeline.analysis.study.table import Row, rows
-from pipeline.config import RunConfig, counted_settings
+from pipeline.config import RunConfig, counted_settings, default_settings
 from pipeline.errors import RequestError
-from pipeline.recipes import load_run
+from pipeline.run.directory import RunDir
 
 GROUP = ["param", "optimizer", "loss"]
 """Columns whose values make one family of curves."""
 POINT = [*GROUP, "width", "lr", "seed"]
 """Columns that tell the runs of a study apart; every other setting must be the same in all of them ..."""
+_SPELLED = ("data.name", "data.path", "data.tokenizer")  # what the same data may be called
 _WITH_OPTIMIZER = {"weight_decay", "betas", "eps", "momentum"}  # ... except these, the same among runs of one optimizer
 
 
@@ -64,8 +66,10 @@ def load_study(study_dirs: Sequence[Path]) -> Study:
         raise RequestError(f"{where}: no finished runs{left_out}; run `pipeline sweep` on this study first")
     _require_one_recipe(finished, where)
     _require_distinct_points(finished)
-    runs = pd.DataFrame(finished).drop(columns=["settings", "run_dir"]).sort_values(POINT, ignore_index=True)
-    config = load_run(finished[0]["run_dir"] / "config.yaml")
+    for row in finished:
+        row["left_for_good"] = left_for_good(row.pop("records_above"))
+    runs = pd.DataFrame(finished).drop(columns=["settings", "data", "run_dir"]).sort_values(POINT, ignore_index=True)
+    config = RunDir(finished[0]["run_dir"]).config()
     return Study(tuple(study_dirs), runs, config, n_unfinished, n_failed)
 
 
@@ -82,27 +86,34 @@ def _run_dirs(study_dir: Path) -> list[Path]:
 
 
 def _require_one_recipe(finished: Sequence[Row], where: str) -> None:
-    """All runs must share every setting but those of `POINT`; what follows the optimizer, among runs of one optimizer."""
+    """All runs must share every setting but those of `POINT`; what follows the optimizer, among runs of one optimizer.
+    Data are the same where their content is, however their path is spelled."""
     # runs of one recipe differ in nothing but their points: a few distinct recipes stand for thousands of runs
     recipes: dict[str, list[Row]] = {}
+    spelled: dict[str, dict[str, Any]] = {}  # by fingerprint, as in the first run on these data
     for row in finished:
         settings = {key: value for key, value in json.loads(row["settings"]).items() if key not in POINT}
-        recipes.setdefault(json.dumps([row["optimizer"], settings]), []).append(row)
+        if row["data"]:
+            settings |= spelled.setdefault(row["data"], {key: settings[key] for key in _SPELLED})
+        recipes.setdefault(json.dumps([row["optimizer"], settings], sort_keys=True), []).append(row)
     by_optimizer: dict[str, list[str]] = {}
     for recipe in recipes:
         by_optimizer.setdefault(json.loads(recipe)[0], []).append(recipe)
     settings_of = {recipe: json.loads(recipe)[1] for recipe in recipes}
-    shared = next(iter(settings_of.values())).keys() - _WITH_OPTIMIZER
+    defaults = default_settings()
+    shared = set().union(*settings_of.values()) - _WITH_OPTIMIZER
     must_agree = [(key, list(recipes)) for key in sorted(shared)]
     must_agree += [(key, members) for key in sorted(_WITH_OPTIMIZER) for members in by_optimizer.values()]
     differences = []
     for key, members in must_agree:
         counts: Counter[str] = Counter()
         for recipe in members:
-            counts[repr(settings_of[recipe][key])] += len(recipes[recipe])
+            counts[repr(settings_of[recipe].get(key, defaults.get(key)))] += len(recipes[recipe])
         if len(counts) > 1:
             common = counts.most_common()
-            odd = next(recipes[r][0] for r in members if repr(settings_of[r][key]) == common[-1][0])
+            odd = next(
+                recipes[r][0] for r in members if repr(settings_of[r].get(key, defaults.get(key))) == common[-1][0]
+            )
             values = ", ".join(f"{value} in {n} run{'s' * (n > 1)}" for value, n in common)
             differences.append(f"{key} ({values}, such as {odd['run']})")
     if differences:

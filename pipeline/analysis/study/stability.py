@@ -32,17 +32,17 @@ class Edge:
         return math.isnan(self.min_unstable_lr)
 
 
-def left_for_good(
-    steps: NDArray[np.int64], losses: NDArray[np.float64], warmup_steps: int, patience: int = PATIENCE
-) -> bool:
-    """Whether a run's logged training loss left the stable region and never came back.
+def records_above(steps: NDArray[np.int64], losses: NDArray[np.float64], warmup_steps: int) -> int:
+    """Logged records in a row, at the end of a run and after `warmup_steps`, whose training loss lies above the first
+    record's, which is the loss at initialization. A non-finite loss counts as above."""
+    back = losses[steps > warmup_steps] <= losses[0]  # not `>`: nan > x is False
+    return len(back) if not back.any() else int(np.argmax(back[::-1]))
 
-    True when each of the last `patience` logged records lies after `warmup_steps` and has a loss above the first
-    record's, which is the loss at initialization. A non-finite loss counts as above. A run with fewer records after
-    warm-up has not been seen long enough, and is not labelled by this rule.
-    """
-    tail = losses[steps > warmup_steps][-patience:]
-    return len(tail) == patience and bool(np.all(~(tail <= losses[0])))  # not `>`: nan > x is False
+
+def left_for_good(above: int) -> bool:
+    """Whether a run with so many `records_above` left the stable region and never came back. A run with fewer records
+    after warm-up than `PATIENCE` has not been seen long enough, and is not labelled by this rule."""
+    return above >= PATIENCE
 
 
 def is_lost(status: str, final_loss: float) -> bool:

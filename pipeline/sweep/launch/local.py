@@ -23,7 +23,8 @@ from tqdm import tqdm
 from pipeline.config import RunConfig, SweepConfig, run_settings
 from pipeline.errors import RequestError
 from pipeline.processes import cores, end_with_parent, spawn, start_worker
-from pipeline.run.directory import Record, RunDir, outcome
+from pipeline.run.directory import RunDir
+from pipeline.run.result import RunResult
 from pipeline.sweep.grid import cost
 from pipeline.sweep.launch.lock import study_lock
 
@@ -94,7 +95,7 @@ def _worker(connection: Connection, gpus: str | None) -> None:
             connection.send((None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
 
 
-def _train_apart(run: RunConfig) -> Record:
+def _train_apart(run: RunConfig) -> RunResult:
     """Train a run of several processes, which Lightning starts from a command of its own. Raises `RequestError`."""
     with tempfile.TemporaryDirectory() as scratch:
         recipe = Path(scratch) / "run.yaml"
@@ -210,11 +211,11 @@ class _Status:
         else:
             self.bar.write(line)
 
-    def finished(self, run: RunConfig, result: Record | None, reason: str | None, seconds: float) -> None:
+    def finished(self, run: RunConfig, result: RunResult | None, reason: str | None, seconds: float) -> None:
         self.done += 1
         self.bar.update(1)
-        said = f"failed: {reason}" if result is None else outcome(result)
-        if result is not None and result["status"] == "completed":
+        said = f"failed: {reason}" if result is None else str(result)
+        if result is not None and result.status == "completed":
             self.seconds.setdefault(run.width, []).append(seconds)
             self.unit_cost.append(seconds / cost(run))
         eta = f"  about {_duration(self.left)} left" if self.bar.disable and self.left else ""

@@ -6,9 +6,10 @@ import shutil
 import pandas as pd
 import pytest
 
+from pipeline.analysis.study import load
 from pipeline.analysis.study import table as rows
 from pipeline.analysis.study.load import POINT, load_study
-from pipeline.analysis.study.table import CACHE, read_metrics
+from pipeline.analysis.study.table import CACHE
 from pipeline.errors import RequestError
 from tests.support.synthetic_study import BASE, INITIAL_LOSS, valley, write_run, write_study
 
@@ -58,15 +59,6 @@ def test_wrong_folders_are_named(tmp_path):
         load_study([run])
     with pytest.raises(RequestError, match=r"holds studies, not runs; give one of them: .*quick"):
         load_study([tmp_path / "runs"])
-
-
-def test_a_torn_last_line_is_ignored_and_damage_before_it_is_not(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null}\n{"step": 3, "lo')
-    assert read_metrics(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]
-    path.write_text('{"step": 1, "lo\n{"step": 2, "loss": 1.0}\n')
-    with pytest.raises(RequestError, match=r"metrics\.jsonl: unreadable \(line 1"):
-        read_metrics(path)
 
 
 @pytest.mark.parametrize(
@@ -184,10 +176,48 @@ def test_a_folder_that_may_only_be_read_has_no_cache(tmp_path, monkeypatch):
     assert not (tmp_path / CACHE).exists()
 
 
-def test_changed_code_reads_again(tmp_path, monkeypatch):
+def test_a_cache_that_holds_something_else_is_read_past(tmp_path, monkeypatch):
     two_runs(tmp_path)
     table(tmp_path)
-    monkeypatch.setattr(rows, "_code", lambda: "other")
-    monkeypatch.setattr(rows, "_row", lambda run_dir: {"run": run_dir.name, "status": "failed"})
+    monkeypatch.setattr(rows, "READ", rows.READ + 1)
+    monkeypatch.setattr(rows, "_row", lambda run: {"run": run.name, "status": "failed"})
     with pytest.raises(RequestError, match="0 unfinished, 2 failed"):
+        load_study([tmp_path])
+
+
+def grown(monkeypatch, value=False):
+    """As if `RunConfig` had gained a setting, with runs that have another value of it than its default."""
+    settings, defaults = load.counted_settings, load.default_settings
+    monkeypatch.setattr(rows, "counted_settings", lambda c: settings(c) | ({"nesterov": value} if value else {}))
+    monkeypatch.setattr(load, "default_settings", lambda: defaults() | {"nesterov": False})
+
+
+def test_a_study_is_read_after_the_settings_have_grown(tmp_path, monkeypatch):
+    two_runs(tmp_path)
+    first = table(tmp_path)
+    grown(monkeypatch)
+    with monkeypatch.context() as patched:  # nor is anything read again
+        patched.setattr(rows, "_row", None)
+        pd.testing.assert_frame_equal(table(tmp_path), first)
+    (tmp_path / first["run"][0] / "result.json").touch()
+    pd.testing.assert_frame_equal(table(tmp_path), first)
+    grown(monkeypatch, value=True)
+    write_run(tmp_path, dataclasses.replace(BASE, lr=1e-3, width=64), 5.0)
+    with pytest.raises(RequestError, match="nesterov \\(False in 2 runs, True in 1 run"):
+        load_study([tmp_path])
+
+
+def on_data(folder, lr, path, fingerprint):
+    data = dataclasses.replace(BASE.data, format="text", path=path, name=path.strip("./").partition(".")[0])
+    run = write_run(folder, dataclasses.replace(BASE, lr=lr, data=data), 5.0)
+    content = (run / "config.yaml").read_text().replace("package: 0.1.0", f"data_fingerprint: {fingerprint}")
+    (run / "config.yaml").write_text(content)
+
+
+def test_the_same_data_may_be_spelled_in_several_ways(tmp_path):
+    on_data(tmp_path, 1e-3, "corpus.txt", "aa")
+    on_data(tmp_path, 2e-3, "./corpus.txt", "aa")
+    assert len(table(tmp_path)) == 2
+    on_data(tmp_path, 4e-3, "other.txt", "bb")
+    with pytest.raises(RequestError, match=r"data\.path \('corpus.txt' in 2 runs, 'other.txt' in 1 run"):
         load_study([tmp_path])

@@ -3,14 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.analysis.study.stability import accuracy_floor, is_lost, left_for_good, stability_edge, unstable_lrs
+from pipeline.analysis.study.stability import accuracy_floor, is_lost, records_above, stability_edge, unstable_lrs
 
 NAN, INF = math.nan, math.inf
 LRS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
 
 
 def left(losses, warmup=2, patience=3):
-    return left_for_good(np.arange(1, len(losses) + 1), np.array(losses), warmup, patience)
+    return records_above(np.arange(1, len(losses) + 1), np.array(losses), warmup) >= patience
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,6 +16,7 @@ from pipeline.config import RunConfig, SweepConfig, run_settings, sweep_settings
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
 from pipeline.run.directory import RunDir
+from pipeline.run.result import RunResult
 from pipeline.sweep.launch.lock import plural, study_lock
 from pipeline.sweep.launch.slurm import queue
 from pipeline.sweep.launch.slurm.profile import Profile, load_profile
@@ -32,7 +32,7 @@ ARRAY_SIZE = 1000  # tasks of one array: SLURM's MaxArraySize is 1001 where nobo
 class Survey:
     """What a study's runs are doing."""
 
-    results: dict[str, dict[str, Any]]
+    results: dict[str, RunResult]
     """Of finished runs."""
     live: dict[str, Task]
     """Runs in the queue, also those of an earlier call with another grid."""
@@ -103,7 +103,7 @@ def dry_run(config: SweepConfig, runs: list[RunConfig]) -> int:
     print(_summary(study, runs, found))
     for run in runs:
         if run.run_name in found.results:
-            print(f"skipped: {run.run_name} is {found.results[run.run_name]['status']}")
+            print(f"skipped: {run.run_name} is {found.results[run.run_name].status}")
         elif task := found.live.get(run.run_name):
             print(f"skipped: {run.run_name} is job {task}, {task.state.lower()}")
     for array in arrays:
@@ -257,7 +257,7 @@ def _awaited(argv: Iterable[str]) -> set[str]:
 # Words
 
 
-def _results(runs: Iterable[RunConfig]) -> dict[str, dict[str, Any]]:
+def _results(runs: Iterable[RunConfig]) -> dict[str, RunResult]:
     found = {run.run_name: RunDir(run.run_dir).result() for run in runs}
     return {name: result for name, result in found.items() if result is not None}
 

@@ -3,12 +3,10 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from pipeline.config import RunConfig
 from pipeline.run.directory import RunDir
+from pipeline.run.result import RunResult
 from pipeline.sweep.grid import cost
 from pipeline.sweep.launch.slurm.profile import Profile, shortest_limit
 
@@ -35,12 +33,12 @@ class Measured:
     runs: int
 
 
-def measure(finished: list[tuple[RunConfig, dict[str, Any]]]) -> list[Measured]:
+def measure(finished: list[tuple[RunConfig, RunResult]]) -> list[Measured]:
     """Per width, from runs and their results; runs that diverged ended early and say nothing."""
     by_width: dict[int, list[tuple[float, RunConfig]]] = {}
     for run, result in finished:
-        if result["status"] == "completed" and result.get("seconds"):
-            by_width.setdefault(run.width, []).append((result["seconds"], run))
+        if result.status == "completed" and result.seconds:
+            by_width.setdefault(run.width, []).append((result.seconds, run))
     longest = {width: max(found, key=lambda pair: pair[0]) for width, found in by_width.items()}
     return [
         Measured(width, cost(run), seconds * _devices(run.run_dir), len(by_width[width]))
@@ -50,8 +48,7 @@ def measure(finished: list[tuple[RunConfig, dict[str, Any]]]) -> list[Measured]:
 
 def _devices(run_dir: Path) -> int:
     """Devices that a run was started on, as it recorded them."""
-    loaded = yaml.load(RunDir(run_dir).config_file.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return int(loaded["devices"]) * int(loaded["num_nodes"])
+    return RunDir(run_dir).config().world_size
 
 
 def time_limit(run: RunConfig, profile: Profile, measured: list[Measured]) -> TimeLimit:
