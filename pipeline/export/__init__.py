@@ -1,0 +1,1 @@
+"""Exports of a run's weights, for litgpt and for transformers."""

@@ -1,0 +1,1 @@
+"""Fits: arrays into optimum, stability edge, exponents and predictions; numbers only."""

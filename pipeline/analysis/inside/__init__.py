@@ -1,0 +1,1 @@
+"""The inside of runs: what coordinate checks say of widths; numbers only."""

@@ -1,0 +1,1 @@
+"""Pages: numbers in words, tables, figures and HTML."""

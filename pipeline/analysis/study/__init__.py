@@ -1,0 +1,1 @@
+"""Studies: runs on disk as labelled arrays."""

@@ -1,0 +1,1 @@
+"""Preparation: text into token shards, once."""

@@ -1,0 +1,1 @@
+"""Streams: text read and tokenized while training goes on."""
