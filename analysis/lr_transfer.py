@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.page import figures
-from pipeline.analysis.page.summary import study_args, study_parser
+from pipeline.cli.studies import study_args, study_parser
 from pipeline.errors import RequestError
 
 
@@ -16,7 +15,7 @@ def main() -> int:
     try:
         parsed = parser.parse_args()
         args = study_args(parsed)
-        figure = figures.lr_curves(fit(args.dirs, args.measure, args.estimator))
+        figure = figures.lr_curves(args.fit())
         paths = figures.save(figure, parsed.out or args.dirs[0] / "figures", "lr_transfer")
     except RequestError as error:
         print(error, file=sys.stderr)

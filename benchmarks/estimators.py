@@ -23,14 +23,13 @@ import numpy as np
 import scipy
 
 from benchmarks.studies import JITTER, WORLDS, Design, Truth, World, draw, make_runs
+from pipeline.analysis.fit import published
 from pipeline.analysis.fit.collapse import Estimate, estimate
 from pipeline.analysis.fit.evidence import decided
-from pipeline.analysis.fit.exponent import fit_exponent
 from pipeline.analysis.fit.posterior import Mixture
-from pipeline.analysis.fit.published import grid_optimum, seed_mean_curve
-from pipeline.analysis.study.labels import LANGUAGE
+from pipeline.analysis.study.grid import grid_of
 from pipeline.analysis.study.runs import Floats, Runs
-from pipeline.analysis.study.stability import stability_edge, unstable_lrs
+from pipeline.analysis.study.stability import LANGUAGE
 
 GRIDS = {"x2": (1.0, False), "x2 staggered": (1.0, True), "x4": (2.0, False), "x4 staggered": (2.0, True)}
 
@@ -60,18 +59,8 @@ def cells(worlds: Sequence[str]) -> Iterator[Cell]:
 
 def paper_exponents(runs: Runs) -> tuple[float, float]:
     """The published practice on arrays: optimal and max-stable exponent."""
-    optima, edges = [], []
-    for width in runs.widths:
-        curve = seed_mean_curve(runs.where(runs.width == width))
-        best = grid_optimum(curve)
-        if best.index is None:
-            continue
-        optima.append((width, best.lr))
-        edge = stability_edge(curve.lrs, unstable_lrs(curve.losses, best.index, left=curve.left), best.index)
-        if not edge.censored:
-            edges.append((width, edge.min_unstable_lr))
-    slopes = [fit_exponent([n for n, _ in found], [lr for _, lr in found]).exponent for found in (optima, edges)]
-    return slopes[0], slopes[1]
+    fitted = published.fit(grid_of(runs, LANGUAGE))
+    return fitted.exponent("optimal").exponent, fitted.exponent("max_stable").exponent
 
 
 def _scores(posterior: Mixture | None, truth: float) -> tuple[float, float, float]:

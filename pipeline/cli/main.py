@@ -30,7 +30,7 @@ def _sweep(argv: list[str]) -> int:
 
 
 def _fit(argv: list[str]) -> int:
-    from pipeline.analysis.page.summary import main
+    from pipeline.cli.fit import main
 
     return main(argv)
 
@@ -42,13 +42,13 @@ def _export(argv: list[str]) -> int:
 
 
 def _report(argv: list[str]) -> int:
-    from pipeline.analysis.page.report import main
+    from pipeline.cli.report import main
 
     return main(argv)
 
 
 def _predict(argv: list[str]) -> int:
-    from pipeline.analysis.fit.predict import main
+    from pipeline.cli.predict import main
 
     return main(argv)
 

@@ -16,12 +16,13 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.analysis.fit.collapse import Estimate, Quantity, estimate
+from pipeline.analysis.fit.collapse import Estimate, estimate
+from pipeline.analysis.fit.fitted import Quantity
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.powerlaw import OptimumLaw
 from pipeline.analysis.fit.valley import WINDOW
-from pipeline.analysis.study.labels import Rule
 from pipeline.analysis.study.runs import Runs
+from pipeline.analysis.study.stability import Rule
 
 SCAN_REACH, SCAN_STEP = 6.0, 2.0  # octaves around the first guess
 SCAN_LIMIT = 20.0  # octaves from the first guess after which the scan gives up

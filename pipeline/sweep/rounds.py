@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline.analysis.fit.study_fit import runs_of
-from pipeline.analysis.study.labels import Rule
 from pipeline.analysis.study.load import load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS
 from pipeline.analysis.study.runs import Runs
+from pipeline.analysis.study.stability import Rule
 from pipeline.config import RunConfig, SweepConfig
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl, write_atomic

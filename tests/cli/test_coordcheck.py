@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.inside.lr_rules import families, recorded, requests
-from pipeline.analysis.page import figures, figures_inside, inside, report
+from pipeline.analysis.page import figures, figures_inside, inside
 from pipeline.analysis.study.load import load_study
 from pipeline.cli.coordcheck import plan, request
 from pipeline.cli.main import main
@@ -356,7 +356,7 @@ def test_a_gpts_figure_has_a_row_per_kind_of_matrix(tmp_path: Path) -> None:
 
 def test_the_report_has_a_section_on_what_was_recorded(mlp_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("plotly")
-    assert report.main([str(mlp_study)]) == 0
+    assert main(["report", str(mlp_study)]) == 0
     assert "coordcheck-sp-sgd-lr1e-3-n-1_2.svg" in capsys.readouterr().out
     page = (mlp_study / "report.html").read_text()
     assert "<h2>Inside</h2>" in page

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.analysis.fit.collapse import Estimate, Quantity
 from pipeline.analysis.fit.drift import Line
-from pipeline.analysis.study.runs import Floats
+from pipeline.analysis.fit.fitted import Observed
+from pipeline.analysis.study.runs import Floats, Runs
 
 Kind = Literal["narrower", "wider", "seeds"]
 
@@ -30,17 +30,14 @@ class Advice:
     """Compute, as a share of what the study has cost so far; a run costs like width squared."""
 
 
-def advise(found: Estimate, quantity: Quantity, width: float, width_step: int = 1) -> tuple[Advice, ...]:
+def advise(seen: Observed, runs: Runs, width: float, width_step: int = 1) -> tuple[Advice, ...]:
     """Candidates for the prediction at `width`, the one that narrows most first: a width four times narrower, one four
     times wider than those trained (not beyond `width` itself), both multiples of `width_step`, and as many seeds again
-    everywhere. Empty where the quantity has no power law yet.
+    everywhere. `runs` are the family's.
     """
-    law = found.optimal if quantity == "optimal" else found.max_stable
-    if law is None or len(law.widths) < 2:
-        return ()
-    widths = np.array(law.widths, dtype=np.float64)
-    variance, jitter = np.diag(law.observed[1]), law.jitter**2
-    per_width = {n: int(np.sum(found.runs.width == n)) for n in found.runs.widths}
+    widths = np.array(seen.widths, dtype=np.float64)
+    variance, jitter = seen.variance, seen.jitter**2
+    per_width = {n: int(np.sum(runs.width == n)) for n in runs.widths}
     spent = sum(count * n**2 for n, count in per_width.items())
     typical = float(np.median(list(per_width.values())))
     before = _predicted(widths, variance + jitter, jitter, width)

@@ -9,18 +9,19 @@ found.at("max_stable", 8192).interval(0.9)
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
 from pipeline.analysis.fit.drift import extrapolated
+from pipeline.analysis.fit.evidence import check_power_law
+from pipeline.analysis.fit.exponent import from_posterior
+from pipeline.analysis.fit.fitted import QUANTITIES, Fitted, FittedWidth, Lr, Observed, Quantity, lr_of
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.powerlaw import EdgeLaw, OptimumLaw, PowerLaw, edge_law, edge_of_width, optimum_law
 from pipeline.analysis.fit.valley import Valley, fit_valley
-from pipeline.analysis.study.labels import LANGUAGE, Intervals, Labels, Rule, intervals, label
+from pipeline.analysis.study.grid import Grid, GridEnd
 from pipeline.analysis.study.runs import Bools, Floats, Runs
-
-Quantity = Literal["optimal", "max_stable"]
+from pipeline.analysis.study.stability import LANGUAGE, Intervals, Labels, Rule, intervals, label
 
 # The optimum counts as limited by the edge where it comes within this many octaves of it at half the widths or more.
 EDGE_GAP = 0.5
@@ -45,7 +46,7 @@ class WidthEstimate:
     """log2 of the smallest and the largest learning rate."""
     grid_x: float
     """log2 of the best learning rate tried, over the seeds' medians; nan: none is usable."""
-    at_edge: Literal["no", "low", "high", "both"]
+    at_edge: GridEnd
     """Which end of the grid that is."""
     optimum: Mixture | None
     """Of this width's own optimum, the other widths and the shared shape used; None: it took no part."""
@@ -98,9 +99,12 @@ class Estimate:
         """None: no width has an optimum. With one width it has a place there and no exponent."""
         return self.max_stable if self.edge_limited else self.own_optimum
 
+    def law(self, quantity: Quantity) -> PowerLaw | None:
+        return self.optimal if quantity == "optimal" else self.max_stable
+
     def exponent(self, quantity: Quantity) -> Mixture | None:
         """None: not estimable."""
-        law = self.optimal if quantity == "optimal" else self.max_stable
+        law = self.law(quantity)
         return law.exponent if law is not None and len(law.widths) > 1 else None
 
     def at(self, quantity: Quantity, width: float) -> Mixture | None:
@@ -176,6 +180,54 @@ def estimate(runs: Runs, rule: Rule = LANGUAGE) -> Estimate:
         own_optimum=optimum_law(valley) if valley is not None and _bracketed(runs, labels, valley) else None,
         max_stable=edge_law(seen),
         log_loss=log_loss,
+    )
+
+
+# How far the edge scatters over seeds, octaves, where the runs do not tell: the mean of its prior (`powerlaw`).
+_SEED_SCATTER = 0.24
+
+
+def fit(grid: Grid) -> Fitted:
+    """`estimate` as an estimator of studies."""
+    known = estimate(grid.runs, grid.rule)
+    posteriors = {quantity: known.exponent(quantity) for quantity in QUANTITIES}
+
+    def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:
+        posterior = known.at(quantity, width)
+        return None if posterior is None else lr_of(posterior, level)
+
+    def stands(width: int) -> Mixture | None:
+        threshold = known.at("max_stable", width)
+        scatter = _SEED_SCATTER if known.max_stable is None else known.max_stable.seed_scatter
+        return None if threshold is None else threshold.shifted(0.0, scatter)
+
+    return Fitted(
+        widths=tuple(_fitted_width(known, width) for width in known.widths),
+        exponents={quantity: from_posterior(known.law(quantity)) for quantity in QUANTITIES},
+        lr_at=lr_at,
+        posteriors={quantity: posterior for quantity, posterior in posteriors.items() if posterior is not None},
+        stands=stands,
+        observed={
+            quantity: Observed(law.widths, np.diag(law.observed[1]), law.jitter)
+            for quantity in QUANTITIES
+            if (law := known.law(quantity)) is not None and len(law.widths) > 1
+        },
+        checks={quantity: check_power_law(known.law(quantity), known.seen) for quantity in QUANTITIES},
+        edge_limited=known.edge_limited,
+        log_loss=known.log_loss,
+    )
+
+
+def _fitted_width(known: Estimate, w: WidthEstimate) -> FittedWidth:
+    laws = {quantity: known.law(quantity) for quantity in QUANTITIES}
+    return FittedWidth(
+        best=None if w.optimum is None else lr_of(w.optimum),
+        best_loss=w.bottom,
+        edge=None if w.edge is None else lr_of(w.edge),
+        at_edge=w.at_edge,
+        entered=frozenset(quantity for quantity, law in laws.items() if law is not None and w.width in law.widths),
+        dropped=w.dropped,
+        n_unstable_seeds=w.n_unstable_seeds,
     )
 
 

@@ -7,10 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.analysis.fit.collapse import Estimate, Quantity
 from pipeline.analysis.fit.posterior import Mixture
-from pipeline.analysis.fit.powerlaw import OptimumLaw, edge_law, edge_of_width
-from pipeline.analysis.study.labels import Intervals
+from pipeline.analysis.fit.powerlaw import OptimumLaw, PowerLaw, edge_law, edge_of_width
+from pipeline.analysis.study.stability import Intervals
 
 CLEAN = (-1.0, -0.5, 0.0)
 _BORDERS = (-math.inf, -0.75, -0.25, math.inf)
@@ -89,7 +88,7 @@ Verdict = Literal["unchecked", "one power law", "drift"]
 
 
 @dataclass(frozen=True)
-class Shape:
+class PowerLawCheck:
     """Whether one power law describes all widths. `unchecked`: fewer than three widths, so that any two values fit."""
 
     local: tuple[LocalExponent, ...]
@@ -97,20 +96,22 @@ class Shape:
     verdict: Verdict
 
 
-def shape(found: Estimate, quantity: Quantity) -> Shape:
+UNCHECKED = PowerLawCheck((), (), "unchecked")
+
+
+def check_power_law(law: PowerLaw | None, seen: Intervals) -> PowerLawCheck:
     """Local exponents, and every width left out in turn and predicted from the rest, widths taken to be irregular by a
     tenth of an octave or so and no more: an irregularity as large as a drift is called one.
 
     A drift is a width outside its predictive interval at level 1 - 5 % / widths, so that a true power law is called one
     in about 5 % of studies at most.
     """
-    law = found.optimal if quantity == "optimal" else found.max_stable
     if law is None:
-        return Shape((), (), "unchecked")
-    return _optimum_shape(law) if isinstance(law, OptimumLaw) else _edge_shape(found.seen)
+        return UNCHECKED
+    return _of_optimum(law) if isinstance(law, OptimumLaw) else _of_edge(seen)
 
 
-def _optimum_shape(law: OptimumLaw) -> Shape:
+def _of_optimum(law: OptimumLaw) -> PowerLawCheck:
     places = np.arange(len(law.widths))
     local = tuple(
         LocalExponent(law.widths[i], law.widths[i + 1], _subset(law, places[i : i + 2]).exponent) for i in places[:-1]
@@ -123,7 +124,7 @@ def _optimum_shape(law: OptimumLaw) -> Shape:
             held_out.append(
                 _held_out(width, Mixture(law.x[[place]], np.array([error]), np.ones(1)), rest.at(width), len(places))
             )
-    return Shape(local, tuple(held_out), _verdict(held_out))
+    return PowerLawCheck(local, tuple(held_out), _verdict(held_out))
 
 
 def _subset(law: OptimumLaw, places: np.ndarray[tuple[int], np.dtype[np.int64]]) -> OptimumLaw:
@@ -131,7 +132,7 @@ def _subset(law: OptimumLaw, places: np.ndarray[tuple[int], np.dtype[np.int64]])
     return OptimumLaw(widths, law.x[places], law.covariance[np.ix_(places, places)], law.scale, tail=0)
 
 
-def _edge_shape(seen: Intervals) -> Shape:
+def _of_edge(seen: Intervals) -> PowerLawCheck:
     widths = seen.estimable_widths
     local = []
     for narrow, wide in pairwise(widths):
@@ -143,7 +144,7 @@ def _edge_shape(seen: Intervals) -> Shape:
         rest, own = edge_law(seen.where(seen.width != width)), edge_of_width(seen.of(width))
         if rest is not None and own is not None:
             held_out.append(_held_out(width, own, rest.at(width), len(widths)))
-    return Shape(tuple(local), tuple(held_out), _verdict(held_out))
+    return PowerLawCheck(tuple(local), tuple(held_out), _verdict(held_out))
 
 
 def _held_out(width: int, own: Mixture, predicted: Mixture, n_widths: int) -> HeldOut:

@@ -4,20 +4,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.special import stdtrit
 
 from pipeline.analysis.fit.powerlaw import PowerLaw
-
-Estimator = Literal["collapse", "paper"]
-
-# The estimators' names. collapse: one valley shape for all widths and interval-censored edges (`estimate`). paper: the
-# published practice, grid values and a straight line through them.
-COLLAPSE: Estimator = "collapse"
-PAPER: Estimator = "paper"
-ESTIMATORS: tuple[Estimator, ...] = (COLLAPSE, PAPER)
 
 
 @dataclass(frozen=True)

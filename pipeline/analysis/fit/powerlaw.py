@@ -14,8 +14,8 @@ from scipy.special import ndtr
 
 from pipeline.analysis.fit.posterior import Mixture, half_normal_grid, jitter_prior, normalized
 from pipeline.analysis.fit.valley import Valley
-from pipeline.analysis.study.labels import Intervals
 from pipeline.analysis.study.runs import Floats
+from pipeline.analysis.study.stability import Intervals
 
 # Prior scales of a width's irregularity, octaves: of the optimum and of the edge.
 OPTIMUM_JITTER = 0.1

@@ -1,73 +1,41 @@
-"""A width's optimal learning rate as published: the grid point with the smallest final loss, seeds averaged."""
+"""The published practice (paper, D.4) as an estimator: grid values and a straight line through them, without an error of
+their own."""
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.analysis.study.runs import Floats, Runs
-
-GridEdge = Literal["no", "low", "high", "both"]
+from pipeline.analysis.fit.exponent import fit_exponent
+from pipeline.analysis.fit.fitted import Fitted, FittedWidth, Lr, Quantity
+from pipeline.analysis.study.grid import Grid, GridWidth
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Final loss against learning rate at one width; arrays of equal length, learning rates ascending."""
+def fit(grid: Grid) -> Fitted:
+    """The optimum's exponent from the best learning rates of the grid, those at its ends included, and the edge's from the
+    minimal unstable ones, without the widths where none was seen."""
+    optima = [w for w in grid.widths if w.optimum.index is not None]
+    edges = [w for w in grid.widths if not w.edge.censored]
+    lines = {
+        "optimal": fit_exponent([w.width for w in optima], [w.optimum.lr for w in optima]),
+        "max_stable": fit_exponent([w.width for w in edges], [w.edge.min_unstable_lr for w in edges]),
+    }
 
-    lrs: NDArray[np.float64]
-    losses: NDArray[np.float64]
-    """Mean over the seeds; inf where any seed is lost, as the published averages over NaN are."""
-    accuracies: NDArray[np.float64]
-    """Mean final training accuracy over the seeds that have one; nan without classes."""
-    n_seeds: NDArray[np.int64]
-    n_lost: NDArray[np.int64]
-    """Seeds without a usable final loss (`stability.is_lost`)."""
-    left: NDArray[np.bool_]
-    """Whether any seed left the stable region for good (`stability.left_for_good`): never the optimum."""
+    def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:
+        return Lr(lines[quantity].lr_at(width)) if lines[quantity].estimable else None
 
-
-@dataclass(frozen=True)
-class Optimum:
-    """The best learning rate of the grid; `index` is its place on the curve, None when every learning rate is lost."""
-
-    index: int | None
-    lr: float
-    loss: float
-    at_edge: GridEdge
-    """Which end of the grid the optimum sits at, if any: then the true one may lie beyond, and the grid wants extending."""
-
-
-def seed_mean_curve(runs: Runs) -> Curve:
-    """The curve of one width's runs."""
-    lrs, place = np.unique(runs.lr, return_inverse=True)
-    n_seeds = np.bincount(place)
-    lost = ~np.isfinite(runs.loss)
-    n_lost = np.bincount(place[lost], minlength=len(lrs))
-    seen = np.isfinite(runs.accuracy)
-
-    def mean(values: Floats, where: NDArray[np.bool_]) -> Floats:
-        count = np.bincount(place[where], minlength=len(lrs))
-        total = np.bincount(place[where], weights=values[where], minlength=len(lrs))
-        return np.where(count > 0, total / np.maximum(count, 1), math.nan)
-
-    return Curve(
-        lrs=lrs,
-        losses=np.where(n_lost > 0, math.inf, mean(runs.loss, ~lost)),
-        accuracies=mean(runs.accuracy, seen),
-        n_seeds=n_seeds,
-        n_lost=n_lost,
-        left=np.bincount(place[runs.left], minlength=len(lrs)) > 0,
+    return Fitted(
+        widths=tuple(map(_width, grid.widths)),
+        exponents={"optimal": lines["optimal"], "max_stable": lines["max_stable"]},
+        lr_at=lr_at,
+        intervals=False,
     )
 
 
-def grid_optimum(curve: Curve) -> Optimum:
-    """The learning rate with the smallest mean final loss; of equal ones the smallest."""
-    usable = np.where(np.isfinite(curve.losses) & ~curve.left, curve.losses, math.inf)
-    index = int(np.argmin(usable))
-    if math.isinf(usable[index]):
-        return Optimum(None, math.nan, math.nan, "no")
-    low, high = index == 0, index == len(usable) - 1
-    at_edge: GridEdge = "both" if low and high else "low" if low else "high" if high else "no"
-    return Optimum(index, float(curve.lrs[index]), float(usable[index]), at_edge)
+def _width(w: GridWidth) -> FittedWidth:
+    entered: set[Quantity] = set()
+    entered |= {"optimal"} if w.optimum.index is not None else set()
+    entered |= set() if w.edge.censored else {"max_stable"}
+    return FittedWidth(
+        best=None if w.optimum.index is None else Lr(w.optimum.lr),
+        best_loss=w.optimum.loss,
+        edge=None if w.edge.censored else Lr(w.edge.min_unstable_lr),
+        at_edge=w.optimum.at_edge,
+        entered=frozenset(entered),
+        n_unstable_seeds=w.n_unstable_seeds,
+    )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from pipeline.analysis.fit.collapse import Quantity
+from pipeline.analysis.fit.fitted import Quantity
 from pipeline.config import RunConfig
 from pipeline.parameterization import rules
 from pipeline.theory.edges import Claim, edges

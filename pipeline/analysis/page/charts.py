@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.fit.study_fit import GroupFit, Lr, StudyFit, WidthFit
+from pipeline.analysis.fit.fitted import Lr
+from pipeline.analysis.fit.study_fit import GroupFit, StudyFit, WidthFit
 from pipeline.analysis.page import words
-from pipeline.analysis.page.figures import EDGE_COLOUR, EDGE_NAME, OPTIMUM_COLOUR, colour_by_width, loss_range
+from pipeline.analysis.page.figures import EDGE_COLOUR, OPTIMUM_COLOUR, colour_by_width, loss_range
 
 Chart = dict[str, Any]
 
@@ -73,7 +74,7 @@ def exponents(group: GroupFit) -> Chart:
     optima = [(w.width, w.best) for w in group.widths if w.best is not None]
     edges = [(w.width, w.largest) for w in group.widths if w.largest is not None]
     open_at = {w.width for w in group.widths if w.optimum.at_edge != "no"}
-    edge_name = EDGE_NAME.get(group.estimator, "max-stable")
+    edge_name = group.estimator.edge_name
     for name, fit, points, colour, dash, hollow in (
         ("optimal", group.optimal, optima, OPTIMUM_COLOUR, "solid", open_at),
         (edge_name, group.max_stable, edges, EDGE_COLOUR, "dash", set[int]()),

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.analysis.fit.exponent import PAPER, Exponent
-from pipeline.analysis.fit.study_fit import GroupFit, Lr, StudyFit
+from pipeline.analysis.fit.exponent import Exponent
+from pipeline.analysis.fit.fitted import Lr
+from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.page import words
 from pipeline.errors import RequestError
 
@@ -156,9 +157,6 @@ def _draw_curves(
     strip.grid(False)
 
 
-EDGE_NAME = {PAPER: "minimal unstable"}  # by any other estimator: max-stable
-
-
 def _draw_exponents(axes: "Axes", group: GroupFit) -> None:
     beyond = [w for w in group.widths if w.edge.censored and w.optimum.index is not None and w.largest is None]
     for w in group.widths:
@@ -167,7 +165,7 @@ def _draw_exponents(axes: "Axes", group: GroupFit) -> None:
                       solid_capstyle="butt")  # fmt: skip
     edges = [(w.width, w.largest, True) for w in group.widths if w.largest is not None]
     optima = [(w.width, w.best, w.optimum.at_edge == "no") for w in group.widths if w.best is not None]
-    _draw_law(axes, group.max_stable, edges, EDGE_COLOUR, "--", EDGE_NAME.get(group.estimator, "max-stable"))
+    _draw_law(axes, group.max_stable, edges, EDGE_COLOUR, "--", group.estimator.edge_name)
     _draw_law(axes, group.optimal, optima, OPTIMUM_COLOUR, "-", "optimal")
     if beyond:
         ends, lrs = [w.width for w in beyond], [w.edge.last_stable_lr for w in beyond]

@@ -1,4 +1,4 @@
-"""`pipeline report`: one self-contained HTML page with the study's answer, interactive charts and tables, and the figures."""
+"""The report: one self-contained HTML page with the study's answer, interactive charts and tables, and the figures."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,9 @@ from string import Template
 from typing import Any
 
 import pipeline
-from pipeline.analysis.fit import study_fit
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
-from pipeline.analysis.page import charts, figures, inside, words
-from pipeline.analysis.page.summary import study_args, study_parser, summary
-from pipeline.analysis.page.tables import write, write_text
+from pipeline.analysis.page import charts, inside, words
+from pipeline.analysis.page.phrases import phrases
 from pipeline.errors import RequestError
 
 _TEMPLATE = Path(__file__).with_name("report.html.template")
@@ -76,7 +74,9 @@ def _subtitle(fit: StudyFit) -> str:
 
 
 def _answer(fit: StudyFit) -> str:
-    paragraphs = [escape(words.answer(group)).replace(" ± ", "&nbsp;±&nbsp;") for group in fit.groups]
+    paragraphs = [
+        escape(phrases(group.estimator).answer(group)).replace(" ± ", "&nbsp;±&nbsp;") for group in fit.groups
+    ]
     return f'<div class="answer">{"".join(f"<p>{text}</p>" for text in paragraphs)}</div>'
 
 
@@ -87,7 +87,7 @@ def _exponents(fit: StudyFit) -> str:
         for name, e in (("optimal", group.optimal), ("max-stable", group.max_stable))
     ]
     table = _table(("", "learning rate", "exponent", "95 % interval", "widths used"), rows)
-    return f'{table}<p class="soft">{_READING} {words.reading(fit.estimator)}</p>'
+    return f'{table}<p class="soft">{_READING} {phrases(fit.estimator).READING}</p>'
 
 
 def _group_section(fit: StudyFit, group: GroupFit, key: str, specs: dict[str, charts.Chart]) -> str:
@@ -101,9 +101,9 @@ def _group_section(fit: StudyFit, group: GroupFit, key: str, specs: dict[str, ch
     for place, (title, spec) in enumerate(drawn.items()):
         specs[f"{key}-{place}"] = spec
         cells.append(f'<div><h3>{title}</h3><div class="chart" id="{key}-{place}"></div></div>')
-    header, *rows = words.width_rows(group)
+    header, *rows = phrases(group.estimator).width_rows(group)
     table = _table(header, rows)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in words.notes(group))
+    notes = "".join(f"<li>{escape(note)}</li>" for note in phrases(group.estimator).notes(group))
     cells.append(f'<div class="wide"><h3>Per width</h3>{table}<ul class="notes">{notes}</ul></div>')
     return f'<h2>{escape(words.group_title(group))}</h2><div class="charts">{"".join(cells)}</div>'
 
@@ -153,17 +153,3 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def main(argv: Sequence[str]) -> int:
-    """`pipeline report STUDY... [--metric ...] [--value ...] [--estimator ...]`. Files go into the first study's folder."""
-    args = study_args(study_parser("report", "One HTML page and the figures of a study.").parse_args(argv))
-    found = study_fit.fit(args.dirs, args.measure, args.estimator)
-    folder = found.study.dirs[0]
-    looked = inside.section(found)
-    page = write_text(folder / "report.html", render(found, looked))
-    drawn = {"lr_transfer": figures.lr_curves(found)} | looked.figures
-    saved = [path for name, figure in drawn.items() for path in figures.save(figure, folder / "figures", name)]
-    paths = [page, *write(found), *saved]
-    print(summary(found), "", *paths, sep="\n")
-    return 0

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.fit.collapse import Quantity
 from pipeline.analysis.fit.evidence import agreement, clean_exponents
-from pipeline.analysis.fit.study_fit import GroupFit, Lr, StudyFit, WidthFit
-from pipeline.analysis.page import words
+from pipeline.analysis.fit.fitted import QUANTITIES, Lr, Quantity
+from pipeline.analysis.fit.study_fit import GroupFit, StudyFit, WidthFit
+from pipeline.analysis.page.phrases import phrases
 from pipeline.analysis.study.load import GROUP
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
-
-QUANTITIES: tuple[Quantity, ...] = ("optimal", "max_stable")
 
 
 def optima_table(fit: StudyFit) -> pd.DataFrame:
@@ -32,7 +30,7 @@ def optima_table(fit: StudyFit) -> pd.DataFrame:
 
 def _optima_row(group: GroupFit, w: WidthFit) -> dict[str, Any]:
     best = w.best or Lr(math.nan)
-    largest = (w.largest if w.found is not None else None) or Lr(math.nan)
+    largest = (w.largest if group.estimator.max_stable else None) or Lr(math.nan)
     return {
         "param": group.param,
         "optimizer": group.optimizer,
@@ -44,14 +42,14 @@ def _optima_row(group: GroupFit, w: WidthFit) -> dict[str, Any]:
         "last_stable_lr": w.edge.last_stable_lr,
         "min_unstable_lr": w.edge.min_unstable_lr,
         "n_lrs": len(w.curve.lrs),
-        "n_seeds": w.n_seeds,
+        "n_seeds": w.grid.n_seeds,
         "optimal_ci_low": best.low,
         "optimal_ci_high": best.high,
         "max_stable_lr": largest.value,
         "max_stable_ci_low": largest.low,
         "max_stable_ci_high": largest.high,
         "grid_lr": w.optimum.lr,
-        "left_out": w.found.dropped if w.found is not None else "",
+        "left_out": w.fitted.dropped,
     }
 
 
@@ -66,47 +64,40 @@ def exponent_table(fit: StudyFit) -> pd.DataFrame:
 
 
 def _exponent_row(group: GroupFit, quantity: Quantity) -> dict[str, Any]:
-    exponent = group.exponent(quantity)
+    exponent = group.fitted.exponent(quantity)
     return {
         "param": group.param,
         "optimizer": group.optimizer,
         "loss": group.loss,
         "quantity": quantity,
-        "estimator": group.estimator,
+        "estimator": group.estimator.name,
         "exponent": exponent.exponent,
         "ci_low": exponent.ci_low,
         "ci_high": exponent.ci_high,
         "n_widths": exponent.n_widths,
-        "n_runs": sum(w.n_runs for w in group.widths if _entered(group, w, quantity)),
+        "n_runs": sum(w.grid.n_runs for w in group.widths if quantity in w.fitted.entered),
         "standard_error": exponent.standard_error,
         **_judgement(group, quantity),
     }
 
 
-def _entered(group: GroupFit, w: WidthFit, quantity: Quantity) -> bool:
-    if group.estimate is None:
-        return w.optimum.index is not None if quantity == "optimal" else not w.edge.censored
-    law = group.estimate.optimal if quantity == "optimal" else group.estimate.max_stable
-    return law is not None and w.width in law.widths
-
-
 def _judgement(group: GroupFit, quantity: Quantity) -> dict[str, Any]:
-    posterior = None if group.estimate is None else group.estimate.exponent(quantity)
+    posterior = group.fitted.posteriors.get(quantity)
     claim = group.predicted.get(quantity)
     row: dict[str, Any] = {
         "p_minus_1": math.nan, "p_minus_half": math.nan, "p_0": math.nan, "nearest": "", "compatible": "",
         "one_power_law": "", "edge_limited": "", "theory": "" if claim is None else str(claim.exponent), "theory_inside": "",
     }  # fmt: skip
-    if group.estimate is None or posterior is None:
+    if posterior is None:
         return row
     clean = clean_exponents(posterior)
-    verdict = group.shapes[quantity].verdict
+    verdict = group.fitted.check(quantity).verdict
     row |= {
         **{name: c.p_nearest for name, c in zip(("p_minus_1", "p_minus_half", "p_0"), clean, strict=True)},
         "nearest": next((f"{c.value:g}" for c in clean if c.nearest), "undecided"),
         "compatible": " ".join(f"{c.value:g}" for c in clean if c.compatible),
         "one_power_law": {"one power law": "yes", "drift": "no", "unchecked": "unchecked"}[verdict],
-        "edge_limited": "yes" if group.estimate.edge_limited else "no",
+        "edge_limited": "yes" if group.fitted.edge_limited else "no",
     }
     if claim is not None:
         row["theory_inside"] = "yes" if agreement(posterior, float(claim.exponent)).inside else "no"
@@ -144,7 +135,7 @@ def _content(fit: StudyFit) -> dict[str, Any]:
         "study": study.name,
         "metric": fit.measure.metric,
         "value": fit.measure.value,
-        "estimator": fit.estimator,
+        "estimator": fit.estimator.name,
         "n_runs": len(study.runs),
         "n_unfinished": study.n_unfinished,
         "n_failed": study.n_failed,
@@ -174,10 +165,11 @@ def _group(group: GroupFit) -> dict[str, Any]:
             ],
             "left_out": [dataclasses.asdict(held) for held in found.held_out],
         }
-        for quantity, found in group.shapes.items()
+        for quantity, found in group.fitted.checks.items()
     }  # fmt: skip
     head = {key: getattr(group, key) for key in GROUP}
-    return {**head, "answer": words.answer(group), "notes": words.notes(group), "checks": checks, "curves": curves}
+    say = phrases(group.estimator)
+    return {**head, "answer": say.answer(group), "notes": say.notes(group), "checks": checks, "curves": curves}
 
 
 def _without_nan(value: Any) -> Any:

@@ -3,12 +3,13 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from pipeline.analysis.fit.exponent import PAPER, Estimator, Exponent
+from pipeline.analysis.fit.exponent import Exponent
 
 if TYPE_CHECKING:
-    from pipeline.analysis.fit.study_fit import GroupFit, Lr, StudyFit
+    from pipeline.analysis.fit.fitted import Lr
+    from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 
 MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
 
@@ -79,43 +80,6 @@ def exponent(fit: Exponent) -> str:
 
 def interval(fit: Exponent) -> str:
     return DASH if math.isnan(fit.ci_low) or fit.exact else f"{number(fit.ci_low)} to {number(fit.ci_high)}"
-
-
-def answer(group: "GroupFit") -> str:
-    """Where optimum and stability edge went with width: the paragraph a hurried reader takes away."""
-    return _phrases(group).answer(group)
-
-
-def notes(group: "GroupFit") -> list[str]:
-    """What qualifies the numbers of `group`, one sentence each."""
-    return _phrases(group).notes(group)
-
-
-def width_rows(group: "GroupFit") -> list[tuple[str, ...]]:
-    """The table of the widths, header first."""
-    return _phrases(group).width_rows(group)
-
-
-def reading(estimator: Estimator) -> str:
-    """How to read the exponents and their errors."""
-    from pipeline.analysis.page import words_paper, words_posterior
-
-    return words_paper.READING if estimator == PAPER else words_posterior.READING
-
-
-def _phrases(group: "GroupFit") -> "Phrases":
-    from pipeline.analysis.page import words_paper, words_posterior
-
-    phrases: Phrases = words_paper if group.estimate is None else words_posterior
-    return phrases
-
-
-class Phrases(Protocol):
-    """What an estimator's wording provides."""
-
-    def answer(self, group: "GroupFit") -> str: ...
-    def notes(self, group: "GroupFit") -> list[str]: ...
-    def width_rows(self, group: "GroupFit") -> list[tuple[str, ...]]: ...
 
 
 def left_out(fit: "StudyFit") -> str:

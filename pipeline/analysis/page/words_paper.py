@@ -24,7 +24,7 @@ def width_rows(group: "GroupFit") -> list[tuple[str, ...]]:
             number(w.optimum.loss, 3),
             lr(w.edge.last_stable_lr),
             unstable_cell(w),
-            str(w.n_runs),
+            str(w.grid.n_runs),
         )
         for w in group.widths
     ]
@@ -47,6 +47,11 @@ def unstable_cell(width: "WidthFit") -> str:
 
 def answer(group: "GroupFit") -> str:
     return f"{_optimum_sentence(group)} {_edge_sentence(group)}".rstrip()
+
+
+def brief(group: "GroupFit") -> str:
+    """The paragraph of a terminal: none."""
+    return ""
 
 
 def notes(group: "GroupFit") -> list[str]:

@@ -1,15 +1,18 @@
 """What posteriors say, in words: where optimum and edge are and go, how sure that is, and what qualifies it."""
 
+import math
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from pipeline.analysis.fit.collapse import EDGE_GAP, Quantity
+from pipeline.analysis.fit.collapse import EDGE_GAP
 from pipeline.analysis.fit.evidence import EQUAL_WITHIN, agreement, clean_exponents
+from pipeline.analysis.fit.fitted import Quantity
 from pipeline.analysis.page import words
 from pipeline.analysis.page.words import DASH, MINUS, label, lr, number
 
 if TYPE_CHECKING:
-    from pipeline.analysis.fit.study_fit import GroupFit, Lr, WidthFit
+    from pipeline.analysis.fit.fitted import Lr
+    from pipeline.analysis.fit.study_fit import GroupFit, WidthFit
 
 READING = (
     "Exponents and learning rates are posterior medians, ± the posterior's standard deviation; intervals hold 95 % of it. "
@@ -32,7 +35,7 @@ def width_rows(group: "GroupFit") -> list[tuple[str, ...]]:
             lr(w.optimum.lr),
             edge_cell(w),
             _range(w.largest),
-            str(w.n_runs),
+            str(w.grid.n_runs),
         )
         for w in group.widths
     ]
@@ -44,7 +47,7 @@ def optimum_cell(w: "WidthFit") -> str:
     if w.best is not None:
         return lr(w.best.value)
     tried = w.curve.lrs
-    if w.found is not None and w.found.all_unstable:
+    if w.grid.all_unstable:
         return f"< {lr(tried[0])}"
     return {"low": f"≤ {lr(tried[0])}", "high": f"≥ {lr(tried[-1])}"}.get(w.optimum.at_edge, DASH)
 
@@ -53,14 +56,13 @@ def edge_cell(w: "WidthFit") -> str:
     """The max-stable learning rate, or the bound that the learning rates tried put on it."""
     if w.largest is not None:
         return lr(w.largest.value)
-    assert w.found is not None
-    if w.found.all_unstable:
+    if w.grid.all_unstable:
         return f"< {lr(w.curve.lrs[0])}"
-    return f"≥ {lr(w.curve.lrs[-1])}" if not w.found.n_unstable_seeds else DASH
+    return f"≥ {lr(w.curve.lrs[-1])}" if not w.fitted.n_unstable_seeds else DASH
 
 
 def _range(value: "Lr | None") -> str:
-    return DASH if value is None else f"{lr(value.low)} to {lr(value.high)}"
+    return DASH if value is None or math.isnan(value.low) else f"{lr(value.low)} to {lr(value.high)}"
 
 
 def answer(group: "GroupFit") -> str:
@@ -68,21 +70,20 @@ def answer(group: "GroupFit") -> str:
 
 
 def _optimum(group: "GroupFit") -> str:
-    assert group.estimate is not None
     under = f"Under {label(group.param)} with {label(group.optimizer)}"
     found = [w for w in group.widths if w.best is not None]
     if not found:
-        if all(w.found is not None and w.found.all_unstable for w in group.widths):
+        if all(w.grid.all_unstable for w in group.widths):
             return f"{under} no learning rate trained stably at any width, so there is no optimum."
         return f"{under} no width shows both sides of its valley, so the optimum is bounded at best: extend the grid."
     first, last = found[0], found[-1]
     assert first.best is not None
     assert last.best is not None
-    start = f"{under} the optimal learning rate is {lr(first.best.value)} ({_range(first.best)}) at width {first.width}"
+    start = f"{under} the optimal learning rate is {words.lr_with_interval(first.best)} at width {first.width}"
     if len(found) == 1:
         return f"{start}; an exponent needs two widths."
-    end = f"{lr(last.best.value)} ({_range(last.best)}) at width {last.width}"
-    if group.estimate.edge_limited:
+    end = f"{words.lr_with_interval(last.best)} at width {last.width}"
+    if group.fitted.edge_limited:
         return (
             f"{start} and {end}. It saturates at the stability edge, from which it is not told apart: its exponent is the "
             f"edge's, {_with_interval(group, 'optimal')}."
@@ -91,32 +92,30 @@ def _optimum(group: "GroupFit") -> str:
 
 
 def _edge(group: "GroupFit") -> str:
-    assert group.estimate is not None
     seen = [w for w in group.widths if w.largest is not None]
-    if not any(w.found is not None and w.found.n_unstable_seeds for w in group.widths):
+    if not any(w.fitted.n_unstable_seeds for w in group.widths):
         largest = min(float(w.curve.lrs[-1]) for w in group.widths)
         return f"No learning rate was unstable: the edge lies beyond {lr(largest)}, the exponent of the edge is not estimable."
-    if group.estimate.max_stable is None:
+    if not group.max_stable.estimable:
         return "Fewer than two widths show both a stable and an unstable learning rate: the exponent of the edge is not estimable."
     first, last = seen[0], seen[-1]
     assert first.largest is not None
     assert last.largest is not None
     return (
-        f"The max-stable learning rate is {lr(first.largest.value)} ({_range(first.largest)}) at width {first.width} and "
-        f"{lr(last.largest.value)} ({_range(last.largest)}) at width {last.width}, exponent {_with_interval(group, 'max_stable')}."
+        f"The max-stable learning rate is {words.lr_with_interval(first.largest)} at width {first.width} and "
+        f"{words.lr_with_interval(last.largest)} at width {last.width}, exponent {_with_interval(group, 'max_stable')}."
     )
 
 
 def _with_interval(group: "GroupFit", quantity: Quantity) -> str:
-    fit = group.exponent(quantity)
-    return f"{words.exponent(fit)} (95 % interval {words.interval(fit)})"
+    fit = group.fitted.exponent(quantity)
+    return words.exponent(fit) + ("" if math.isnan(fit.ci_low) else f" (95 % interval {words.interval(fit)})")
 
 
 def _theory(group: "GroupFit") -> str:
-    assert group.estimate is not None
     parts = []
     for quantity, claim in group.predicted.items():
-        posterior = group.estimate.exponent(quantity)
+        posterior = group.fitted.posteriors.get(quantity)
         if posterior is not None:
             found = agreement(posterior, float(claim.exponent))
             where = "inside" if found.inside else "outside"
@@ -128,6 +127,10 @@ def fraction(value: Fraction) -> str:
     return str(value).replace("-", MINUS)
 
 
+brief = answer
+"""The paragraph of a terminal."""
+
+
 def notes(group: "GroupFit") -> list[str]:
     found = [*_clean(group), *_grid_ends(group), *_left_out(group), *_edge_bounds(group), *_shapes(group)]
     return [*found, *_data(group)]
@@ -135,11 +138,10 @@ def notes(group: "GroupFit") -> list[str]:
 
 def _clean(group: "GroupFit") -> list[str]:
     """Nearest, compatible and equal are three statements, and stay three."""
-    assert group.estimate is not None
     found = []
     for quantity, name in _NAME.items():
-        posterior = group.estimate.exponent(quantity)
-        if posterior is None or (quantity == "optimal" and group.estimate.edge_limited):
+        posterior = group.fitted.posteriors.get(quantity)
+        if posterior is None or (quantity == "optimal" and group.fitted.edge_limited):
             continue
         clean = clean_exponents(posterior)
         odds = ", ".join(f"{_FRACTION[c.value]} {percent(c.p_nearest)}" for c in clean)
@@ -165,14 +167,9 @@ def percent(probability: float) -> str:
 
 
 def _grid_ends(group: "GroupFit") -> list[str]:
-    assert group.estimate is not None
     found = []
     for end, way, sign in (("high", "upwards", "≥"), ("low", "downwards", "≤")):
-        at_end = [
-            w
-            for w in group.widths
-            if w.found is not None and not w.found.all_unstable and w.found.at_edge in (end, "both")
-        ]
+        at_end = [w for w in group.widths if not w.grid.all_unstable and w.fitted.at_edge in (end, "both")]
         for w in at_end:
             bound = lr(float(w.curve.lrs[-1 if end == "high" else 0]))
             kept = " its place beyond rests on the valley's shape at the other widths;" if w.best is not None else ""
@@ -187,30 +184,27 @@ def _grid_ends(group: "GroupFit") -> list[str]:
 def _left_out(group: "GroupFit") -> list[str]:
     reasons: dict[str, list[int]] = {}
     for w in group.widths:
-        if w.found is not None and w.found.dropped:
-            reasons.setdefault(w.found.dropped, []).append(w.width)
+        if w.fitted.dropped:
+            reasons.setdefault(w.fitted.dropped, []).append(w.width)
     found = []
     for reason, widths in reasons.items():
         text = f"{words.capital(words.widths_text(widths))} took no part in the fit of the optimum: {reason}."
-        if any(w.found is not None and w.found.all_unstable for w in group.widths if w.width in widths):
+        if any(w.grid.all_unstable for w in group.widths if w.width in widths):
             text += " All runs count as unstable, so the edge lies below the smallest learning rate tried; extend the grid downwards."
         found.append(text)
     return found
 
 
 def _edge_bounds(group: "GroupFit") -> list[str]:
-    assert group.estimate is not None
     found = []
-    unseen = [
-        w for w in group.widths if w.found is not None and not w.found.n_unstable_seeds and not w.found.all_unstable
-    ]
+    unseen = [w for w in group.widths if not w.fitted.n_unstable_seeds and not w.grid.all_unstable]
     if unseen and len(unseen) < len(group.widths):
         bound = lr(min(float(w.curve.lrs[-1]) for w in unseen))
         found.append(
             f"At {words.widths_text([w.width for w in unseen])} no learning rate was unstable: the edge there is only known to "
             f"lie beyond {bound}, and its place rests on the other widths; extend the grid upwards."
         )
-    if group.estimate.edge_limited:
+    if group.fitted.edge_limited:
         found.append(
             f"The valley's bottom lies within {EDGE_GAP:g} octave of the edge at half of the widths or more: the optimum's "
             "exponent is reported from the edge's runs, and says nothing beyond them."
@@ -219,13 +213,14 @@ def _edge_bounds(group: "GroupFit") -> list[str]:
 
 
 def _shapes(group: "GroupFit") -> list[str]:
-    assert group.estimate is not None
     found = []
     for quantity, name in _NAME.items():
-        exponent = group.exponent(quantity)
-        if not exponent.estimable or (quantity == "optimal" and group.estimate.edge_limited):
+        exponent = group.fitted.exponent(quantity)
+        if not exponent.estimable or (quantity == "optimal" and group.fitted.edge_limited):
             continue
-        shape = group.shapes[quantity]
+        shape = group.fitted.check(quantity)
+        if shape.verdict == "unchecked" and exponent.n_widths > 2:  # by an estimator without a check
+            continue
         if shape.verdict == "unchecked":
             found.append(
                 f"Two widths give the {name}'s exponent no lack-of-fit check: whether it is a power law is assumed."
@@ -253,17 +248,17 @@ def _shapes(group: "GroupFit") -> list[str]:
 
 def _data(group: "GroupFit") -> list[str]:
     found = []
-    missing = sum(w.n_missing for w in group.widths)
+    missing = sum(w.grid.n_missing for w in group.widths)
     if missing:
-        total = missing + sum(w.n_runs for w in group.widths)
+        total = missing + sum(w.grid.n_runs for w in group.widths)
         found.append(
             f"{missing} of the {total} points of the grid {'has' if missing == 1 else 'have'} no finished run; the others are used as they are."
         )
-    if group.n_seeds == 1 and max(w.found.n_seeds for w in group.widths if w.found is not None) == 1:
+    if group.n_seeds == 1 and max(w.grid.seeds for w in group.widths) == 1:
         found.append(
             "One seed per width: the noise of a run is taken from the scatter around the fitted valleys, assumed alike at all "
             "learning rates, and how far the edge scatters over seeds is assumed (about 0.2 octave), not measured."
         )
-    if group.estimate is not None and group.estimate.log_loss:
+    if group.fitted.log_loss:
         found.append("The best loss falls several-fold over widths, so valleys were fitted to its logarithm.")
     return found

@@ -1,10 +1,15 @@
-"""Which runs and which learning rates are unstable, and where a width's stability edge lies (design, section 4)."""
+"""Stability: which single runs are unstable (design, section 4), and what each seed then says of its width's edge.
+
+The one definition: estimators, tables, figures and pages read these labels.
+"""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs
 
 # Consecutive logged losses above the initial one, at the end of the run, after which it counts as gone for good.
 # More than one, because batches are noisy; few, because catapults recover and must be given the time to.
@@ -13,23 +18,6 @@ PATIENCE = 5
 # Cross-entropy by which a language model's final loss may exceed the width's best and still count as stable (paper, D.4:
 # Fig. 5 and 6).
 MARGIN = 1.0
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Bracket of a width's max-stable learning rate: it lies in (last_stable_lr, min_unstable_lr).
-
-    `min_unstable_lr` is nan when no learning rate at or above the optimum was unstable (the edge lies beyond
-    `last_stable_lr`, the largest one tried); both are nan when all were (the edge lies below the smallest one tried).
-    """
-
-    last_stable_lr: float
-    min_unstable_lr: float
-
-    @property
-    def censored(self) -> bool:
-        """The grid shows at most one side of the edge."""
-        return math.isnan(self.min_unstable_lr)
 
 
 def records_above(steps: NDArray[np.int64], losses: NDArray[np.float64], warmup_steps: int) -> int:
@@ -53,54 +41,156 @@ def is_lost(status: str, final_loss: float) -> bool:
     return status != "completed" or not math.isfinite(final_loss)
 
 
-def unstable_lrs(
-    losses: NDArray[np.float64],
-    best: int | None,
-    *,
-    left: NDArray[np.bool_] | None = None,
-    loss: str = "cross_entropy",
-    accuracies: NDArray[np.float64] | None = None,
-    n_classes: int | None = None,
-) -> NDArray[np.bool_]:
-    """Which learning rates (ascending) of one width are unstable, given their seed-mean final losses.
-
-    `losses` holds inf or nan where any seed is lost (`is_lost`); such a rate is unstable wherever it lies. At or above
-    the optimum, at index `best`, so is one where any seed `left` for good, and, under cross-entropy, one that failed:
-    whose mean loss exceeds the best by more than `MARGIN`, or, with `n_classes`, whose mean training accuracy is below
-    `accuracy_floor`, unless the best one is (paper, D.4; under the squared losses nothing else counts). Below the optimum all this only means
-    that the run is under-trained: at tiny learning rates the batches' noise alone can keep the loss above its first
-    value. `best` is None when no rate is usable.
-    """
-    unstable: NDArray[np.bool_] = ~np.isfinite(losses)
-    if best is None:
-        return unstable
-    if left is not None:
-        unstable[best:] |= left[best:]
-    if loss != "cross_entropy":
-        return unstable
-    if n_classes is None:
-        unstable[best:] |= ~(losses[best:] <= losses[best] + MARGIN)
-    else:
-        assert accuracies is not None
-        works = accuracies >= accuracy_floor(n_classes)
-        if works[best]:  # otherwise untrained or hopeless: its failures say nothing of stability
-            unstable[best:] |= ~works[best:]
-    return unstable
-
-
 def accuracy_floor(n_classes: int) -> float:
     """Least accuracy of a stable classifier, chance + min(chance, (1 - chance) / 9): the paper's 20 % at 10 classes."""
     chance = 1 / n_classes
     return chance + min(chance, (1 - chance) / 9)
 
 
-def stability_edge(lrs: NDArray[np.float64], unstable: NDArray[np.bool_], best: int | None) -> Edge:
-    """The last stable and the minimal unstable learning rate: the smallest unstable one above the optimum (paper, D.4)."""
-    if best is None:
-        return Edge(math.nan, math.nan)
-    beyond = np.flatnonzero(unstable[best:]) + best
-    if not len(beyond):
-        return Edge(float(lrs[-1]), math.nan)
-    first = int(beyond[0])
-    assert first > best, "the optimum itself is stable"
-    return Edge(float(lrs[first - 1]), float(lrs[first]))
+@dataclass(frozen=True)
+class Rule:
+    """When a run that ended with a finite loss still failed, at or above the optimum.
+
+    Beside divergence and leaving for good, which count for all: under cross-entropy a language model by its loss, a
+    classifier of `n_classes` by its accuracy; under squared losses nothing else (paper, D.4).
+    """
+
+    cross_entropy: bool = True
+    n_classes: int | None = None
+
+    def failed(self, runs: Runs, best_loss: float) -> Bools:
+        if not self.cross_entropy:
+            return np.zeros(len(runs), dtype=np.bool_)
+        if self.n_classes is None:
+            return ~(runs.loss <= best_loss + MARGIN)  # not `>`: nan > x is False
+        return ~(runs.accuracy >= accuracy_floor(self.n_classes))
+
+
+LANGUAGE = Rule()
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of `runs`, and per width (in the order of `runs.widths`) what they were taken against."""
+
+    unstable: Bools
+    """Per run."""
+    best_x: Floats
+    """Per width: log2 of the learning rate with the smallest median loss over seeds; nan: no usable run."""
+    best_loss: Floats
+    """Per width: that median; nan: no usable run."""
+    all_unstable: Bools
+    """Per width: nothing there trained stably, so the edge lies below the smallest learning rate tried."""
+
+
+def label(runs: Runs, rule: Rule = LANGUAGE) -> Labels:
+    """Label every run.
+
+    Unstable is a run that is lost, wherever it lies; at or above its width's best learning rate also one that left for
+    good or failed by the `rule`. Below, these only mean that the run is under-trained: there a single noisy seed says
+    nothing. The best learning rate is taken from medians over seeds, of rates at which fewer than half of the seeds are
+    lost or left. A whole width is unstable when nothing is usable there, or its best loss exceeds a narrower width's by
+    more than `MARGIN` (language; a classifier: it stays below the accuracy floor that a narrower one passes) and not at
+    the largest learning rate tried, where it would rather be under-trained.
+    """
+    n = len(runs.widths)
+    unstable = ~np.isfinite(runs.loss)
+    best_x, best_loss = np.full(n, math.nan), np.full(n, math.nan)
+    all_unstable = np.zeros(n, dtype=np.bool_)
+    narrower, passed = math.inf, False
+    for place, width in enumerate(runs.widths):
+        here = runs.width == width
+        of_width = runs.where(here)
+        x, median = _medians(of_width)
+        if not np.isfinite(median).any():
+            all_unstable[place] = True
+            unstable[here] = True
+            continue
+        best = int(np.argmin(median))
+        beyond = of_width.x >= x[best] - 1e-9
+        failed = rule.failed(of_width, float(median[best]))
+        works = not bool(failed[np.abs(of_width.x - x[best]) < 1e-9].all())
+        worse = not works if rule.n_classes is not None else bool(median[best] > narrower + MARGIN)
+        known = passed if rule.n_classes is not None else math.isfinite(narrower)
+        if rule.cross_entropy and known and worse and best < len(x) - 1:
+            all_unstable[place] = True
+            unstable[here] = True
+            continue
+        best_x[place], best_loss[place] = x[best], median[best]
+        # a classifier that never passes the floor is untrained or hopeless; its failures say nothing of stability
+        bad = failed if works else np.zeros(len(of_width), dtype=np.bool_)
+        unstable[here] |= beyond & (of_width.left | bad)
+        narrower, passed = min(narrower, float(median[best])), passed or works
+    return Labels(unstable, best_x, best_loss, all_unstable)
+
+
+def _medians(runs: Runs) -> tuple[Floats, Floats]:
+    """Distinct x of one width, ascending, and the median loss over seeds there: inf where half of them or more are lost
+    or left."""
+    lrs, place = np.unique(runs.lr, return_inverse=True)
+    usable = np.where(runs.left, math.inf, runs.loss)
+    if len(lrs) == len(runs):
+        found = np.empty(len(lrs))
+        found[place] = usable
+        return np.log2(lrs), found
+    order = np.lexsort((usable, place))
+    counts = np.bincount(place)
+    start = np.cumsum(counts) - counts
+    ranked = usable[order]
+    low, high = ranked[start + (counts - 1) // 2], ranked[start + counts // 2]
+    with np.errstate(invalid="ignore"):
+        return np.log2(lrs), np.where(np.isfinite(high), (low + high) / 2, math.inf)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Per (width, seed): the edge's threshold for that seed lies in (low, high], in octaves. -inf: not even the smallest
+    learning rate tried was stable; inf: none was unstable."""
+
+    width: Ints
+    seed: Ints
+    low: Floats
+    high: Floats
+
+    @property
+    def two_sided(self) -> Bools:
+        return np.isfinite(self.low) & np.isfinite(self.high)
+
+    def of(self, width: int) -> "Intervals":
+        return self.where(self.width == width)
+
+    def where(self, mask: Bools) -> "Intervals":
+        return Intervals(self.width[mask], self.seed[mask], self.low[mask], self.high[mask])
+
+    @property
+    def estimable_widths(self) -> tuple[int, ...]:
+        """Widths with at least one two-sided interval; an exponent of the edge takes two."""
+        return tuple(np.unique(self.width[self.two_sided]).tolist())
+
+
+def intervals(runs: Runs, labels: Labels, ignored: Bools | None = None) -> Intervals:
+    """What each seed of each width says of the edge: above its last stable learning rate below the first unstable one at
+    or above the width's best. Runs that are `ignored` count as neither."""
+    rows: list[tuple[int, int, float, float]] = []
+    place_of = {width: place for place, width in enumerate(runs.widths)}
+    order = np.lexsort((runs.x, runs.seed, runs.width))
+    if ignored is not None:
+        order = order[~ignored[order]]
+    width, seed, x, unstable = runs.width[order], runs.seed[order], runs.x[order], labels.unstable[order]
+    cuts = np.flatnonzero((np.diff(width) != 0) | (np.diff(seed) != 0)) + 1
+    for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(x)], strict=True):
+        place = place_of[int(width[start])]
+        xs, bad = x[start:stop], unstable[start:stop]
+        least = -math.inf if labels.all_unstable[place] else labels.best_x[place] - 1e-9
+        hits = np.flatnonzero(bad & (xs >= least))
+        first = int(hits[0]) if len(hits) else len(xs)
+        stable = np.flatnonzero(~bad[:first])
+        low = float(xs[stable[-1]]) if len(stable) else -math.inf
+        rows.append((int(width[start]), int(seed[start]), low, float(xs[first]) if first < len(xs) else math.inf))
+    columns = list(zip(*rows, strict=True)) if rows else [(), (), (), ()]
+    return Intervals(
+        np.array(columns[0], dtype=np.int64),
+        np.array(columns[1], dtype=np.int64),
+        np.array(columns[2], dtype=np.float64),
+        np.array(columns[3], dtype=np.float64),
+    )

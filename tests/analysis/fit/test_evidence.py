@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.fit.collapse import estimate
-from pipeline.analysis.fit.evidence import agreement, clean_exponents, decided, shape
+from pipeline.analysis.fit.evidence import agreement, check_power_law, clean_exponents, decided
 from pipeline.analysis.fit.posterior import Mixture
-from pipeline.analysis.fit.valley_shape import shape as valley_shape
+from pipeline.analysis.fit.valley_shape import shape
 from pipeline.analysis.study.runs import Runs
 
 
@@ -47,14 +47,14 @@ def study(bend, widths=(64, 128, 256, 512, 1024)):
         bottom, edge = -0.5 * place - bend * place**2, 2.4 - 0.5 * place - bend * place**2
         for seed in (0, 1):
             for x in np.arange(-8, 5) + 0.5 * seed:
-                loss = 5 + 0.08 * valley_shape(np.array([x - bottom]), 0.5, 1.0)[0][0] + rng.normal(0, 0.004)
+                loss = 5 + 0.08 * shape(np.array([x - bottom]), 0.5, 1.0)[0][0] + rng.normal(0, 0.004)
                 rows.append((width, 2.0**x, seed, loss if x < edge + 0.2 * seed else np.nan))
     return estimate(Runs.of(*zip(*rows, strict=True)))
 
 
 @pytest.mark.parametrize("quantity", ["optimal", "max_stable"])
 def test_one_power_law_passes_and_a_bent_one_is_called_so(quantity):
-    straight, bent = shape(study(0.0), quantity), shape(study(0.3), quantity)
+    straight, bent = (check_power_law(known.law(quantity), known.seen) for known in (study(0.0), study(0.3)))
     assert straight.verdict == "one power law"
     assert bent.verdict == "drift"
     assert [held.width for held in straight.held_out] == [64, 128, 256, 512, 1024]
@@ -65,6 +65,7 @@ def test_one_power_law_passes_and_a_bent_one_is_called_so(quantity):
 
 
 def test_two_widths_are_unchecked():
-    found = shape(study(0.0, (64, 256)), "optimal")
+    known = study(0.0, (64, 256))
+    found = check_power_law(known.optimal, known.seen)
     assert found.verdict == "unchecked"
     assert len(found.local) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.fit.powerlaw import OptimumLaw, edge_law, edge_of_width
-from pipeline.analysis.study.labels import Intervals
+from pipeline.analysis.study.stability import Intervals
 
 WIDTHS = (256, 1024, 4096, 16384)
 

@@ -6,7 +6,9 @@ import pytest
 
 from pipeline.analysis.fit import predict as module
 from pipeline.analysis.fit.advice import advise
+from pipeline.analysis.fit.collapse import estimate
 from pipeline.analysis.fit.study_fit import fit
+from pipeline.analysis.page.words_predict import reason, warning
 from pipeline.cli import main
 from tests.support.synthetic_study import valley, write_study
 
@@ -22,6 +24,11 @@ def folder(tmp_path_factory):
         lrs=lrs,
         seeds=(0, 1),
     )
+
+
+def warnings(group, width):
+    one = module.predict(group, width, 0.9)
+    return [warning(one, doubt) for doubt in one.doubts]
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +55,18 @@ def test_a_higher_level_is_a_wider_interval(group):
 def test_the_recommendation_keeps_its_distance(group):
     near, far = (module.predict(group, width, 0.9) for width in (1024, 16384))
     for found in (near, far):
-        assert found.recommended == pytest.approx(min(found.optimal.value, found.safe / 2))
+        assert found.recommended.lr == pytest.approx(min(found.optimal.value, found.safe / 2))
         assert found.safe < found.max_stable.value
-    assert near.recommended == near.optimal.value
-    assert "the optimum, which lies" in near.reason
-    assert far.recommended < far.optimal.value
-    assert "half of the rate that 95 % of runs stand" in far.reason
+    assert near.recommended.lr == near.optimal.value
+    assert "the optimum, which lies" in reason(near)
+    assert far.recommended.lr < far.optimal.value
+    assert "half of the rate that 95 % of runs stand" in reason(far)
 
 
 def test_far_extrapolation_is_warned_of(group):
-    assert any(
-        "nothing checks the power law that far out" in text for text in module.predict(group, 4096, 0.9).warnings
-    )
-    assert not module.predict(group, 2048, 0.9).warnings
-    assert any("narrower than any trained" in text for text in module.predict(group, 8, 0.9).warnings)
+    assert any("nothing checks the power law that far out" in text for text in warnings(group, 4096))
+    assert not warnings(group, 2048)
+    assert any("narrower than any trained" in text for text in warnings(group, 8))
 
 
 def test_advice_would_narrow_and_says_at_what_cost(group):
@@ -73,11 +78,13 @@ def test_advice_would_narrow_and_says_at_what_cost(group):
         assert {way.kind: way.width for way in ways} == {"narrower": 32, "wider": 2048, "seeds": 512}
         cost = {way.kind: way.cost for way in ways}
         assert cost["narrower"] < 0.01 < cost["seeds"] == 1 < cost["wider"]
-    assert {way.width for way in advise(group.estimate, "optimal", 8192) if way.kind == "narrower"} == {16}
+    assert {
+        way.width for way in advise(group.fitted.observed["optimal"], group.grid.runs, 8192) if way.kind == "narrower"
+    } == {16}
     assert "narrower" not in {
-        way.kind for way in advise(group.estimate, "optimal", 8192, width_step=64)
+        way.kind for way in advise(group.fitted.observed["optimal"], group.grid.runs, 8192, width_step=64)
     }  # GPTs have heads
-    assert advise(group.estimate, "optimal", 512.0)[0].kind != "wider"
+    assert advise(group.fitted.observed["optimal"], group.grid.runs, 512.0)[0].kind != "wider"
     assert module.predict(group, 512, 0.9).advice["optimal"] == ()
 
 
@@ -85,8 +92,8 @@ def test_without_an_edge_it_says_so(tmp_path):
     write_study(tmp_path, valley(-0.5, edge_octaves=99), seeds=(0, 1))
     found = module.predict(fit([tmp_path]).groups[0], 512, 0.9)
     assert found.max_stable is None
-    assert found.recommended == found.optimal.value
-    assert "6.4e-2 is the largest rate seen to be stable" in found.reason
+    assert found.recommended.lr == found.optimal.value
+    assert "6.4e-2 is the largest rate seen to be stable" in reason(found)
 
 
 def test_main_in_words_and_as_json(folder, capsys):
@@ -128,7 +135,7 @@ def test_a_wrong_request_is_one_line(folder, capsys, flags, said):
 
 
 def test_the_safe_rate_allows_for_seeds(group):
-    found = group.estimate
+    found = estimate(group.grid.runs, group.grid.rule)
     edge = found.at("max_stable", 1024)
     assert module.predict(group, 1024, 0.9).safe < 2 ** edge.quantile(0.05)
     assert math.log2(module.predict(group, 1024, 0.9).safe) == pytest.approx(

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from pipeline.analysis.fit.study_fit import fit
-from pipeline.analysis.page import summary as fitting
 from pipeline.analysis.page import tables, words, words_paper
+from pipeline.analysis.page.phrases import phrases
+from pipeline.analysis.page.summary import summary
 from pipeline.analysis.study.measure import Measure
+from pipeline.cli import fit as verb
 from pipeline.errors import RequestError
 from tests.support.synthetic_study import BASE, LRS, WIDTHS, valley, write_run, write_study
 
@@ -50,7 +52,7 @@ def test_the_valleys_bottom_and_the_edge_are_found_at_every_width(fitted):
     assert [w.edge.min_unstable_lr for w in sp.widths] == pytest.approx([3.2e-2, 1.6e-2, 8e-3])
     assert [w.optimum.loss for w in sp.widths] == pytest.approx([5.005, 4.755, 4.505])  # mean over seeds 0 and 1
     assert [w.optimum.lr for w in mup.widths] == pytest.approx([8e-3] * 3)
-    assert [w.n_runs for w in sp.widths + mup.widths] == [14] * 3 + [7] * 3
+    assert [w.grid.n_runs for w in sp.widths + mup.widths] == [14] * 3 + [7] * 3
 
 
 def test_exponents_are_the_slopes_through_them(fitted):
@@ -68,7 +70,7 @@ def test_exponents_are_the_slopes_through_them(fitted):
 
 
 def test_main_prints_the_tables_and_writes_the_files(study, capsys):
-    assert fitting.main([str(study), *PAPER]) == 0
+    assert verb.main([str(study), *PAPER]) == 0
     printed = capsys.readouterr().out
     assert printed.isascii()
     assert "64     8e-3     5.005       1.6e-2        3.2e-2" in printed
@@ -110,18 +112,20 @@ def test_an_optimum_at_the_end_of_the_grid_is_used_and_flagged(tmp_path):
     group = fit_one(tmp_path, valley(-1.0), lrs=[lr for lr in LRS if lr >= 4e-3])
     assert [w.optimum.at_edge for w in group.widths] == ["no", "low", "low"]
     assert group.optimal.n_widths == 3
-    note = next(note for note in words.notes(group) if "lowest tried" in note)
+    note = next(note for note in phrases(group.estimator).notes(group) if "lowest tried" in note)
     assert "widths 128 and 256" in note
     assert "extend the grid downwards" in note
     group = fit_one(tmp_path / "high", valley(0.0), lrs=[lr for lr in LRS if lr <= 8e-3])
-    assert any("highest tried" in note and "upwards" in note for note in words.notes(group))
+    assert any("highest tried" in note and "upwards" in note for note in phrases(group.estimator).notes(group))
 
 
 def test_no_unstable_learning_rate_is_said_and_makes_no_exponent(tmp_path):
     group = fit_one(tmp_path, valley(0.0, edge_octaves=99))
     assert not group.max_stable.estimable
     assert group.max_stable.n_widths == 0
-    assert "At widths 64, 128 and 256 no learning rate up to 6.4e-2 was unstable" in words.answer(group)
+    assert "At widths 64, 128 and 256 no learning rate up to 6.4e-2 was unstable" in phrases(group.estimator).answer(
+        group
+    )
     assert words_paper.unstable_cell(group.widths[0]) == "> 6.4e-2"
 
 
@@ -130,21 +134,21 @@ def test_widths_without_an_unstable_learning_rate_leave_the_edges_exponent(tmp_p
     assert [w.edge.censored for w in group.widths] == [True, False, False]
     assert group.max_stable.n_widths == 2
     assert group.max_stable.exponent == pytest.approx(-1)
-    assert "At width 64 no learning rate up to 6.4e-2 was unstable" in words.answer(group)
-    assert any("between two widths" in note for note in words.notes(group))
+    assert "At width 64 no learning rate up to 6.4e-2 was unstable" in phrases(group.estimator).answer(group)
+    assert any("between two widths" in note for note in phrases(group.estimator).notes(group))
 
 
 def test_one_width_has_no_exponent(tmp_path):
     group = fit_one(tmp_path, valley(0.0), widths=(64,))
     assert words.exponent(group.optimal) == words.exponent(group.max_stable) == "not estimable"
-    assert "best learning rate at width 64 is 8e-3" in words.answer(group)
-    assert "nan" not in fitting.summary(published(tmp_path))
+    assert "best learning rate at width 64 is 8e-3" in phrases(group.estimator).answer(group)
+    assert "nan" not in summary(published(tmp_path))
 
 
 def test_a_width_where_everything_diverged_is_dropped_and_said(tmp_path):
     group = fit_one(tmp_path, lambda config: math.nan if config.width == 256 else valley(-1.0)(config))
     assert group.optimal.n_widths == group.max_stable.n_widths == 2
-    assert "At width 256 every learning rate was unstable" in words.answer(group)
+    assert "At width 256 every learning rate was unstable" in phrases(group.estimator).answer(group)
     assert words_paper.optimum_cell(group.widths[2]) == "< 1e-3"
 
 
@@ -191,7 +195,7 @@ def test_the_validation_loss_can_be_chosen_and_must_exist(tmp_path):
 )
 def test_a_wrong_request_is_one_line(argv, said):
     with pytest.raises(RequestError) as caught:
-        fitting.main(argv)
+        verb.main(argv)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 

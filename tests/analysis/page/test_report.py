@@ -10,6 +10,7 @@ import pytest
 from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.page import report
 from pipeline.analysis.page.words import MINUS
+from pipeline.cli import report as verb
 from pipeline.config import DataConfig
 from pipeline.errors import RequestError
 from tests.support.synthetic_study import BASE, valley, write_run, write_study
@@ -49,7 +50,7 @@ def charts_of(page):
 
 
 def test_main_writes_the_page_the_tables_and_the_figures(study, capsys):
-    assert report.main([str(study)]) == 0
+    assert verb.main([str(study)]) == 0
     printed = capsys.readouterr().out
     for name in (
         "report.html",

@@ -3,10 +3,111 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.analysis.study.stability import accuracy_floor, is_lost, records_above, stability_edge, unstable_lrs
+from pipeline.analysis.study.runs import Runs
+from pipeline.analysis.study.stability import Rule, accuracy_floor, intervals, is_lost, label, records_above
 
 NAN, INF = math.nan, math.inf
-LRS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+LRS = [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+def one_width(losses, seed=0, width=64, left=None, accuracy=None):
+    n = len(losses)
+    return Runs.of([width] * n, LRS[:n], [seed] * n, losses, left, accuracy)
+
+
+def join(*parts):
+    names = ("width", "lr", "seed", "loss", "left", "accuracy")
+    return Runs.of(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def test_nan_is_unstable_wherever_it_lies_and_one_too_many_only_at_or_above_the_optimum():
+    found = label(one_width([NAN, 7.0, 5.0, 6.0, 6.001]))
+    assert found.unstable.tolist() == [True, False, False, False, True]
+    assert found.best_x.tolist() == [2.0]
+    assert found.best_loss.tolist() == [5.0]
+
+
+def test_leaving_for_good_counts_at_or_above_the_optimum_only():
+    found = label(one_width([7.0, 6.0, 5.0, 5.1, 5.2], left=[True, False, False, True, False]))
+    assert found.unstable.tolist() == [False, False, False, True, False]
+
+
+def test_a_single_noisy_seed_below_the_optimum_moves_neither_optimum_nor_edge():
+    quiet, noisy = [7.0, 6.0, 5.0, 5.1, 5.2], [7.0, 6.0, 5.0, 5.1, 5.2]
+    runs = join(one_width(quiet, 0), one_width(noisy, 1, left=[True, True, False, False, False]), one_width(quiet, 2))
+    found = label(runs)
+    assert not found.unstable.any()
+    assert found.best_x.tolist() == [2.0]
+
+
+def test_the_best_rate_is_that_of_the_seeds_median():
+    runs = join(
+        one_width([6.0, 5.0, 5.2, 5.9, 6.5], 0),
+        one_width([6.0, 5.0, 4.0, 5.9, 6.5], 1),
+        one_width([6.0, 5.0, 5.2, 5.9, 6.5], 2),
+    )
+    assert label(runs).best_x.tolist() == [1.0]
+    half_lost = join(one_width([6.0, 5.0, 4.0], 0), one_width([6.0, 5.0, NAN], 1))
+    assert label(half_lost).best_x.tolist() == [1.0]
+
+
+def test_ties_go_to_the_smallest():
+    assert label(one_width([6.0, 5.0, 5.0, 6.0, 7.5])).best_x.tolist() == [1.0]
+
+
+def test_a_width_that_is_worse_than_a_narrower_one_is_all_unstable_unless_it_wants_larger_rates():
+    good = one_width([6.0, 5.0, 5.1, 5.3, 5.5])
+    ruined = one_width([6.1, 6.4, 7.0, 6.5, 7.7], width=128)
+    found = label(join(good, ruined))
+    assert found.all_unstable.tolist() == [False, True]
+    assert found.unstable[5:].all()
+    assert math.isnan(found.best_x[1])
+    falling = one_width([9.0, 8.5, 8.0, 7.5, 7.0], width=128)
+    assert label(join(good, falling)).all_unstable.tolist() == [False, False]
+    nothing = one_width([NAN] * 5, width=128)
+    assert label(join(good, nothing)).all_unstable.tolist() == [False, True]
+
+
+def test_a_classifier_fails_by_accuracy_and_squared_losses_by_divergence_alone():
+    losses, accuracy = [2.3, 0.5, 0.4, 9.0, 2.2], [0.1, 0.8, 0.9, 0.7, 0.19]
+    runs = one_width(losses, accuracy=accuracy)
+    assert label(runs, Rule(n_classes=10)).unstable.tolist() == [False, False, False, False, True]
+    assert label(runs).unstable.tolist() == [False, False, False, True, True]
+    assert not label(runs, Rule(cross_entropy=False, n_classes=10)).unstable.any()
+
+
+def edge(runs):
+    found = intervals(runs, label(runs))
+    return [tuple(bounds) for bounds in zip(found.low.tolist(), found.high.tolist(), strict=True)]
+
+
+def test_each_seed_bounds_the_edge():
+    runs = join(one_width([6.0, 5.0, 5.1, NAN, NAN], 0), one_width([6.0, 5.0, 5.1, 5.2, NAN], 1))
+    assert edge(runs) == [(2.0, 3.0), (3.0, 4.0)]
+    assert intervals(runs, label(runs)).estimable_widths == (64,)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([6.0, 5.0, 5.1, 5.2, 5.3], (4.0, INF)),
+        ([NAN] * 5, (-INF, 0.0)),
+        ([6.0, 5.0, NAN, 5.2, NAN], (1.0, 2.0)),  # what came through above the first unstable one is luck
+        ([NAN, 5.0, 5.2, NAN, NAN], (2.0, 3.0)),  # an unstable rate below the optimum is not the edge
+    ],
+)
+def test_bounds(losses, expected):
+    assert edge(one_width(losses)) == [expected]
+
+
+def test_ignored_runs_count_as_neither():
+    runs = one_width([6.0, 5.0, 5.1, 5.9, NAN])
+    found = intervals(runs, label(runs), np.array([False, False, False, True, False]))
+    assert (found.low[0], found.high[0]) == (2.0, 4.0)
+
+
+def test_what_left_for_good_is_not_the_best_however_low_its_loss():
+    assert label(one_width([6.0, 5.0, 5.5, 1.0], left=[False, False, False, True])).best_x.tolist() == [1.0]
 
 
 def left(losses, warmup=2, patience=3):
@@ -44,69 +145,6 @@ def test_is_lost(status, loss, expected):
     assert is_lost(status, loss) is expected
 
 
-def test_leaving_for_good_counts_at_or_above_the_optimum_only():
-    """Below it, noise alone can keep the loss of a run that hardly moves above its first value."""
-    left = np.array([True, False, False, True, False])
-    losses = np.array([5.3, 5.2, 5.0, 5.1, 5.4])
-    assert unstable_lrs(losses, 2, left=left).tolist() == [False, False, False, True, False]
-    assert unstable_lrs(losses, 2, left=left, loss="mse").tolist() == [False, False, False, True, False]
-
-
-def edge(losses, best):
-    losses = np.array(losses, dtype=float)
-    found = stability_edge(LRS, unstable_lrs(losses, best), best)
-    return found.last_stable_lr, found.min_unstable_lr
-
-
-def test_a_loss_more_than_one_above_the_best_is_unstable_at_or_above_the_optimum_only():
-    # 7.0 at lr 1 lies below the optimum: under-trained. 6.0 is exactly best + 1, which is not worse than that.
-    losses = np.array([7.0, 5.0, 5.5, 6.0, 6.001])
-    assert unstable_lrs(losses, 1).tolist() == [False, False, False, False, True]
-    assert edge(losses, 1) == (8.0, 16.0)
-
-
-@pytest.mark.parametrize("gone", [NAN, INF])
-def test_not_finite_is_unstable(gone):
-    assert unstable_lrs(np.array([gone, 5.0, 5.2, gone, 5.3]), 1).tolist() == [True, False, False, True, False]
-    assert edge([5.5, 5.0, 5.2, gone, 5.3], 1) == (4.0, 8.0)  # the smallest, though a larger one came through
-
-
-def test_an_unstable_rate_below_the_optimum_is_not_the_edge():
-    assert edge([NAN, 5.0, 5.2, 5.4, NAN], 1) == (8.0, 16.0)
-
-
-def test_nothing_unstable_leaves_the_edge_open_above():
-    last, first = edge([5.5, 5.0, 5.2, 5.3, 5.4], 1)
-    assert last == 16.0
-    assert math.isnan(first)
-
-
-def test_everything_unstable_leaves_the_edge_open_below():
-    assert all(math.isnan(value) for value in edge([NAN, INF, NAN, NAN, NAN], None))
-    assert unstable_lrs(np.full(5, NAN), None).all()
-
-
-def test_a_classifier_still_at_chance_everywhere_is_untrained_not_unstable():
-    losses, accuracies = np.array([2.31, 2.30, 2.32, np.inf]), np.array([0.1, 0.12, 0.09, 0.1])
-    found = unstable_lrs(losses, 1, accuracies=accuracies, n_classes=10)
-    assert found.tolist() == [False, False, False, True]
-    assert stability_edge(np.array([0.1, 0.2, 0.4, 0.8]), found, 1).min_unstable_lr == 0.8
-
-
 def test_the_accuracy_floor_is_the_papers_at_ten_classes():
     assert accuracy_floor(10) == pytest.approx(0.2)
     assert accuracy_floor(2) == pytest.approx(0.5 + 0.5 / 9)
-
-
-def test_a_classifier_near_chance_is_unstable_at_or_above_the_optimum_only():
-    losses = np.array([2.3, 0.5, 0.4, 9.0, 2.2])
-    accuracies = np.array([0.1, 0.8, 0.9, 0.7, 0.19])
-    found = unstable_lrs(losses, 2, accuracies=accuracies, n_classes=10)
-    assert found.tolist() == [False, False, False, False, True]
-
-
-def test_under_squared_losses_only_divergence_counts():
-    losses = np.array([1.0, 0.5, 9.0, INF, NAN])
-    assert unstable_lrs(losses, 1, loss="mse").tolist() == [False, False, False, True, True]
-    accuracies = np.full(5, 0.1)
-    assert unstable_lrs(losses, 1, loss="mse", accuracies=accuracies, n_classes=10).tolist()[2] is False

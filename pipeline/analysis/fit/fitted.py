@@ -1,0 +1,100 @@
+"""The fit of a family of curves: the one complete result that every estimator returns.
+
+What an estimator cannot tell is None, nan or empty here, so that nobody asks which estimator it was.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.analysis.fit.evidence import UNCHECKED, PowerLawCheck
+from pipeline.analysis.fit.exponent import NOT_ESTIMABLE, Exponent
+from pipeline.analysis.fit.posterior import Mixture
+from pipeline.analysis.study.grid import GridEnd
+from pipeline.analysis.study.runs import Floats
+
+Quantity = Literal["optimal", "max_stable"]
+QUANTITIES: tuple[Quantity, ...] = ("optimal", "max_stable")
+
+
+@dataclass(frozen=True)
+class Lr:
+    """A learning rate and its interval; `low` and `high` are nan where the estimator gives none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+def lr_of(posterior: Mixture, level: float = 0.95) -> Lr:
+    """Median and central interval of log2 lr, as learning rates."""
+    low, median, high = posterior.quantiles([(1 - level) / 2, 0.5, (1 + level) / 2])
+    return Lr(2.0**median, 2.0**low, 2.0**high)
+
+
+@dataclass(frozen=True)
+class FittedWidth:
+    """What an estimator makes of one width, and what it lacks."""
+
+    best: Lr | None
+    """The optimal learning rate; None: it has none."""
+    best_loss: float
+    """Loss at `best`; nan without one."""
+    edge: Lr | None
+    """The edge as the estimator draws it (`Estimator.edge_name`)."""
+    at_edge: GridEnd
+    """Which end of the grid the best learning rate tried is."""
+    entered: frozenset[Quantity]
+    """The exponents that the width took part in."""
+    n_unstable_seeds: int
+    """Seeds that the estimator takes to have seen an unstable learning rate at or above the optimum."""
+    dropped: str = ""
+    """Why it took no part in the fit of the optimum; empty: it did, or the estimator does not say."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the widths say of a quantity by themselves, which `advice` needs; octaves."""
+
+    widths: tuple[int, ...]
+    variance: Floats
+    """Per width."""
+    jitter: float
+    """Standard deviation of single widths around the power law."""
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A family of curves as an estimator sees it."""
+
+    widths: tuple[FittedWidth, ...]
+    """In the order of the grid's."""
+    exponents: Mapping[Quantity, Exponent]
+    lr_at: Callable[[Quantity, int, float], Lr | None]
+    """Of a quantity, a width, trained or not, and a level: the learning rate and the interval that holds so much mass; None
+    where nothing is known."""
+    intervals: bool = True
+    """Whether `lr_at` knows intervals."""
+    posteriors: Mapping[Quantity, Mixture] = field(default_factory=dict)
+    """Of the exponents; a quantity that is not estimable, or an estimator without distributions, has none."""
+    stands: Callable[[int], Mixture | None] = _nothing
+    """Of a width: log2 of the largest learning rate that one run with a new seed stands."""
+    observed: Mapping[Quantity, Observed] = field(default_factory=dict)
+    """Of the quantities that have a power law with an error, over two widths at least."""
+    checks: Mapping[Quantity, PowerLawCheck] = field(default_factory=dict)
+    """Whether one power law describes all widths."""
+    edge_limited: bool = False
+    """The optimum saturates at the edge, so that its exponent is the edge's."""
+    log_loss: bool = False
+    """Valleys were fitted to log losses."""
+
+    def exponent(self, quantity: Quantity) -> Exponent:
+        return self.exponents.get(quantity, NOT_ESTIMABLE)
+
+    def check(self, quantity: Quantity) -> PowerLawCheck:
+        return self.checks.get(quantity, UNCHECKED)

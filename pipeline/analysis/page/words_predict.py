@@ -1,0 +1,149 @@
+"""A prediction in words, and as JSON that says the same."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.analysis.fit.advice import Advice
+from pipeline.analysis.fit.estimators import DEFAULT
+from pipeline.analysis.fit.fitted import Lr, Quantity
+from pipeline.analysis.fit.predict import Doubt, Prediction
+from pipeline.analysis.fit.study_fit import StudyFit
+from pipeline.analysis.page import words
+from pipeline.analysis.page.words import TIMES
+from pipeline.analysis.study.load import GROUP
+
+_NAME: dict[Quantity, str] = {"optimal": "optimum", "max_stable": "stability edge"}
+
+
+def reason(one: Prediction) -> str:
+    """Where the recommended learning rate comes from, or why there is none."""
+    r = one.recommended
+    match r.why:
+        case "no interval":
+            called = one.group.estimator.called
+            return f"{called} has no interval, so that no distance from the edge can be vouched for"
+        case "nothing known":
+            return "neither the optimum nor the edge is known there"
+        case "optimum unknown":
+            return "half of the learning rate that 95 % of runs stand; the optimum is not known there"
+        case "edge unknown":
+            stable = words.lr(r.largest_stable)
+            return f"the optimum; the edge is not known there, and {stable} is the largest rate seen to be stable"
+        case "optimum":
+            below = f"{TIMES}{2 * r.ceiling / r.optimum:.2g}"
+            return f"the optimum, which lies {below} below the rate that 95 % of runs stand"
+        case "edge":
+            best = words.lr(r.optimum)
+            return (
+                f"half of the rate that 95 % of runs stand; the optimum, {best}, lies closer to the edge or above that"
+            )
+
+
+def warning(one: Prediction, doubt: Doubt) -> str:
+    """A doubt in a sentence."""
+    width, name = one.width, _NAME[doubt.quantity]
+    match doubt.kind:
+        case "no interval":
+            called = words.capital(one.group.estimator.called)
+            return f"{called} gives no interval for a prediction; --estimator {DEFAULT} does."
+        case "far wider":
+            times = f"{width / doubt.widths[0]:.3g}"
+            return f"Width {width} is {times} times the widest trained: nothing checks the power law that far out."
+        case "far narrower":
+            times = f"{doubt.widths[0] / width:.3g}"
+            return f"Width {width} is {times} times narrower than any trained: nothing checks the power law there."
+        case "drift":
+            return (
+                f"The {name} drifts away from one power law (pipeline fit shows where): the prediction follows it, from few "
+                "widths."
+            )
+        case "unchecked":
+            return f"Two widths cannot tell whether the {name} follows a power law: what the interval allows for is assumed."
+        case "edge-limited":
+            return "The optimum saturates at the edge of stability: both are predicted from the edge's runs."
+        case "grid end":
+            return (
+                f"At {words.widths_text(doubt.widths)} the best learning rate tried is the last of the grid: "
+                "extending it there would make the prediction firmer."
+            )
+
+
+def sentences(one: Prediction) -> list[str]:
+    """The prediction in words; the first lines answer, the rest qualify."""
+    percent = f"{100 * one.level:g} %"
+    edge = "max-stable lr " if one.group.estimator.max_stable else "unstable from "
+    lines = [f"optimal lr      {_value(one.optimal, percent)}", f"{edge}  {_value(one.max_stable, percent)}"]
+    if one.recommended.lr is None:
+        lines.append(f"recommended lr  none: {reason(one)}.")
+    else:
+        lines.append(f"recommended lr  {words.lr(one.recommended.lr)}: {reason(one)}.")
+    lines += [f"! {warning(one, doubt)}" for doubt in one.doubts]
+    for quantity, name in (("optimal", "optimum"), ("max_stable", "max-stable lr")):
+        ways = [way for way in one.advice.get(quantity, ()) if way.shrink < 0.97]  # type: ignore[call-overload]
+        if ways:
+            lines.append(f"To narrow the interval of the {name}: {'; '.join(map(_way, ways))}.")
+    return lines
+
+
+def _value(lr: Lr | None, percent: str) -> str:
+    if lr is None:
+        return "not estimable"
+    if math.isnan(lr.low):
+        return f"{words.lr(lr.value)} (no interval)"
+    return f"{words.lr(lr.value)} ({percent} interval {words.lr(lr.low)} to {words.lr(lr.high)})"
+
+
+def _way(way: Advice) -> str:
+    cost = "less than 1 % of" if way.cost < 0.01 else f"about {100 * way.cost:.0f} % of"
+    if way.cost > 2:
+        cost = f"about {way.cost:.2g} times"
+    what = {  # a narrower width is cheap, but must still train like the others
+        "narrower": f"the same grid at width {way.width}",
+        "wider": f"the same grid at width {way.width}",
+        "seeds": "as many seeds again at every width",
+    }[way.kind]
+    return f"{what}, by {100 * (1 - way.shrink):.0f} % for {cost} the study's compute so far"
+
+
+def summary(fitted: StudyFit, predictions: Sequence[Prediction]) -> str:
+    """Plain text for a terminal."""
+    width = predictions[0].width
+    trained = "trained" if any(width == w.width for g in fitted.groups for w in g.widths) else "not trained"
+    lines = [f"{fitted.study.name}: learning rate at width {width} ({trained}), by {fitted.measure.name}"]
+    for one in predictions:
+        lines += ["", words.group_title(one.group)]
+        for line in sentences(one):
+            lead = "  " if line.startswith(("optimal", "max-", "unstable", "recommended", "!")) else "  - "
+            lines += words.wrapped(line, lead)
+    return words.plain("\n".join(lines))
+
+
+def as_json(fitted: StudyFit, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Everything that `summary` says."""
+    return {
+        "study": fitted.study.name,
+        "estimator": fitted.estimator.name,
+        "metric": fitted.measure.metric,
+        "value": fitted.measure.value,
+        "predictions": [
+            {
+                **{key: getattr(one.group, key) for key in GROUP},
+                "width": one.width,
+                "level": one.level,
+                **{
+                    quantity: None if lr is None else dataclasses.asdict(lr)
+                    for quantity, lr in (("optimal", one.optimal), ("max_stable", one.max_stable))
+                },
+                "safe": one.safe,
+                "recommended": one.recommended.lr,
+                "reason": reason(one),
+                "warnings": [warning(one, doubt) for doubt in one.doubts],
+                "advice": {
+                    quantity: [dataclasses.asdict(way) for way in ways] for quantity, ways in one.advice.items()
+                },
+            }
+            for one in predictions
+        ],
+    }
