@@ -87,10 +87,11 @@ def test_a_killed_worker_is_replaced_and_its_task_run_again(tmp_path: Path) -> N
 
 
 def test_a_worker_that_cannot_be_replaced_fails_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(arguments: tuple[object, ...]) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
     with Workers(1) as workers:
+        assert workers.submit(double, 1).result(timeout=30)[0] == 2
         monkeypatch.setattr(workers, "_start", refuse)
         with pytest.raises(OSError, match="temporarily unavailable"):
             workers.submit(die, tmp_path / "notes", 1).result(timeout=20)
