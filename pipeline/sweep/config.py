@@ -1,9 +1,9 @@
 """Every setting of a study beside those of its runs, and the tables of what may plan and launch it."""
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from pipeline.config import RunConfig, plain
+from pipeline.config import RunConfig
 
 PLANS = {"grid": "pipeline.sweep.grid", "adaptive": "pipeline.sweep.rounds"}
 """Name -> the module that is the plan (`pipeline.sweep.study.Plan`), imported where it is asked for."""
@@ -12,7 +12,8 @@ LAUNCHERS = {"local": "pipeline.sweep.launch.local", "slurm": "pipeline.sweep.la
 """Name -> the module that is the launcher (`pipeline.sweep.study.Launcher`)."""
 
 if TYPE_CHECKING:
-    PlanName = LauncherName = str
+    PlanName = str
+    LauncherName = str
 else:
     PlanName, LauncherName = Literal[*PLANS], Literal[*LAUNCHERS]
 
@@ -41,8 +42,3 @@ class SweepConfig(RunConfig):
     """local: worker processes on this machine. slurm: one job array per width."""
     profile: str = ""
     """SLURM: the cluster's description, a YAML by path or by its name in slurm/profiles/."""
-
-
-def sweep_settings(config: SweepConfig) -> dict[str, Any]:
-    """The study's settings as plain nested values, in the order of the fields (`pipeline.config.run_settings`)."""
-    return {f.name: plain(getattr(config, f.name)) for f in fields(SweepConfig)}
