@@ -25,6 +25,11 @@ class Planned:
     preview: Iterable[str] = ()
     """Lines that say what would run, to be read once."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether these runs were left over when the round was made before."""
+        return self.followed and self.entry is None
+
 
 class Plan(Protocol):
     """Which runs a study makes next. A module, an entry of `PLANS`."""

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -17,51 +16,18 @@ from pipeline.config import RunConfig, run_settings
 from pipeline.console import plural
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
-from pipeline.run.directory import RunDir
-from pipeline.run.result import RunResult
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.launch.lock import study_lock
 from pipeline.sweep.launch.slurm import queue
+from pipeline.sweep.launch.slurm.arrays import Array, Survey, finished, plan, survey
 from pipeline.sweep.launch.slurm.profile import Profile, load_profile
-from pipeline.sweep.launch.slurm.queue import SlurmError, Task
-from pipeline.sweep.launch.slurm.sbatch import array_argv, job_name, report_job, script_path, slurm_folder
+from pipeline.sweep.launch.slurm.queue import SlurmError
+from pipeline.sweep.launch.slurm.sbatch import report_job, script_path, slurm_folder
 from pipeline.sweep.launch.slurm.submissions import Ledger, Submission
-from pipeline.sweep.launch.slurm.time_limit import TimeLimit, measure, time_limit
 from pipeline.sweep.launch.slurm.watch import ask, report_jobs, run_jobs
 from pipeline.sweep.study import Jobs, Planned
 
 WAITS = False
-
-ARRAY_SIZE = 1000  # tasks of one array: SLURM's MaxArraySize is 1001 where nobody changed it
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What a study's runs are doing."""
-
-    results: dict[str, RunResult]
-    """Of finished runs."""
-    live: dict[str, Task]
-    """Runs in the queue, also those of an earlier call with another grid."""
-    reports: tuple[Task, ...]
-    """Report jobs in the queue."""
-
-
-@dataclass(frozen=True)
-class Array:
-    """A job array that is about to be submitted: runs of one width, on their devices."""
-
-    submission: Submission
-    runs: tuple[RunConfig, ...]
-    limit: TimeLimit
-
-    def __str__(self) -> str:
-        run = self.runs[0]
-        nodes, devices = plural(run.num_nodes, "node"), plural(run.devices, "device")
-        return (
-            f"{plural(len(self.runs), 'run')} on {nodes} x {devices}, strategy {run.strategy}, "
-            f"micro-batch {run.micro_batch}; time {self.limit} ({self.limit.reason})"
-        )
 
 
 def check(config: SweepConfig) -> None:
@@ -81,7 +47,7 @@ def submit(config: SweepConfig, planned: Planned) -> int:
 
     Raises `RequestError` before anything is submitted, `SlurmError` if SLURM does not answer.
     """
-    if planned.followed and planned.entry is None and "SLURM_JOB_ID" in os.environ:
+    if planned.begun and "SLURM_JOB_ID" in os.environ:
         # the job after the round's: no run is waited for any more
         print("runs of this round failed: the same command on the login node tries them again", file=sys.stderr)
         return 1
@@ -121,7 +87,7 @@ def dry_run(config: SweepConfig, planned: Planned) -> int:
         found = survey(placed, submissions)
     except SlurmError as error:
         print(f"what is in the queue is not known: {error}")
-        found = Survey(_results(placed), {}, ())
+        found = Survey(finished(placed), {}, ())
     arrays = plan(study, placed, profile, found, len(submissions))
     print(_summary(study, runs, found))
     for run in runs:
@@ -151,48 +117,6 @@ def _study(config: SweepConfig) -> Path:
 
 def _ledger(study: Path) -> Ledger:
     return Ledger(slurm_folder(study) / "submissions.jsonl")
-
-
-def survey(runs: Iterable[RunConfig], submissions: list[Submission]) -> Survey:
-    """Raises `SlurmError` if jobs were submitted that may be going, and squeue does not answer."""
-    results = _results(runs)
-    asked = {
-        s.name: s
-        for s in submissions
-        if s.refused is None and (s.kind == "report" or any(run not in results for run in s.runs))
-    }
-    live: dict[str, Task] = {}
-    reports = []
-    for task in queue.tasks(list(asked)):
-        submission = asked[task.name]
-        if not task.live or submission.job not in (None, task.job):
-            continue
-        if submission.kind == "report":
-            reports.append(task)
-        elif task.index is not None and submission.runs[task.index] not in results:
-            live[submission.runs[task.index]] = task
-    return Survey(results, live, tuple(reports))
-
-
-def plan(study: Path, runs: list[RunConfig], profile: Profile, found: Survey, submitted: int) -> list[Array]:
-    """One array per width, or more where a width has very many runs; `submitted` jobs were numbered already."""
-    todo: dict[int, list[RunConfig]] = {}
-    for run in runs:
-        if run.run_name not in found.results and run.run_name not in found.live:
-            todo.setdefault(run.width, []).append(run)
-    measured = measure([(run, found.results[run.run_name]) for run in runs if run.run_name in found.results])
-    arrays: list[Array] = []
-    for width, chosen in todo.items():
-        here = profile.at(width)
-        limit = time_limit(chosen[0], here, measured)
-        for start in range(0, len(chosen), ARRAY_SIZE):
-            part = tuple(chosen[start : start + ARRAY_SIZE])
-            name = job_name(study, submitted + len(arrays), f"w{width}")
-            manifest = slurm_folder(study) / "manifests" / f"{name}.txt"
-            argv = array_argv(study, name, manifest, part, here, limit)
-            names = tuple(run.run_name for run in part)
-            arrays.append(Array(Submission(name, "array", names, width, argv, str(manifest)), part, limit))
-    return arrays
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -278,15 +202,6 @@ def _awaited(argv: Iterable[str]) -> set[str]:
     """The jobs that a report job was told to wait for."""
     option = next((word for word in argv if word.startswith("--dependency=")), "")
     return set(option.partition(":")[2].split(":"))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Words
-
-
-def _results(runs: Iterable[RunConfig]) -> dict[str, RunResult]:
-    found = {run.run_name: RunDir(run.run_dir).result() for run in runs}
-    return {name: result for name, result in found.items() if result is not None}
 
 
 def _summary(study: Path, runs: Sequence[RunConfig], found: Survey) -> str:

@@ -90,7 +90,7 @@ class Profile:
         for key, (pattern, words, ours, null) in _MAPPINGS.items():
             values = getattr(self, key)
             for name in values:
-                _require(re.fullmatch(pattern, name), f"{key}: expected {words}, got {name!r}")
+                _require(re.fullmatch(pattern, str(name)), f"{key}: expected {words}, got {name!r}")
                 _require(name not in ours, f"{key}: {name} is the pipeline's to set")
             texts = {name: null if value is None else _plain(value) for name, value in values.items()}
             object.__setattr__(self, key, texts)
