@@ -59,7 +59,7 @@ def test_the_paper_recipe_is_the_papers() -> None:
 def test_a_runs_config_reads_back(tiny: RunConfig, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(run_settings(tiny) | {"recorded": {"versions": {}}}))
-    assert load_run(path) == tiny == parse("train", ["--config", str(path)])[0]
+    assert load_run(path)[0] == tiny == parse("train", ["--config", str(path)])[0]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "width: 64", "{", "width: wide\nmodel: {n_layer: 3}"])

@@ -23,7 +23,8 @@ from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl, write_atomic
 from pipeline.run.directory import RunDir
-from pipeline.sweep.adaptive import Aim, Proposal, next_round
+from pipeline.sweep.adaptive.next_round import next_round
+from pipeline.sweep.adaptive.state import Aim, Proposal
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import cost
 from pipeline.sweep.study import Planned

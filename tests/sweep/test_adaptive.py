@@ -15,7 +15,10 @@ from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from pipeline.sweep import rounds
-from pipeline.sweep.adaptive import SCAN_LIMIT, Aim, Round, limit_of, next_round
+from pipeline.sweep.adaptive.cells import SCAN_LIMIT
+from pipeline.sweep.adaptive.next_round import next_round
+from pipeline.sweep.adaptive.seeds import limit_of
+from pipeline.sweep.adaptive.state import Aim, Round
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.launch import local
 from pipeline.sweep.study import Planned, sweep

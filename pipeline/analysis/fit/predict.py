@@ -16,6 +16,7 @@ from pipeline.analysis.page.tables import to_json
 from pipeline.analysis.page.words import TIMES
 from pipeline.analysis.study.load import GROUP
 from pipeline.cli.arguments import RequestParser
+from pipeline.console import wrapped
 from pipeline.errors import RequestError
 
 # A recommended learning rate keeps this distance from the learning rate above which more than `RISK` of runs are unstable.
@@ -199,7 +200,7 @@ def summary(fitted: StudyFit, found: Sequence[Prediction]) -> str:
         lines += ["", words.group_title(one.group)]
         for line in sentences(one):
             lead = "  " if line.startswith(("optimal", "max-", "unstable", "recommended", "!")) else "  - "
-            lines += words.wrapped(line, lead)
+            lines += wrapped(line, lead)
     return words.plain("\n".join(lines))
 
 

@@ -19,6 +19,7 @@ from pipeline.analysis.page import figures, figures_inside, words, words_inside
 from pipeline.analysis.page.summary import aligned
 from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.study.load import GROUP, load_study
+from pipeline.console import wrapped
 from pipeline.errors import RequestError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def look(dirs: Sequence[Path], lr: float | None = None) -> str:
         lines += aligned(words_inside.table_rows(f))
         if any(e.quantity in words_inside.SPECTRA for e in f.groups):
             lines += ["", *aligned(words_inside.table_rows(f, words_inside.SPECTRA))]
-        lines += [words.plain(line) for sentence in said(f) for line in words.wrapped(sentence, "  - ")] + [""]
+        lines += [words.plain(line) for sentence in said(f) for line in wrapped(sentence, "  - ")] + [""]
     return "\n".join([*lines, *([left_out] if left_out else []), *map(str, paths)])
 
 

@@ -1,7 +1,7 @@
 """`pipeline fit`: optimum, stability edge and their width exponents of a study, on the terminal and as CSV and JSON."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pipeline.analysis.page import words
 from pipeline.analysis.page.tables import write
 from pipeline.analysis.study.measure import METRICS, VALUES, Measure
 from pipeline.cli.arguments import RequestParser
+from pipeline.console import table, wrapped
 from pipeline.errors import RequestError
 
 
@@ -23,17 +24,15 @@ def summary(found: StudyFit) -> str:
         exponents = [("optimal lr", group.optimal), ("max-stable lr", group.max_stable)]
         cells = [(name, words.exponent(e), words.interval(e), str(e.n_widths)) for name, e in exponents]
         lines += aligned([("", "exponent", "95 % interval", "widths"), *cells])
-        lines += ["", *words.wrapped(words.answer(group), "  ")] if group.estimate is not None else []
+        lines += ["", *wrapped(words.answer(group), "  ")] if group.estimate is not None else []
         for note in words.notes(group):
-            lines += words.wrapped(note, "  - ")
+            lines += wrapped(note, "  - ")
     return words.plain("\n".join(lines))
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """The rows of a table as lines of text."""
-    rows = [tuple(words.plain(cell) for cell in row) for row in rows]
-    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip() for row in rows]
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines of text, in ASCII."""
+    return table([[words.plain(cell) for cell in row] for row in rows])
 
 
 @dataclass(frozen=True)

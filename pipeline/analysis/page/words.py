@@ -1,7 +1,6 @@
 """What a fit says, in words and numbers for people, with typographic signs; `plain` turns them into ASCII."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -143,11 +142,6 @@ def widths_text(widths: Sequence[int]) -> str:
 def capital(text: str) -> str:
     """The text with its first letter large, the others as they are."""
     return text[:1].upper() + text[1:]
-
-
-def wrapped(text: str, lead: str) -> list[str]:
-    """Lines of at most 118 characters, the first after `lead`, the others indented like it."""
-    return textwrap.wrap(text, 118, initial_indent=lead, subsequent_indent=" " * len(lead))
 
 
 def plain(text: str) -> str:
