@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from pipeline.cli.arguments import parse, parse_source
+from pipeline.cli.arguments import Flags, parse, parse_source
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
+from pipeline.sweep.config import SweepConfig
 
 
 def test_later_files_win_and_flags_win_over_files(tmp_path: Path) -> None:
@@ -117,3 +119,36 @@ def test_a_wrong_recipe_is_one_line(text: str, line: str, tmp_path: Path) -> Non
         parse("train", ["--config", str(path)])
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_flags_win_over_recipes_wherever_they_stand_and_the_last_flag_wins(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("lr: 1e-2\nbetas: [0.5, 0.6]\n")
+    c, _ = parse("train", ["--lr", "0.5", "--betas", "0.8,0.9", "--config", f"{tmp_path}/a.yaml", "--lr=0.25"])
+    assert (c.lr, c.betas) == (0.25, (0.8, 0.9))
+
+
+def test_values_may_begin_with_a_minus_sign() -> None:
+    flags = Flags(SweepConfig, ["--lr", "-1e-3", "--slope", "-1/2,-1", "--slope=3", "--dry_run"], own=["slope"])
+    assert (flags.settings, flags.own, flags.dry_run) == ({"lr": "-1e-3"}, {"slope": ["-1/2,-1", "3"]}, True)
+    with pytest.raises(RequestError, match=r"^--lr must be a positive number, got -0\.001$"):
+        parse("train", ["--lr", "-1e-3"])
+
+
+def test_settings_over_recipes_lie_below_flags() -> None:
+    flags = Flags(SweepConfig, ["--steps", "7", "--print_config"])
+    with pytest.raises(SystemExit):
+        flags.config()
+    config = Flags(SweepConfig, ["--steps", "7"]).config(over={"steps": 3, "warmup_steps": 2, "diagnostics.first": 1})
+    assert (config.steps, config.warmup_steps, config.diagnostics.first) == (7, 2, 1)
+
+
+@pytest.mark.parametrize("how", ["skip_default", "skip_null", "skip_null,skip_default", ""])
+def test_a_printed_config_says_no_more_than_is_asked(how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("train", [f"--print_config={how}", "--width", "128", "--model.n_layer", "3"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["width"], printed["model"]["n_layer"]) == (128, 3)
+    assert ("eps" in printed) == ("skip_default" not in how)
+    assert ("weight_decay" in printed) == (not how)
+    with pytest.raises(RequestError, match=r"^--print_config: expected skip_default or skip_null, got 'all'$"):
+        parse("train", ["--print_config=all"])
