@@ -15,7 +15,8 @@ import numpy as np
 from benchmarks.studies import JITTER, WORLDS, Design, Truth, World, draw, make_runs
 from pipeline.analysis.fit.collapse import estimate
 from pipeline.analysis.study.runs import Runs
-from pipeline.sweep.adaptive import Aim, half_width, next_round
+from pipeline.sweep.adaptive.next_round import next_round
+from pipeline.sweep.adaptive.state import Aim, half_width
 
 ABORTED = 0.3  # cost of a run that leaves the stable region and is aborted, of a full one
 SEEDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)

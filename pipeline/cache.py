@@ -1,14 +1,11 @@
-"""The cache: prepared data, downloads and remembered checksums, and locks between the processes that share it."""
+"""The cache: prepared data, downloads and remembered checksums."""
 
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import RequestError
@@ -35,17 +32,6 @@ def cache_folder(*parts: str) -> Path:
     except OSError as error:
         raise RequestError(f"cannot write the data cache {folder} ({error.strerror}): set PIPELINE_CACHE") from None
     return folder
-
-
-@contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`, waiting for whoever holds it; released when the process ends, however it ends.
-
-    `shared` holders exclude only those that are not. The file stays: deleting it would give two processes two locks.
-    """
-    with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
 
 
 def content_sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Every setting of a run and of a study, with its default, as frozen dataclasses. `recipes` reads them from YAML and flags."""
+"""Every setting of a run, with its default, as frozen dataclasses. `recipes` reads them from YAML and flags."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from pipeline.errors import RequestError
 from pipeline.parameterization.rules import EmbeddingInit, Role, Width
 from pipeline.validation import validate
 
-__all__ = ["DataConfig", "DiagnosticsConfig", "ModelConfig", "MultConfig", "RunConfig", "SweepConfig"]
+__all__ = ["DataConfig", "DiagnosticsConfig", "ModelConfig", "MultConfig", "RunConfig"]
 
 
 @dataclass(frozen=True)
@@ -322,40 +322,9 @@ class RunConfig:
         return Path(self.out) / self.study / self.run_name
 
 
-@dataclass(frozen=True)
-class SweepConfig(RunConfig):
-    """A study: the runs of a grid, each as RunConfig describes it."""
-
-    widths: tuple[int, ...] = ()
-    """Widths of the study."""
-    lrs: tuple[float, ...] = ()
-    """Learning rates, the same at every width; adaptive: the first guess is their middle."""
-    params: tuple[str, ...] = ()
-    """Parameterizations; empty: the one of --param."""
-    seeds: tuple[int, ...] = ()
-    """Seeds; empty: the one of --seed; adaptive: counted up from the first."""
-    workers: int = 0
-    """Worker processes, single-threaded each; 0: one per GPU or, without one, per core."""
-    plan: Literal["grid", "adaptive"] = "grid"
-    """grid: every learning rate of lrs. adaptive: runs are chosen round by round, from what the finished ones say."""
-    target_half_width: float = 0.05
-    """Adaptive: end when the 95 % intervals of both exponents are +- this."""
-    budget: str = ""
-    """Adaptive: also end when so much has been spent: runs, such as 200, or hours of all devices together, such as 20h."""
-    launcher: Literal["local", "slurm"] = "local"
-    """local: worker processes on this machine. slurm: one job array per width."""
-    profile: str = ""
-    """SLURM: the cluster's description, a YAML by path or by its name in slurm/profiles/."""
-
-
-def run_settings(config: RunConfig) -> dict[str, Any]:
-    """The run's settings as plain nested values, in the order of the fields, without a study's grid."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(RunConfig)}
-
-
-def sweep_settings(config: SweepConfig) -> dict[str, Any]:
-    """The same of a whole study."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(SweepConfig)}
+def run_settings(config: RunConfig, of: type[RunConfig] = RunConfig) -> dict[str, Any]:
+    """The settings as plain nested values, in the order of the fields `of` the class: a run's, without a study's grid."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(of)}
 
 
 def counted_settings(config: RunConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Files that a reader sees whole: atomic writes, and JSON lines whose torn last line does not count."""
+"""Files that a reader sees whole: atomic writes, JSON lines whose torn last line does not count, YAML, and locks."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -8,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+import yaml
+
+from pipeline.errors import RequestError
 
 
 @contextmanager
@@ -56,3 +61,30 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"line {number}: not a JSON object")
         records.append(record)
     return records
+
+
+def load_yaml(path: Path) -> Any:
+    """What a YAML file holds, as plain values. Raises `OSError`, and `yaml.YAMLError` for what is none."""
+    return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def tail(path: Path, size: int = 65536) -> str:
+    """The last `size` bytes of a file, as text; what is not UTF-8 reads as question marks. Raises `OSError`."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
+        return stream.read().decode(errors="replace")
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False, busy: str = "") -> Iterator[int]:
+    """Hold the lock file `path`, of which this gives the descriptor; released when the process ends, however it ends.
+
+    Who holds it is waited for, or, with `busy`, is a `RequestError` that says so. `shared` holders exclude only those that
+    are not. The file stays: deleting it would give two processes two locks.
+    """
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise RequestError(busy) from None
+        yield stream.fileno()

@@ -1,14 +1,19 @@
 """Worker processes: started afresh, deaf to Ctrl-C, and gone when whoever started them is."""
 
+import atexit
 import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
@@ -16,13 +21,40 @@ T = TypeVar("T")
 spawn = multiprocessing.get_context("spawn")
 
 
-def start_worker(prepare: Callable[..., None] | None = None, *arguments: Any) -> None:
-    """What every worker process does first: this, and `prepare`."""
+def _work(connection: Connection, prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    """What a worker process does: the tasks that arrive, until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes share the cores already
     if prepare is not None:
         prepare(*arguments)
+    while True:
+        try:
+            connection.send_bytes(_answer(connection.recv_bytes()))
+        except (EOFError, KeyboardInterrupt):  # the latter where a task was asked to stop, and has seen to its affairs
+            return
+
+
+def _answer(message: bytes) -> bytes:
+    """What became of a task, as `_done` says it; an error is made sure to survive the journey."""
+    function, arguments = pickle.loads(message)
+    answer = _done(function, arguments)
+    try:
+        sent = pickle.dumps(answer)
+        if answer[1] is not None:
+            pickle.loads(sent)
+        return sent
+    except (TypeError, AttributeError, pickle.PickleError) as error:
+        return pickle.dumps((None, RuntimeError(f"{type(answer[1] or error).__name__}: {answer[1] or error}")))
+
+
+def _done(function: Callable[..., T], arguments: tuple[Any, ...]) -> tuple[T | None, Exception | None]:
+    """The result of a task, or its error."""
+    try:
+        return function(*arguments), None
+    except Exception as error:
+        return None, error
 
 
 def _die_with_parent() -> None:
@@ -47,23 +79,70 @@ def cores() -> int:
 MAX_DEATHS = 5  # a task whose process dies so often is given up
 
 
+class WorkerDied(OSError):
+    """A task took its process down again and again."""
+
+    def __init__(self, deaths: int, exit_code: int | None) -> None:
+        super().__init__(f"a worker process died {deaths} times at the same task; out of memory?")
+        self.exit_code = exit_code
+
+
+class Task(Future[T]):
+    """A task that a worker process does, and the future of its result."""
+
+    def __init__(self, function: Callable[..., T], *arguments: Any) -> None:
+        super().__init__()
+        self.arguments = arguments
+        self.message = pickle.dumps((function, arguments))
+        self.started: float | None = None
+        """By `time.monotonic`, when it was last handed to a worker."""
+        self.deaths = 0
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        """Give it its result or its error, unless it was cancelled."""
+        if self.set_running_or_notify_cancel():
+            self.set_result(result) if error is None else self.set_exception(error)
+
+
+@dataclass
+class _Worker:
+    """A place for a worker process, the process that fills it, and the task it is busy with."""
+
+    arguments: tuple[Any, ...]
+    process: Any = None
+    connection: Any = None
+    task: Task[Any] | None = None
+
+
 class Workers:
     """A pool of worker processes that replaces those that are killed and gives their tasks, which must stand being begun
     twice, to others. ``Workers(0)`` runs every task at once in this process.
 
-    `prepare` with its `arguments` is called once in every process, before its first task.
+    `prepare` with its `arguments` is called once in every process, before its first task; where there are `places`, with
+    the worker's own one after them. A task at which `max_deaths` processes died is given up; of every death before that
+    `died` is told, in the pool's thread, with the process's exit code.
     """
 
-    def __init__(self, count: int, prepare: Callable[..., None] | None = None, *arguments: Any) -> None:
-        self._count, self._prepare, self._arguments = count, prepare, arguments
-        self._lock = threading.Lock()
+    def __init__(
+        self,
+        count: int,
+        prepare: Callable[..., None] | None = None,
+        *arguments: Any,
+        places: Sequence[Any] = (),
+        max_deaths: int = MAX_DEATHS,
+        died: Callable[[Task[Any], int | None], None] = lambda *_: None,
+    ) -> None:
+        self._prepare, self._max_deaths, self._died = prepare, max_deaths, died
+        places = [(places[number % len(places)],) if places else () for number in range(count)]
+        self._workers = [_Worker((*arguments, *place)) for place in places]
+        self._queue: deque[Task[Any]] = deque()
+        self._lock = threading.RLock()  # of who adds tasks or starts processes: there are none after closing
         self._closed = False
-        self._pool = self._start() if count else None
-
-    def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self._count, mp_context=spawn, initializer=start_worker, initargs=(self._prepare, *self._arguments)
-        )
+        self._ear, self._bell = spawn.Pipe(duplex=False)
+        self._thread = threading.Thread(target=self._dispatch, name="workers", daemon=True)
+        if count:
+            atexit.register(self.close)  # before multiprocessing waits for processes that wait for tasks
+            self._thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -72,61 +151,105 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """End the workers, whatever they are doing."""
+        """End the workers, whatever they are doing: at once, but for a task that handles SIGTERM."""
         with self._lock:
-            self._closed = True
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            # shutting down waits for running tasks; ending a pool's processes has no public name before Python 3.14
-            for process in list((getattr(pool, "_processes", None) or {}).values()):
-                process.kill()
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def submit(self, task: Callable[..., T], *arguments: Any) -> "Future[T]":
-        """The future's exception is the task's; `OSError` for one that takes its process down again and again."""
-        future: Future[T] = Future()
-        if self._count:
-            self._run(future, task, arguments, deaths=0)
-            return future
-        try:
-            future.set_result(task(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def _run(self, future: "Future[T]", task: Callable[..., T], arguments: tuple[Any, ...], deaths: int) -> None:
-        with self._lock:
-            if self._pool is None:
-                future.cancel()
+            if self._closed:
                 return
-            pool = self._pool
-            try:
-                inner = pool.submit(task, *arguments)
-            except BrokenProcessPool:
-                pool = self._pool = self._start()
-                inner = pool.submit(task, *arguments)
-        inner.add_done_callback(lambda inner: self._ended(inner, pool, future, task, arguments, deaths))
+            self._closed = True
+        atexit.unregister(self.close)
+        processes = [process for worker in self._workers if (process := worker.process) is not None]
+        for process in processes:
+            process.terminate()
+        if self._thread.is_alive():
+            self._bell.send_bytes(b"")
+            self._thread.join()
+        for worker in self._workers:
+            if worker.connection is not None:
+                worker.connection.close()  # what is still on its way comes too late
+        for process in processes:
+            process.join()
+        for task in [*self._queue, *(worker.task for worker in self._workers if worker.task is not None)]:
+            task.cancel()
 
-    def _ended(
-        self,
-        inner: "Future[T]",
-        pool: ProcessPoolExecutor,
-        future: "Future[T]",
-        task: Callable[..., T],
-        arguments: tuple[Any, ...],
-        deaths: int,
-    ) -> None:
-        if inner.cancelled() or self._closed:
-            future.cancel()
-        elif not isinstance(error := inner.exception(), BrokenProcessPool):
-            future.set_result(inner.result()) if error is None else future.set_exception(error)
-        elif deaths + 1 == MAX_DEATHS:
-            future.set_exception(OSError(f"a worker process died {MAX_DEATHS} times at the same task; out of memory?"))
-        else:
-            try:
-                with self._lock:
-                    if self._pool is pool:
-                        self._pool = self._start()
-                self._run(future, task, arguments, deaths + 1)
-            except OSError as failure:  # no process can be started
-                future.set_exception(failure)
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Task[T]:
+        """The future's exception is the task's; `WorkerDied` for one that takes its process down again and again,
+        `OSError` where no process can be started."""
+        task = Task(function, *arguments)
+        if not self._workers:
+            task.settle(*_done(function, arguments))
+            return task
+        with self._lock:
+            if self._closed:
+                task.cancel()
+                return task
+            self._queue.append(task)
+            self._bell.send_bytes(b"")
+        return task
+
+    # In the pool's thread, which alone talks to the workers
+
+    def _dispatch(self) -> None:
+        while not self._closed:
+            self._hand_out()
+            busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
+            for ready in multiprocessing.connection.wait([self._ear, *busy]):
+                if ready is self._ear:
+                    self._ear.recv_bytes()
+                else:
+                    self._collect(busy[ready])
+
+    def _hand_out(self) -> None:
+        idle = sorted((w for w in self._workers if w.task is None), key=lambda worker: worker.process is None)
+        chosen = idle[: len(self._queue)]
+        with self._lock:
+            if self._closed:
+                return
+            for worker in chosen:
+                task = self._queue.popleft()
+                try:
+                    if worker.process is None:
+                        worker.process, worker.connection = self._start(worker.arguments)
+                    worker.task = task
+                except OSError as error:
+                    task.settle(None, error)
+        for worker in chosen:  # now that all are started: one that has just been takes its task after a while
+            if worker.task is not None:
+                worker.task.started = time.monotonic()
+                try:
+                    worker.connection.send_bytes(worker.task.message)
+                except OSError:  # it died while it was idle
+                    self._bury(worker)
+
+    def _start(self, arguments: tuple[Any, ...]) -> tuple[Any, Connection]:
+        ours, theirs = spawn.Pipe()
+        process = spawn.Process(target=_work, args=(theirs, self._prepare, arguments))
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def _collect(self, worker: _Worker) -> None:
+        try:
+            answer = worker.connection.recv_bytes()
+        except (EOFError, OSError):
+            self._bury(worker)
+            return
+        task, worker.task = worker.task, None
+        assert task is not None
+        task.settle(*pickle.loads(answer))
+
+    def _bury(self, worker: _Worker) -> None:
+        """A process died: its task goes back to the front of the queue, or is given up."""
+        worker.process.join()
+        exit_code, worker.process = worker.process.exitcode, None
+        worker.connection.close()
+        if self._closed:
+            return
+        task, worker.task = worker.task, None
+        assert task is not None
+        task.deaths += 1
+        if task.deaths == self._max_deaths:
+            task.settle(None, WorkerDied(task.deaths, exit_code))
+            return
+        self._died(task, exit_code)
+        self._queue.appendleft(task)
+        self._bell.send_bytes(b"")

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from pipeline.config import DataConfig, RunConfig, SweepConfig, config_hash
+from pipeline.config import DataConfig, RunConfig, config_hash
 from pipeline.errors import RequestError
+from pipeline.sweep.config import SweepConfig
 from tests.conftest import changed
 
 

@@ -1,10 +1,16 @@
-"""Atomic writes: the old content or the new, and no litter."""
+"""Atomic writes: the old content or the new, and no litter. Locks, and the ends of files."""
 
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
+import yaml
 
-from pipeline.files import atomic, read_jsonl, write_atomic
+from pipeline.errors import RequestError
+from pipeline.files import atomic, load_yaml, locked, read_jsonl, tail, write_atomic
 
 
 def test_replaces_whole(tmp_path: Path) -> None:
@@ -38,3 +44,56 @@ def test_json_lines_end_with_a_line_break(tmp_path: Path) -> None:
         path.write_text(damaged)
         with pytest.raises(ValueError, match=line):
             read_jsonl(path)
+
+
+def test_a_lock_is_waited_for_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    order = []
+
+    def wait() -> None:
+        with locked(path):
+            order.append("second")
+
+    with locked(path) as descriptor:
+        assert os.fstat(descriptor).st_ino == path.stat().st_ino
+        with pytest.raises(RequestError, match=r"^somebody is at it$"), locked(path, busy="somebody is at it"):
+            pass
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        waiting.join(0.2)
+        order.append("first")
+    waiting.join(10)
+    assert order == ["first", "second"]
+    with locked(path, busy="free by now"):
+        pass
+
+
+def test_shared_locks_exclude_only_others(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    shared = locked(path, shared=True), locked(path, shared=True, busy="no")
+    with shared[0], shared[1], pytest.raises(RequestError, match="in use"), locked(path, busy="in use"):
+        pass
+    with locked(path), pytest.raises(RequestError, match="in use"), locked(path, shared=True, busy="in use"):
+        pass
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    code = "import os, sys, pathlib; from pipeline.files import locked\nwith locked(pathlib.Path(sys.argv[1])): os._exit(7)"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "l")]).returncode == 7
+    with locked(tmp_path / "l", busy="held by nobody"):
+        pass
+
+
+def test_the_end_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes("one é two".encode())
+    assert tail(tmp_path / "log") == "one é two"
+    assert tail(tmp_path / "log", 3) == "two"
+    assert tail(tmp_path / "log", 5) == "\ufffd two"
+
+
+def test_yaml_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [1, 2.5, true, null, x]\n")
+    assert load_yaml(tmp_path / "a.yaml") == {"a": [1, 2.5, True, None, "x"]}
+    (tmp_path / "a.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(yaml.YAMLError):
+        load_yaml(tmp_path / "a.yaml")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import identity
+from pipeline.cli.arguments import parse
 from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, RunConfig, config_hash, older_hash, run_settings
 from pipeline.data.preparing.prepare import prepare
-from pipeline.recipes import parse
 from tests.conftest import changed
 
 SETTLED_NAMES = {

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RequestError
-from pipeline.processes import MAX_DEATHS, Workers
+from pipeline.processes import MAX_DEATHS, WorkerDied, Workers
 from tests.data.test_prepare import children
 
 
@@ -87,10 +88,11 @@ def test_a_killed_worker_is_replaced_and_its_task_run_again(tmp_path: Path) -> N
 
 
 def test_a_worker_that_cannot_be_replaced_fails_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(arguments: tuple[object, ...]) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
     with Workers(1) as workers:
+        assert workers.submit(double, 1).result(timeout=30)[0] == 2
         monkeypatch.setattr(workers, "_start", refuse)
         with pytest.raises(OSError, match="temporarily unavailable"):
             workers.submit(die, tmp_path / "notes", 1).result(timeout=20)
@@ -178,3 +180,87 @@ def test_ctrl_c_is_the_parents_alone(tmp_path: Path) -> None:
     assert error.count("KeyboardInterrupt") == 1
     assert "Process " not in error
     assert gone(pids)
+
+
+def take_place(name: str, place: str) -> None:
+    os.environ[name] = place
+
+
+def test_every_worker_has_a_place_and_its_successor_the_same(tmp_path: Path) -> None:
+    with Workers(2, take_place, "PLACE", places=["a", "b"]) as workers:
+        first = [workers.submit(sleep, 1, tmp_path / str(i)) for i in range(2)]
+        victims = [wait_for(tmp_path / str(i))[0] for i in range(2)]
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        for future in first:
+            future.result(timeout=30)
+        both = [workers.submit(hold_place, tmp_path / f"held{i}") for i in range(2)]
+        assert {future.result(timeout=30) for future in both} == {"a", "b"}
+
+
+def hold_place(note: Path) -> str:
+    """Keeps its worker busy until another one is, too."""
+    note.touch()
+    end = time.monotonic() + 30
+    while len(list(note.parent.glob("held*"))) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    return os.environ["PLACE"]
+
+
+def test_a_death_is_told_and_disturbs_no_other_task(tmp_path: Path) -> None:
+    told: list[tuple[Path, int | None]] = []
+    with Workers(2, max_deaths=2, died=lambda task, code: told.append((task.arguments[0], code))) as workers:
+        undisturbed = workers.submit(sleep, 3, tmp_path / "undisturbed")
+        wait_for(tmp_path / "undisturbed")
+        assert workers.submit(die, tmp_path / "once", 1).result(timeout=30) == 2
+        with pytest.raises(WorkerDied, match="died 2 times at the same task") as error:
+            workers.submit(die, tmp_path / "twice", 2).result(timeout=30)
+        assert error.value.exit_code == -signal.SIGKILL
+        undisturbed.result(timeout=30)
+    assert told == [(tmp_path / "once", -signal.SIGKILL), (tmp_path / "twice", -signal.SIGKILL)]
+    assert len((tmp_path / "undisturbed").read_text().split()) == 1, "begun once"
+
+
+class Homebody(Exception):
+    """Does not survive pickling: it is made of two things and says one."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first)
+
+
+def fail_oddly() -> None:
+    raise Homebody("this", "that")
+
+
+def make_lock() -> object:
+    return threading.Lock()
+
+
+def test_what_cannot_travel_is_an_error_and_no_death() -> None:
+    with Workers(1) as workers:
+        with pytest.raises(RuntimeError, match="Homebody: this"):
+            workers.submit(fail_oddly).result(timeout=30)
+        with pytest.raises(RuntimeError, match="cannot pickle"):
+            workers.submit(make_lock).result(timeout=30)
+        assert workers.submit(double, 1).result(timeout=30)[0] == 2
+
+
+def stop_in_peace(started: Path, finished: Path) -> None:
+    """A task that wants to be asked to stop, as training does."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    started.write_text(f"{os.getpid()}\n")
+    while not asked:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    finished.touch()
+    raise KeyboardInterrupt
+
+
+def test_a_task_that_handles_sigterm_is_waited_for(tmp_path: Path) -> None:
+    with Workers(1) as workers:
+        future = workers.submit(stop_in_peace, tmp_path / "started", tmp_path / "finished")
+        wait_for(tmp_path / "started")
+    assert (tmp_path / "finished").exists()
+    with pytest.raises(CancelledError):
+        future.result(timeout=5)

@@ -1,34 +1,15 @@
 """`pipeline coordcheck`: a few steps at several widths, looked at from inside; or what a study recorded, looked at again."""
 
-import argparse
-import dataclasses
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from pipeline.cli.arguments import RequestParser
-from pipeline.config import RunConfig, SweepConfig
+from pipeline.cli.arguments import Flags, RequestParser, print_help
 from pipeline.errors import RequestError
-from pipeline.recipes import parse, reject_unknown
-from pipeline.run.directory import RunDir
-from pipeline.sweep.grid import cost, grid
-from pipeline.sweep.launch.lock import plural
-
-STEPS, SEEDS = 10, (0, 1, 2)
-EXAMPLES = 64  # of vectors, on which the check runs: a few of them scatter far
-
-# A recipe's own would be those of a long run.
-_DEFAULTS = {"study": "coordcheck", "steps": str(STEPS), "warmup_steps": "0", "lr_min_ratio": "1", "keep_checkpoint": "false"}  # fmt: skip
-_OF_SWEEP = {
-    "lrs": "give one --lr, and --lr_exponent for how it goes with width",
-    "plan": "a coordinate check makes all its runs",
-    "target_half_width": "a coordinate check makes all its runs",
-    "budget": "a coordinate check makes all its runs",
-    "launcher": "a coordinate check runs here",
-    "profile": "a coordinate check runs here",
-}
+from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.coordinate_check import SEEDS, STEPS, defaults, plan, preview, require_records, study
+from pipeline.sweep.grid import summary, unfinished
 
 _HELP = f"""usage: pipeline coordcheck [--config RECIPE] [--KEY VALUE ...]
        pipeline coordcheck STUDY [--lr LR]
@@ -61,112 +42,44 @@ def main(argv: Sequence[str]) -> int:
     """`pipeline coordcheck`. Raises `RequestError` for a wrong request."""
     if "--help" in argv or "-h" in argv:
         print(_HELP)
-        parse("train", ["--help"])
+        print_help("train")
     from pipeline.analysis.page.inside import look
 
     if argv and not argv[0].startswith("-"):
-        arguments = _study_parser().parse_args(list(argv))
+        parser = RequestParser(prog="pipeline coordcheck", add_help=False, allow_abbrev=False)
+        parser.add_argument("study", type=Path)
+        parser.add_argument("--lr", type=float)
+        arguments = parser.parse_args(argv)
         print(look([arguments.study], arguments.lr))
         return 0
     config, exponents, dry_run = request(argv)
     planned = plan(config, exponents)
-    runs = list(planned)
-    pending = [run for run in runs if RunDir(run.run_dir).result() is None]
-    folder = Path(config.out) / config.study
-    print(f"study {folder}: {plural(len(runs), 'run')}, {len(runs) - len(pending)} finished already", flush=True)
     if dry_run:
-        for run in runs:
-            state = "to run" if run in pending else "finished"
-            rule = " and ".join(f"n^{exponent}" for exponent in planned[run])
-            print(f"  {run.run_name}  lr {run.lr:.4g} ({rule})  {state}")
+        print(*preview(config, planned), sep="\n")
         return 0
-    _require_records(run for run in runs if run not in pending)
     from pipeline.analysis.inside.lr_rules import remember
-    from pipeline.sweep.launch.local import run_study
+    from pipeline.sweep.launch import local
 
-    failures = run_study(config, pending)
+    todo = unfinished(planned)
+    print(summary(config, len(planned), len(todo)), flush=True)
+    require_records(planned.keys() - set(todo))
+    failures = local.run_study(config, todo)
+    folder = Path(config.out) / config.study
     remember(folder, [(config.lr, exponent) for exponent in exponents])
-    for name, reason in failures.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} of {len(runs)} runs failed; the same command tries them again", file=sys.stderr)
-        return 1
+    if code := local.report(failures, len(planned)):
+        return code
     print(look([folder], config.lr))
     return 0
 
 
-def _study_parser() -> argparse.ArgumentParser:
-    parser = RequestParser(prog="pipeline coordcheck", add_help=False, allow_abbrev=False)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("--lr", type=float)
-    return parser
-
-
 def request(argv: Sequence[str]) -> tuple[SweepConfig, tuple[Fraction, ...], bool]:
     """The study, its learning-rate exponents, and whether it is only to be shown."""
-    exponents, rest = _take_exponents(argv)
-    given = {token.removeprefix("--").partition("=")[0] for token in rest if token.startswith("--")}
-    for name in sorted(given & set(_OF_SWEEP)):
-        raise RequestError(f"--{name} is for pipeline sweep: {_OF_SWEEP[name]}")
-    defaults = [token for name, value in _DEFAULTS.items() for token in (f"--{name}", value)]
-    scheduled = given & {"diagnostics.first", "diagnostics.interval"}
-    defaults += [] if scheduled else ["--diagnostics.first", str(STEPS)]
-    config, dry_run = parse("sweep", [*defaults, *rest])
-    if len(set(config.widths)) < 2:
-        raise RequestError("--widths needs at least two widths to compare, such as --widths 64,128,256,512")
-    seeds = config.seeds or ((config.seed,) if "seed" in given else SEEDS)
-    diagnostics = config.diagnostics
-    if not scheduled:
-        every = diagnostics.interval or (max(1, config.steps // 20) if config.steps > STEPS else 0)
-        diagnostics = dataclasses.replace(diagnostics, first=min(config.steps, STEPS), interval=every)
-    if config.data.dimensions and "diagnostics.probe" not in given:
-        diagnostics = dataclasses.replace(diagnostics, probe=EXAMPLES)
-    return (
-        dataclasses.replace(
-            config,
-            seeds=seeds,
-            lrs=(config.lr,),
-            plan="grid",
-            launcher="local",
-            profile="",
-            val_interval=config.steps,
-            checkpoint_interval=config.steps,
-            diagnostics=diagnostics,
-        ),
-        exponents,
-        dry_run,
-    )
-
-
-def plan(config: SweepConfig, exponents: Sequence[Fraction]) -> dict[RunConfig, list[Fraction]]:
-    """Every run, most expensive first, with the exponents that ask for it: at the base width they all ask for the same."""
-    found: dict[RunConfig, list[Fraction]] = {}
-    for exponent in exponents:
-        for width in config.widths:
-            lr = config.lr * (width / config.base_width) ** float(exponent)
-            for run in grid(dataclasses.replace(config, width=width, widths=(width,), lr=lr, lrs=(lr,))):
-                found.setdefault(run, []).append(exponent)
-    if len(set(config.widths)) < len(config.widths):
-        raise RequestError(f"--widths names a value twice: {', '.join(map(str, config.widths))}")
-    return dict(sorted(found.items(), key=lambda item: cost(item[0]), reverse=True))
-
-
-def _take_exponents(argv: Sequence[str]) -> tuple[tuple[Fraction, ...], list[str]]:
-    """``--lr_exponent``'s values, which may begin with a minus sign, and the other arguments."""
-    values, rest = [], []
-    tokens = iter(argv)
-    for token in tokens:
-        name, equals, value = token.partition("=")
-        if name != "--lr_exponent":
-            if name.startswith("--lr_e"):
-                reject_unknown(name.removeprefix("--"), {"lr_exponent"}, name)
-            rest.append(token)
-            continue
-        value = value if equals else next(tokens, "")
-        values += list(_exponents(value))
-    if len(set(values)) < len(values):
-        raise RequestError(f"--lr_exponent names a value twice: {', '.join(map(str, values))}")
-    return tuple(values) or (Fraction(0),), rest
+    flags = Flags(SweepConfig, argv, own=["lr_exponent"])
+    exponents = [exponent for text in flags.own["lr_exponent"] for exponent in _exponents(text)] or [Fraction(0)]
+    if len(set(exponents)) < len(exponents):
+        raise RequestError(f"--lr_exponent names a value twice: {', '.join(map(str, exponents))}")
+    config = flags.config(over=defaults(flags.settings))
+    return study(config, flags.settings), tuple(exponents), flags.dry_run
 
 
 def _exponents(text: str) -> Iterator[Fraction]:
@@ -176,10 +89,3 @@ def _exponents(text: str) -> Iterator[Fraction]:
             yield Fraction(part)
         except (ValueError, ZeroDivisionError):
             raise RequestError(f"--lr_exponent: expected a number or a fraction such as -1/2, got {text!r}") from None
-
-
-def _require_records(finished: Iterator[RunConfig]) -> None:
-    """Runs of the same name without coordinates, made by train or sweep, would silently be missing."""
-    for run in finished:
-        if not any("effective/" in name for record in RunDir(run.run_dir).records() for name in record):
-            raise RequestError(f"{run.run_dir} was finished without a coordinate check: give another --study")

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import cache_root
+from pipeline.cli.arguments import parse_source
 from pipeline.config import DataConfig, ModelConfig
 from pipeline.data.preparing.prepare import prepare, prepared_folder
 from pipeline.data.shards import MANIFEST, TOKENIZER, damages, read_manifest
 from pipeline.errors import RequestError
 from pipeline.files import file_sha256
-from pipeline.recipes import parse_source, shipped
+from pipeline.recipes import shipped
 
 USAGE = """usage: pipeline data prepare SOURCE [--KEY VALUE ...]   text -> token shards; goes on where it was interrupted
        pipeline data info [SOURCE [--KEY VALUE ...]]  what is prepared; without SOURCE, all there is

@@ -4,90 +4,33 @@ import difflib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 
 from pipeline import __version__
+from pipeline.errors import RequestError
 
-
-def _train(argv: list[str]) -> int:
-    from pipeline.recipes import parse
-
-    config, dry_run = parse("train", argv)
-    if dry_run:
-        from pipeline.training.describe import describe
-
-        print(describe(config))
-        return 0
-    from pipeline.training.trainer import train_verbosely
-
-    return train_verbosely(config)
-
-
-def _sweep(argv: list[str]) -> int:
-    from pipeline.cli.sweep import main
-
-    return main(argv)
-
-
-def _fit(argv: list[str]) -> int:
-    from pipeline.cli.fit import main
-
-    return main(argv)
-
-
-def _export(argv: list[str]) -> int:
-    from pipeline.export.litgpt import main
-
-    return main(argv)
-
-
-def _report(argv: list[str]) -> int:
-    from pipeline.cli.report import main
-
-    return main(argv)
-
-
-def _predict(argv: list[str]) -> int:
-    from pipeline.cli.predict import main
-
-    return main(argv)
-
-
-def _coordcheck(argv: list[str]) -> int:
-    from pipeline.cli.coordcheck import main
-
-    return main(argv)
-
-
-def _data(argv: list[str]) -> int:
-    from pipeline.cli.data import main
-
-    return main(argv)
-
-
-def _theory(argv: list[str]) -> int:
-    from pipeline.cli.theory import main
-
-    return main(argv)
-
-
-VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "train": (_train, "one run: pipeline train --width 1024 --param sp --lr 3e-3"),
+VERBS = {
+    "train": ("pipeline.cli.train", "one run: pipeline train --width 1024 --param sp --lr 3e-3"),
     "sweep": (
-        _sweep,
+        "pipeline.cli.sweep",
         "a study: widths x learning rates x seeds x parameterizations, here or through SLURM; sweep status",
     ),
-    "data": (_data, "prepare, info, verify: pipeline data prepare dclm --tokens 1.4B"),
-    "fit": (_fit, "runs -> optimum, stability edge and exponents: pipeline fit runs/STUDY"),
-    "theory": (_theory, "predicted exponents: pipeline theory --param sp --optimizer sgd, or --all"),
-    "predict": (_predict, "the learning rate for a width, with its interval: pipeline predict runs/STUDY --width 8192"),
+    "data": ("pipeline.cli.data", "prepare, info, verify: pipeline data prepare dclm --tokens 1.4B"),
+    "fit": ("pipeline.cli.fit", "runs -> optimum, stability edge and exponents: pipeline fit runs/STUDY"),
+    "theory": ("pipeline.cli.theory", "predicted exponents: pipeline theory --param sp --optimizer sgd, or --all"),
+    "predict": (
+        "pipeline.cli.predict",
+        "the learning rate for a width, with its interval: pipeline predict runs/STUDY --width 8192",
+    ),
     "coordcheck": (
-        _coordcheck,
+        "pipeline.cli.coordcheck",
         "measured width exponents beside the predicted ones, per layer: pipeline coordcheck --widths 64,128,256",
     ),
-    "export": (_export, "a run's weights for litgpt and transformers: pipeline export runs/STUDY/RUN"),
-    "report": (_report, "one self-contained HTML page and figures: pipeline report runs/STUDY"),
+    "export": ("pipeline.cli.export", "a run's weights for litgpt and transformers: pipeline export runs/STUDY/RUN"),
+    "report": ("pipeline.cli.report", "one self-contained HTML page and figures: pipeline report runs/STUDY"),
 }
+"""Verb -> the module whose ``main(argv)`` gives the exit code, imported when the verb is asked for; and a line of help."""
 
 USAGE = f"""usage: pipeline <verb> [flags]
 
@@ -109,14 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     verb, rest = arguments[0], arguments[1:]
-    from pipeline.errors import RequestError
-
     try:
         if verb not in VERBS:
             near = difflib.get_close_matches(verb, VERBS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}"
             raise RequestError(f"no verb {verb!r}: {hint}")
-        return VERBS[verb][0](rest)
+        code: int = import_module(VERBS[verb][0]).main(rest)
+        return code
     except RequestError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:

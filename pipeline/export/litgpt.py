@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from pipeline import __version__
 from pipeline.cache import cache_root
-from pipeline.cli.arguments import RequestParser
 from pipeline.config import RunConfig, config_hash
 from pipeline.data.shards import TOKENIZER, read_manifest
 from pipeline.errors import RequestError
@@ -260,7 +259,7 @@ def _note(run: RunDir, config: RunConfig, checkpoint: Exportable, files: dict[st
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The verb
+# Loading
 
 
 def how_to_load(exported: Exported) -> list[str]:
@@ -275,24 +274,3 @@ def how_to_load(exported: Exported) -> list[str]:
     if LIT_MODEL in exported.files and TOKENIZER in exported.files:
         lines.append(f"litgpt's API: litgpt.LLM.load({str(folder.resolve())!r})")
     return lines
-
-
-def main(argv: Sequence[str]) -> int:
-    """`pipeline export RUN_DIR [--out FOLDER] [--lit_model]`. Raises `RequestError` for a wrong request."""
-    parser = RequestParser(
-        prog="pipeline export",
-        description="The last checkpoint of a GPT's run as a folder that litgpt loads, and transformers where it can.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="runs/STUDY/RUN")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="default: RUN_DIR/export")
-    parser.add_argument(
-        "--lit_model",
-        action="store_true",
-        help="also lit_model.pth, a second copy of the weights, for litgpt's commands and litgpt.LLM.load",
-    )
-    flags = parser.parse_args(argv)
-    exported = export(flags.run, flags.out or flags.run / "export", lit_model=flags.lit_model)
-    print(f"exported step {exported.step} to {exported.folder}: {', '.join(exported.files)}")
-    print(*exported.left_out, *how_to_load(exported), sep="\n")
-    return 0

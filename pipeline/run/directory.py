@@ -4,7 +4,6 @@ metrics.jsonl holds one JSON object per logged step; a number that is not finite
 written once, at the end, so a directory without one belongs to a run that is going or was interrupted.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -21,7 +20,7 @@ import yaml
 from pipeline import __version__
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
-from pipeline.files import read_jsonl, write_atomic
+from pipeline.files import load_yaml, locked, read_jsonl, write_atomic
 from pipeline.recipes import RECORDED_KEY, load_run
 from pipeline.run.result import FAILED, Record, RunResult
 
@@ -123,7 +122,7 @@ class RunDir:
 
     def record(self, **found: Any) -> None:
         """Add to `recorded`."""
-        content = yaml.safe_load(self.config_file.read_text())
+        content = load_yaml(self.config_file)
         content[RECORDED_KEY] |= found
         write_atomic(self.config_file, yaml.safe_dump(content, sort_keys=False))
 
@@ -152,11 +151,7 @@ class RunDir:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; released when the process ends, however it ends. Raises `RequestError`."""
-        with (self.path / ".lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RequestError(f"{self.path} is being trained by another process") from None
+        with locked(self.path / ".lock", busy=f"{self.path} is being trained by another process"):
             yield
 
     def records(self) -> list[Record]:

@@ -1,10 +1,48 @@
-"""A study's grid -> its runs."""
+"""The plan of a grid: all runs of a study at once."""
 
 import dataclasses
 import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from pipeline.config import RunConfig, SweepConfig
+from pipeline.config import RunConfig
 from pipeline.errors import RequestError
+from pipeline.run.directory import RunDir
+from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.study import Planned
+
+
+def check(config: SweepConfig) -> None:
+    """Raises `RequestError` for what a grid has no use for."""
+    if config.budget:
+        raise RequestError("--budget is for --plan adaptive: a grid makes all its runs")
+
+
+def plan(config: SweepConfig) -> Planned:
+    """The only round. Raises `RequestError`."""
+    runs = tuple(grid(config))
+    return Planned(runs, preview=_preview(config, runs))
+
+
+def record(config: SweepConfig, planned: Planned) -> None:
+    """Nothing: the settings say it all."""
+
+
+def _preview(config: SweepConfig, runs: tuple[RunConfig, ...]) -> Iterator[str]:
+    todo = unfinished(runs)
+    yield summary(config, len(runs), len(todo))
+    for run in runs:
+        yield f"  {run.run_name}  {'to run' if run in todo else 'finished'}"
+
+
+def unfinished(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The runs that have no result yet."""
+    return [run for run in runs if RunDir(run.run_dir).result() is None]
+
+
+def summary(config: SweepConfig, runs: int, todo: int) -> str:
+    """A study of so many runs, of which `todo` are not finished, in a line."""
+    return f"study {Path(config.out) / config.study}: {runs} runs, {runs - todo} finished already"
 
 
 def grid(sweep: SweepConfig) -> list[RunConfig]:

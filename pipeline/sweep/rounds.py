@@ -1,4 +1,4 @@
-"""An adaptive study: rounds of runs, each chosen from what the finished ones say, every decision on record.
+"""The adaptive plan: rounds of runs, each chosen from what the finished ones say, every decision on record.
 
 ``runs/STUDY/plan.jsonl`` holds one line per round: the runs, why each, and what was known. A sweep that was stopped first
 finishes its last round, so that the plan of the next depends on results alone.
@@ -19,12 +19,15 @@ from pipeline.analysis.study.load import load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import Rule
-from pipeline.config import RunConfig, SweepConfig
+from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl, write_atomic
 from pipeline.run.directory import RunDir
-from pipeline.sweep.adaptive import Aim, Proposal, next_round
+from pipeline.sweep.adaptive.next_round import next_round
+from pipeline.sweep.adaptive.state import Aim, Proposal
+from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import cost
+from pipeline.sweep.study import Planned
 
 PLAN = "plan.jsonl"
 AUDIT = 0.05  # share of runs that are never aborted, to see that the aborted ones would not have come back
@@ -58,16 +61,6 @@ def _positive(value: float) -> float:
     return value
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A round: `runs` to make, of which some may be finished; none when the sweep is at its end."""
-
-    runs: tuple[RunConfig, ...]
-    finding: str
-    entry: dict[str, Any] | None = None
-    """What plan.jsonl is to say of it; None where it does already."""
-
-
 def check(config: SweepConfig) -> None:
     """Raises `RequestError` for what an adaptive sweep cannot do."""
     if len(set(config.widths)) < 2:
@@ -87,7 +80,7 @@ def plan(config: SweepConfig) -> Planned:
     if rounds:
         last = tuple(_run_of(config, entry) for entry in rounds[-1]["runs"])
         if any(RunDir(run.run_dir).result() is None for run in last):
-            return Planned(last, f"round {len(rounds)}, continued: {rounds[-1]['finding']}")
+            return Planned(last, f"round {len(rounds)}, continued: {rounds[-1]['finding']}", followed=True)
     table = _table(study)
     proposals: list[tuple[str, Proposal]] = []
     findings = []
@@ -98,13 +91,15 @@ def plan(config: SweepConfig) -> Planned:
     finding = "; ".join(findings)
     left = _left(config, rounds, table)
     if proposals and (left.runs < 1 or left.hours <= 0):
-        return Planned((), f"the budget of {config.budget} is spent; {finding}")
+        return Planned((), f"the budget of {config.budget} is spent; {finding}", followed=True)
     proposals = proposals[: int(min(left.runs, len(proposals)))]
     if not proposals:
-        return Planned((), finding)
+        return Planned((), finding, followed=True)
     chosen = [{"param": param, **dataclasses.asdict(proposal)} for param, proposal in proposals]
     entry = {"round": len(rounds) + 1, "finding": finding, "runs": chosen}
-    return Planned(tuple(_run(config, *pair) for pair in proposals), f"round {len(rounds) + 1}: {finding}", entry)
+    runs = tuple(_run(config, *pair) for pair in proposals)
+    preview = [f"  {param} width {p.width} lr {2**p.x:.3g} seed {p.seed}: {p.why}" for param, p in proposals]
+    return Planned(runs, f"round {len(rounds) + 1}: {finding}", entry, followed=True, preview=preview)
 
 
 def record(config: SweepConfig, planned: Planned) -> None:

@@ -1,28 +1,24 @@
-"""`pipeline sweep status STUDY`: what the run directories say, joined with what SLURM says where there is one."""
+"""The status of a study: what the run directories say, joined with what its launchers say."""
 
 import json
-import os
-import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.cli.arguments import RequestParser
+from pipeline.console import plural, table
 from pipeline.errors import RequestError
-from pipeline.sweep.launch.lock import plural
-from pipeline.sweep.launch.slurm import queue
-from pipeline.sweep.launch.slurm.queue import SlurmError, Task
-from pipeline.sweep.launch.slurm.submissions import Ledger, Submission
+from pipeline.files import load_yaml, tail
+from pipeline.sweep.config import LAUNCHERS
+from pipeline.sweep.study import Job, ReportJob, launcher
 
 STATES = ("finished", "diverged", "aborted", "running", "queued", "failed", "lost")
 _OF_RESULT = {"completed": "finished", "diverged": "diverged", "aborted": "aborted"}
 USUAL = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime")  # reasons to wait that need no word
-TAIL = 65536  # bytes at the end of a file that hold its last lines
 
 
 @dataclass(frozen=True)
@@ -42,124 +38,86 @@ class RunStatus:
     log: str | None = None
 
 
-def main(argv: Sequence[str]) -> int:
-    """A table per width, what is going, and what failed and why."""
-    parser = RequestParser(prog="pipeline sweep status", description="What the runs of a study are doing.")
-    parser.add_argument("study", type=Path, help="the study's folder, such as runs/STUDY")
-    parser.add_argument("--json", action="store_true", help="one JSON object, for scripts")
-    arguments = parser.parse_args(list(argv))
-    study: Path = arguments.study.resolve()
+@dataclass(frozen=True)
+class StudyStatus:
+    """What the runs of a study are doing. In words: a table per width, what is going, and what failed and why."""
+
+    study: Path
+    runs: list[RunStatus]
+    reports: tuple[ReportJob, ...]
+    silence: str | None
+    """Why SLURM does not answer."""
+
+    def to_json(self) -> dict[str, Any]:
+        """One object, for scripts."""
+        return {
+            "study": str(self.study),
+            "runs": [asdict(run) for run in self.runs],
+            "report_jobs": [{"job": report.job, "state": report.state} for report in self.reports],
+            "slurm_error": self.silence,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"study {self.study}: {plural(len(self.runs), 'run')}, {time.strftime('%F %T')}"]
+        if self.silence:
+            lines.append(f"SLURM does not answer, so this is from the run directories alone: {self.silence}")
+        lines += [*_table(self.runs), *_details(self.runs)]
+        lines += [f"report: job {r.job} {r.state.lower()} ({r.reason})" for r in self.reports]
+        return "\n".join(lines)
+
+
+def look(folder: Path) -> StudyStatus:
+    """The status of the study in `folder`. Raises `RequestError`."""
+    study = folder.resolve()
     if not study.is_dir():
-        raise RequestError(f"{arguments.study}: no such study folder")
-    submissions = Ledger(study / "slurm" / "submissions.jsonl").read()
-    tasks, silence = _ask(submissions)
-    runs = statuses(study, submissions, tasks)
+        raise RequestError(f"{folder}: no such study folder")
+    known = [launcher(name).jobs(study) for name in LAUNCHERS]
+    jobs = {run: job for its in known for run, job in its.runs.items()}
+    runs = statuses(study, jobs)
     if not runs:
-        raise RequestError(f"{arguments.study} holds no runs, and nothing was submitted from it")
-    reports = [task for task in tasks if task.live and task.name in {s.name for s in submissions if s.kind == "report"}]
-    if arguments.json:
-        page: dict[str, Any] = {"study": str(study), "runs": [asdict(run) for run in runs]}
-        page |= {"report_jobs": [{"job": str(t), "state": t.state} for t in reports], "slurm_error": silence}
-        print(json.dumps(page, indent=2))
-        return 0
-    print(f"study {study}: {plural(len(runs), 'run')}, {time.strftime('%F %T')}")
-    if silence:
-        print(f"SLURM does not answer, so this is from the run directories alone: {silence}")
-    print(_table(runs), *_details(runs), sep="\n")
-    for task in reports:
-        print(f"report: job {task} {task.state.lower()} ({task.reason})")
-    return 0
+        raise RequestError(f"{folder} holds no runs, and nothing was submitted from it")
+    reports = tuple(report for its in known for report in its.reports)
+    return StudyStatus(study, runs, reports, next((its.silence for its in known if its.silence), None))
 
 
-def _ask(submissions: list[Submission]) -> tuple[list[Task], str | None]:
-    """All that squeue and accounting know, squeue's word last; and why squeue says nothing."""
-    asked = [s for s in submissions if s.refused is None]
-    if not asked:
-        return [], None
-    try:
-        known = queue.tasks([s.name for s in asked])
-    except SlurmError as error:
-        return [], str(error)
-    return [*queue.accounted([s.job for s in asked if s.job]), *known], None
-
-
-def statuses(study: Path, submissions: list[Submission], tasks: list[Task]) -> list[RunStatus]:
+def statuses(study: Path, jobs: Mapping[str, Job]) -> list[RunStatus]:
     """Every run that has a directory or was submitted, by width and name."""
-    arrays = {s.name: s for s in submissions if s.kind == "array"}
-    last: dict[str, Submission] = {run: s for s in arrays.values() for run in s.runs}
-    by_run: dict[str, Task] = {}
-    for task in tasks:
-        submission = arrays.get(task.name)
-        if submission is None or task.index is None or submission.job not in (None, task.job):
-            continue
-        run = submission.runs[task.index]
-        if submission is last[run] or task.live:
-            by_run[run] = task
     begun = {path.parent.name for path in study.glob("*/config.yaml") if not path.parent.name.startswith(".")}
-    locked = _locked_inodes()
-    found = [_status(study, run, last.get(run), by_run.get(run), locked) for run in begun | set(last)]
-    return sorted(found, key=lambda status: (status.width, status.run))
+    held = _held_inodes()
+    runs = [_status(study / run, jobs.get(run), held) for run in begun | set(jobs)]
+    return sorted(runs, key=lambda status: (status.width, status.run))
 
 
-def _status(study: Path, run: str, submission: Submission | None, task: Task | None, locked: set[int]) -> RunStatus:
-    folder = study / run
-    config = _config(folder / "config.yaml") or _config(study / "slurm" / "configs" / f"{run}.yaml")
-    width, steps = int(config.get("width", 0)), int(config.get("steps", 0))
+def _status(folder: Path, job: Job | None, held: set[int]) -> RunStatus:
+    settings = _settings(folder / "config.yaml") or (_settings(job.settings) if job and job.settings else {})
     step, last_seen = _progress(folder / "metrics.jsonl")
-    job = submission.job if submission else None
-    index = submission.runs.index(run) if submission else 0
-    path = study / "slurm" / "logs" / f"{job}_{index}.log"
-    log = str(path) if job and path.exists() else None
-    state, reason = _state(folder, submission, task, locked, log)
-    name = str(task) if task else f"{job}_{index}" if job else None
-    return RunStatus(run, width, state, step, steps, last_seen, name, reason, log)
+    state, reason = _state(folder, job, held)
+    width, steps = int(settings.get("width", 0)), int(settings.get("steps", 0))
+    name, log = (job.name, job.log) if job else (None, None)
+    return RunStatus(folder.name, width, state, step, steps, last_seen, name, reason, log)
 
 
-def _state(
-    folder: Path, submission: Submission | None, task: Task | None, locked: set[int], log: str | None
-) -> tuple[str, str | None]:
-    """The first of these that holds: it has ended, SLURM works on it, a process of this machine does, it failed."""
+def _state(folder: Path, job: Job | None, held: set[int]) -> tuple[str, str | None]:
+    """The first of these that holds: it has ended, a launcher works on it, a process of this machine does, it failed."""
     result = _result(folder / "result.json")
     if result.get("status") in _OF_RESULT:
         return _OF_RESULT[result["status"]], None
-    if task is not None and task.live:
-        return ("queued" if task.waiting else "running"), task.reason
-    if _inode(folder / ".lock") in locked:
+    if job is not None and job.state in ("queued", "running"):
+        return job.state, job.why()
+    if _inode(folder / ".lock") in held:
         return "running", None
     if result.get("status") == "failed":
         return "failed", str(result.get("error") or "it does not say why")
-    if task is not None:
-        ended = f"{task.state.lower()} ({task.reason})" if task.reason not in ("", "None") else task.state.lower()
-        return "failed", f"job {ended}: {_last_words(log)}"
-    if submission is not None and submission.refused:
-        return "lost", f"sbatch refused: {submission.refused}"
-    if submission is not None and log:
-        return "failed", _last_words(log)
-    return "lost", "SLURM does not know its job any more" if submission else "interrupted"
-
-
-def _last_words(log: str | None) -> str:
-    """Of a log's last start: the training's last complaint, else srun's, else the last line."""
-    if log is None:
-        return "it left no log"
-    lines = [line.strip() for line in _tail(Path(log)).splitlines() if line.strip()]
-    starts = [
-        number for number, line in enumerate(lines) if re.search(r" pipeline: job \S+ \(\d+\), start \d+, on ", line)
-    ]
-    lines = lines[starts[-1] :] if starts else lines
-    for voice in ("pipeline: error:", "srun: error:", ""):
-        if said := [line for line in lines if line.startswith(voice)]:
-            return said[-1]
-    return "its log is empty"
+    return (job.state, job.why()) if job is not None else ("lost", "interrupted")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading without disturbing who writes
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _settings(path: Path) -> dict[str, Any]:
     try:
-        loaded = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        loaded = load_yaml(path)
     except (OSError, yaml.YAMLError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
@@ -179,19 +137,13 @@ def _progress(metrics: Path) -> tuple[int, float | None]:
     """The last recorded step, and the seconds since then."""
     try:
         seconds = max(0.0, time.time() - metrics.stat().st_mtime)
-        whole = _tail(metrics).rpartition("\n")[0]
+        whole = tail(metrics).rpartition("\n")[0]
         return int(json.loads(whole.rpartition("\n")[2])["step"]), round(seconds, 1)
     except (OSError, ValueError, KeyError, TypeError):
         return 0, None
 
 
-def _tail(path: Path) -> str:
-    with path.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL))
-        return stream.read().decode(errors="replace")
-
-
-def _locked_inodes() -> set[int]:
+def _held_inodes() -> set[int]:
     """Inodes of the files that processes of this machine hold locks on; taking a lock to see would get in their way."""
     try:
         lines = Path("/proc/locks").read_text().splitlines()
@@ -211,21 +163,21 @@ def _inode(path: Path) -> int | None:
 # Words
 
 
-def _table(runs: list[RunStatus]) -> str:
+def _table(runs: list[RunStatus]) -> list[str]:
     shown = [state for state in STATES if state != "aborted" or any(run.state == state for run in runs)]
     rows = [("width", "runs", *shown)]
     for width in sorted({run.width for run in runs}):
         states = Counter(run.state for run in runs if run.width == width)
         rows.append((str(width), str(states.total()), *(str(states[state]) for state in shown)))
-    return "\n".join("  ".join(f"{cell:>8}" for cell in row) for row in rows)
+    return table(rows, lead="", right=True, least=8)
 
 
-def _details(runs: list[RunStatus]) -> Iterable[str]:
+def _details(runs: list[RunStatus]) -> Iterator[str]:
     for run in runs:
         job = f", job {run.job}" if run.job else ""
         if run.state == "running":
-            seen = "no record yet" if run.last_seen is None else f"step {run.step}/{run.steps}, last record {run.last_seen:.0f} s ago"  # fmt: skip
-            yield f"running: {run.run}: {seen}{job}"
+            ago = f"last record {run.last_seen:.0f} s ago" if run.last_seen is not None else ""
+            yield f"running: {run.run}: {f'step {run.step}/{run.steps}, {ago}' if ago else 'no record yet'}{job}"
         elif run.state == "queued" and run.reason not in USUAL:
             yield f"queued: {run.run}: {run.reason}{job}"
         elif run.state in ("failed", "lost"):

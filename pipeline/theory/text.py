@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+from pipeline.console import table
 from pipeline.parameterization.rules import TABLE, Family, Parameterization
 from pipeline.parameterization.table_text import INIT_ROLES, LEGEND, LR_ROLES, factor_text, init_cells
 from pipeline.theory.edges import Claim, edges
@@ -30,14 +31,14 @@ def theory_text(setting: Setting, alpha: Fraction | None = None) -> str:
         rate = f"lr = eta * n^{-alpha}"
     prediction = predict(setting, alpha)
     lines = [_title(setting), rate, ""]
-    lines += _aligned(_layer_rows(prediction))
+    lines += table(_layer_rows(prediction))
     lines += [
         "",
         "  e stands for n^e: RMS entries of initial weights and gradients, RMS norms of the rest. -: exactly zero at every",
         "  width. up: grows with every step. effective: |dW x|, propagating: |W0 dx|. learns: no vanishing effective update.",
         "",
     ]
-    lines += _aligned(
+    lines += table(
         [
             ("regime", prediction.regime, "", _source("derived", "Definition 1"), _regime_words(prediction)),
             ("max-stable lr", *_claim_cells(found.max_stable)),
@@ -256,7 +257,7 @@ def all_text(setting: Setting) -> str:
         f"Initial std and learning rate over their values at the base width; predicted exponents for {_network_words(setting)}.",
         "",
     ]
-    lines += [*_aligned(rows), "", *(f"  {line}" for line in LEGEND)]
+    lines += [*table(rows), "", *(f"  {line}" for line in LEGEND)]
     return "\n".join(
         [*lines, "  (d) derived, (c) conjectured, (o) observed in the published runs; `--param` gives the reasons."]
     )
@@ -265,8 +266,3 @@ def all_text(setting: Setting) -> str:
 def _short(claim: Claim) -> str:
     exponent = "no bound" if claim.exponent is None else f"n^{claim.exponent}"
     return f"{exponent} ({claim.status[0]})"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip() for row in rows]

@@ -15,11 +15,12 @@ from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.inside.lr_rules import families, recorded, requests
 from pipeline.analysis.page import figures, figures_inside, inside
 from pipeline.analysis.study.load import load_study
-from pipeline.cli.coordcheck import plan, request
+from pipeline.cli.coordcheck import request
 from pipeline.cli.main import main
 from pipeline.config import DiagnosticsConfig, RunConfig
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
+from pipeline.sweep.coordinate_check import plan
 from tests.support.synthetic_coordinates import GPT, MLP, WIDTHS, gpt_weights, write_coordinates, write_records
 
 FIG_4 = {

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from pipeline.cache import cache_root
+from pipeline.cli.arguments import parse
 from pipeline.cli.main import main
 from pipeline.config import DataConfig
 from pipeline.data.hub.download import hub_source
 from pipeline.data.order import permute, seeded
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.shards import read_manifest
-from pipeline.recipes import parse
 from tests.data.test_stream import write_corpus
 from tests.support.hub_server import HubServer, serving
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.cli.arguments import parse
 from pipeline.cli.main import main
 from pipeline.config import DataConfig, RunConfig
 from pipeline.data.open import open_data
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.shards import MANIFEST, read_manifest
 from pipeline.errors import RequestError
-from pipeline.recipes import parse
 from pipeline.run.directory import RunDir
 from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.trainer import train

@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.cli.export import main
 from pipeline.config import RunConfig, config_hash
 from pipeline.data.preparing.prepare import prepare, prepared_folder
 from pipeline.data.windows import TokenWindows
 from pipeline.errors import RequestError
 from pipeline.export import litgpt as exporting
 from pipeline.export import neox
-from pipeline.export.litgpt import export, how_to_load, main
+from pipeline.export.litgpt import export, how_to_load
 from pipeline.files import file_sha256
 from pipeline.models import gpt
 from pipeline.run.directory import RunDir

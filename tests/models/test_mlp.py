@@ -21,7 +21,7 @@ from pipeline.sweep.grid import grid
 from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.trainer import train
 from tests.conftest import changed
-from tests.sweep.test_sweep import study
+from tests.support.studies import study
 
 
 @pytest.fixture

@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import RunConfig, SweepConfig, run_settings
+from pipeline.config import RunConfig, run_settings
 from pipeline.run.directory import RunDir
+from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import grid
 from pipeline.sweep.launch.slurm.submissions import Ledger
 from pipeline.training.trainer import train
 from tests.conftest import changed
 from tests.support.slurm_cluster import Cluster, cluster
-from tests.sweep.test_sweep import study
+from tests.support.studies import study
 from tests.training.test_trainer import curve
 
 __all__ = ["cluster"]

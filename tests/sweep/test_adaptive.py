@@ -11,12 +11,17 @@ import pytest
 from benchmarks.adaptive import simulate
 from benchmarks.studies import NOTE, OTHER, draw
 from pipeline.analysis.study.runs import Runs
-from pipeline.cli import sweep
-from pipeline.config import RunConfig, SweepConfig
+from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from pipeline.sweep import rounds
-from pipeline.sweep.adaptive import SCAN_LIMIT, Aim, Round, limit_of, next_round
+from pipeline.sweep.adaptive.cells import SCAN_LIMIT
+from pipeline.sweep.adaptive.next_round import next_round
+from pipeline.sweep.adaptive.seeds import limit_of
+from pipeline.sweep.adaptive.state import Aim, Round
+from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.launch import local
+from pipeline.sweep.study import Planned, sweep
 from tests.support.synthetic_study import BASE, valley, write_run
 
 WIDTHS = (64, 256, 1024)
@@ -122,8 +127,8 @@ def trained(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> l
     """Replace training by a known valley, noisy; `stop_after` so many runs there comes Ctrl-C. The runs made, in order."""
     made: list[str] = []
 
-    def here(config: SweepConfig, runs: list[RunConfig], dry_run: bool) -> int:
-        for run in runs:
+    def submit(config: SweepConfig, planned: Planned) -> int:
+        for run in planned.runs:
             if RunDir(run.run_dir).result() is not None:
                 continue
             if stop_after is not None and len(made) >= stop_after:
@@ -133,7 +138,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> l
             made.append(run.run_name)
         return 0
 
-    monkeypatch.setattr(sweep, "_here", here)
+    monkeypatch.setattr(local, "submit", submit)
     return made
 
 
@@ -142,7 +147,7 @@ def test_a_stopped_sweep_goes_on_as_if_nothing_had_been(
 ) -> None:
     with monkeypatch.context() as patched:
         whole = trained(patched)
-        assert sweep._adaptive(config, False) == 0
+        assert sweep(config) == 0
     plan = (tmp_path / "s" / rounds.PLAN).read_text()
     other = SweepConfig(**{**vars(config), "study": "t"})
     made: list[str] = []
@@ -150,7 +155,7 @@ def test_a_stopped_sweep_goes_on_as_if_nothing_had_been(
         with monkeypatch.context() as patched:
             part = trained(patched, stop_after=5)
             try:
-                assert sweep._adaptive(other, False) == 0
+                assert sweep(other) == 0
                 made += part
                 break
             except KeyboardInterrupt:
@@ -163,7 +168,7 @@ def test_a_stopped_sweep_goes_on_as_if_nothing_had_been(
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
     config: SweepConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep._adaptive(config, True) == 0
+    assert sweep(config, dry_run=True) == 0
     said = capsys.readouterr().out
     assert said.startswith("round 1: scanning width 64\n  sp width 64 lr 0.000125 seed 0: scan\n")
     assert len(said.splitlines()) == 8
@@ -174,7 +179,7 @@ def test_the_budget_is_kept(
     config: SweepConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = trained(monkeypatch)
-    assert sweep._adaptive(SweepConfig(**{**vars(config), "budget": "9 runs"}), False) == 0
+    assert sweep(SweepConfig(**{**vars(config), "budget": "9 runs"})) == 0
     assert len(made) == 9
     assert "the budget of 9 runs is spent" in capsys.readouterr().out
     hours = rounds.budget("2.5h")
@@ -193,7 +198,7 @@ def test_the_budget_is_kept(
 )
 def test_wrong_requests(config: SweepConfig, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        sweep._adaptive(SweepConfig(**{**vars(config), **changes}), True)
+        sweep(SweepConfig(**{**vars(config), **changes}), dry_run=True)
 
 
 def test_a_damaged_plan_is_one_line(config: SweepConfig, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from pipeline.analysis.inside import regime as regimes
 from pipeline.analysis.inside.check import Family, Records, table
 from pipeline.analysis.inside.lr_rules import families, family, recorded, requests
 from pipeline.analysis.page import figures, figures_inside, words, words_inside
-from pipeline.analysis.page.summary import aligned
 from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.study.load import GROUP, load_study
+from pipeline.console import wrapped
 from pipeline.errors import RequestError
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def look(dirs: Sequence[Path], lr: float | None = None) -> str:
     lines = []
     for f in found:
         lines += [words.plain(words_inside.title(f)), words.plain(words_inside.subtitle(f))]
-        lines += aligned(words_inside.table_rows(f))
+        lines += words.aligned(words_inside.table_rows(f))
         if any(e.quantity in words_inside.SPECTRA for e in f.groups):
-            lines += ["", *aligned(words_inside.table_rows(f, words_inside.SPECTRA))]
-        lines += [words.plain(line) for sentence in said(f) for line in words.wrapped(sentence, "  - ")] + [""]
+            lines += ["", *words.aligned(words_inside.table_rows(f, words_inside.SPECTRA))]
+        lines += [words.plain(line) for sentence in said(f) for line in wrapped(sentence, "  - ")] + [""]
     return "\n".join([*lines, *([left_out] if left_out else []), *map(str, paths)])
 
 

@@ -1,10 +1,9 @@
 """The summary of a fit: plain text for a terminal."""
 
-from collections.abc import Iterable, Sequence
-
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.phrases import phrases
+from pipeline.console import wrapped
 
 
 def summary(fit: StudyFit) -> str:
@@ -12,19 +11,17 @@ def summary(fit: StudyFit) -> str:
     study, left_out, say = fit.study, words.left_out(fit), phrases(fit.estimator)
     lines = [f"{study.name}: {len(study.runs)} runs, by {fit.measure.name}{left_out and f' ({left_out})'}"]
     for group in fit.groups:
-        lines += ["", words.group_title(group), *aligned(say.width_rows(group)), ""]
+        lines += [
+            "",
+            words.group_title(group),
+            *words.aligned(say.width_rows(group)),
+            "",
+        ]
         exponents = [("optimal lr", group.optimal), ("max-stable lr", group.max_stable)]
         cells = [(name, words.exponent(e), words.interval(e), str(e.n_widths)) for name, e in exponents]
-        lines += aligned([("", "exponent", "95 % interval", "widths"), *cells])
+        lines += words.aligned([("", "exponent", "95 % interval", "widths"), *cells])
         brief = say.brief(group)
-        lines += ["", *words.wrapped(brief, "  ")] if brief else []
+        lines += ["", *wrapped(brief, "  ")] if brief else []
         for note in say.notes(group):
-            lines += words.wrapped(note, "  - ")
+            lines += wrapped(note, "  - ")
     return words.plain("\n".join(lines))
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """The rows of a table as lines of text."""
-    rows = [tuple(words.plain(cell) for cell in row) for row in rows]
-    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip() for row in rows]

@@ -1,11 +1,11 @@
 """What a fit says, in words and numbers for people, with typographic signs; `plain` turns them into ASCII."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.analysis.fit.exponent import Exponent
+from pipeline.console import table
 
 if TYPE_CHECKING:
     from pipeline.analysis.fit.fitted import Lr
@@ -109,11 +109,11 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def wrapped(text: str, lead: str) -> list[str]:
-    """Lines of at most 118 characters, the first after `lead`, the others indented like it."""
-    return textwrap.wrap(text, 118, initial_indent=lead, subsequent_indent=" " * len(lead))
-
-
 def plain(text: str) -> str:
     """ASCII for terminals and logs of any encoding."""
     return text.translate(_ASCII)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines of text, in ASCII."""
+    return table([[plain(cell) for cell in row] for row in rows])

@@ -8,6 +8,7 @@ from pipeline.analysis.inside.check import FINITE_WIDTH, Exponent, Family
 from pipeline.analysis.inside.theory import READOUT_SOURCE
 from pipeline.analysis.inside.weights import FIRST
 from pipeline.analysis.page import words
+from pipeline.console import wrapped
 
 COLUMNS = ("effective", "propagating", "output")
 """Quantities of the table and of the figure."""
@@ -205,4 +206,4 @@ def _is_between(e: Exponent, family: Family) -> bool:
 
 def summary(family: Family) -> list[str]:
     """Lines for a terminal, without the table's."""
-    return [words.plain(line) for said in findings(family) for line in words.wrapped(said, "  - ")]
+    return [words.plain(line) for said in findings(family) for line in wrapped(said, "  - ")]

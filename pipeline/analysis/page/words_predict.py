@@ -13,6 +13,7 @@ from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.words import TIMES
 from pipeline.analysis.study.load import GROUP
+from pipeline.console import wrapped
 
 _NAME: dict[Quantity, str] = {"optimal": "optimum", "max_stable": "stability edge"}
 
@@ -116,7 +117,7 @@ def summary(fitted: StudyFit, predictions: Sequence[Prediction]) -> str:
         lines += ["", words.group_title(one.group)]
         for line in sentences(one):
             lead = "  " if line.startswith(("optimal", "max-", "unstable", "recommended", "!")) else "  - "
-            lines += words.wrapped(line, lead)
+            lines += wrapped(line, lead)
     return words.plain("\n".join(lines))
 
 

@@ -1,6 +1,5 @@
 """A dataset repository of the Hugging Face hub: resolved once, every file verified, trouble waited out, downloads shared."""
 
-import fcntl
 import functools
 import hashlib
 import json
@@ -20,13 +19,13 @@ from huggingface_hub import HfApi
 from huggingface_hub import try_to_load_from_cache as hf_cached
 from huggingface_hub.hf_api import RepoFile
 
-from pipeline.cache import cache_folder, locked
+from pipeline.cache import cache_folder
 from pipeline.config import DataConfig
 from pipeline.data.hub.http import ATTEMPTS, Damaged, Refused, download, endpoint, persist
 from pipeline.data.order import permute
 from pipeline.data.sources import COMPRESSIONS, SourceFile
 from pipeline.errors import RequestError
-from pipeline.files import write_atomic
+from pipeline.files import locked, write_atomic
 
 READABLE = (".parquet", ".jsonl", ".ndjson", ".txt")
 """Suffixes of what ``--data.files **`` takes, before those of compression."""
@@ -170,8 +169,8 @@ class HubSource:
         with ExitStack() as held:
             try:
                 for lock in locks:
-                    fcntl.flock(held.enter_context(lock.open("a")), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                    held.enter_context(locked(lock, busy=f"{path} is in use"))
+            except RequestError:
                 return
             path.unlink(missing_ok=True)
             shutil.rmtree(partial, ignore_errors=True)

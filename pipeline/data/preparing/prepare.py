@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cache import cache_folder, cache_root, content_sha256, locked
+from pipeline.cache import cache_folder, cache_root, content_sha256
 from pipeline.config import DataConfig
 from pipeline.data.preparing.parts import Job, Part, digest, is_validation, part_documents
 from pipeline.data.preparing.passes import Passes, expected_tokens
@@ -24,7 +24,7 @@ from pipeline.data.shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Split
 from pipeline.data.sources import Source, SourceFile, local_source
 from pipeline.data.tokenizer import entries, find_tokenizer, load_tokenizer, train_bpe
 from pipeline.errors import RequestError
-from pipeline.files import file_sha256, write_atomic
+from pipeline.files import file_sha256, locked, write_atomic
 from pipeline.processes import cores
 
 PART_BYTES = 2**24  # small files are taken together up to this size

@@ -4,8 +4,8 @@ import sys
 import time
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import console
 from pipeline.data.preparing.parts import Job
 
 EVERY = 10.0  # seconds between plain lines
@@ -25,17 +25,14 @@ class Progress:
         self._total = min(expected, self._asked) if self._asked else expected
         self._start = self._shown = time.monotonic()
         self._before = self._tokens()
-        self._bar = tqdm(
-            desc=f"preparing {job.config.name}", total=round(self._total), initial=self._before, unit="token",
-            unit_scale=True, disable=not sys.stderr.isatty(), dynamic_ncols=True,
-        )  # fmt: skip
+        self._bar = console.Progress(
+            round(self._total), "token", done=self._before, desc=f"preparing {job.config.name}", unit_scale=True
+        )
 
     def show(self) -> None:
         now, tokens = time.monotonic(), self._tokens()
-        if not self._bar.disable:
-            self._bar.total = max(round(self._total), tokens)
-            self._bar.update(tokens - self._bar.n)
-        elif now - self._shown >= EVERY:
+        self._bar.at(tokens, total=max(round(self._total), tokens))
+        if not self._bar.terminal and now - self._shown >= EVERY:
             self._shown = now
             rate = (tokens - self._before) / (now - self._start)
             seconds = max(0.0, self._total - tokens) / rate if rate else 0.0

@@ -4,9 +4,9 @@ A lane's file holds whole eras in the order of the text, so its length follows f
 from a checkpoint cuts it back to there.
 """
 
-import fcntl
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +17,7 @@ from pipeline.data.shards import MANIFEST, TOKENIZER, read_manifest, write_manif
 from pipeline.data.streaming.lanes import Tokens
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.errors import RequestError
-from pipeline.files import file_sha256
+from pipeline.files import file_sha256, locked
 
 
 class LaneShards:
@@ -30,6 +30,7 @@ class LaneShards:
     def __init__(self, config: DataConfig, validation: Path) -> None:
         self.folder, self.validation = Path(config.write_through), validation
         self._streams: dict[int, IO[bytes]] = {}
+        self._held = ExitStack()  # of the streams and their locks
         self.dtype = np.dtype(read_manifest(validation)["dtype"])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -61,19 +62,13 @@ class LaneShards:
     def _stream(self, lane: int) -> IO[bytes]:
         """The lane's file, kept open and locked by the one process that writes it."""
         if lane not in self._streams:
-            self._file(lane).touch()
-            stream = self._file(lane).open("r+b")
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                stream.close()
-                raise RequestError(f"--data.write_through {self.folder} is being written by another run") from None
-            self._streams[lane] = stream
+            busy = f"--data.write_through {self.folder} is being written by another run"
+            self._held.enter_context(locked(self._file(lane), busy=busy))
+            self._streams[lane] = self._held.enter_context(self._file(lane).open("r+b"))
         return self._streams[lane]
 
     def close(self) -> None:
-        for stream in self._streams.values():
-            stream.close()
+        self._held.close()
         self._streams.clear()
 
     def finish(self, lanes: int, tokens: int) -> None:

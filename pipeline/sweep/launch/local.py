@@ -3,32 +3,63 @@
 Runs that want several devices get as many GPUs or cores, and processes of their own.
 """
 
-import multiprocessing
-import multiprocessing.connection
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
-from typing import Any
 
 import yaml
-from tqdm import tqdm
 
-from pipeline.config import RunConfig, SweepConfig, run_settings
+from pipeline.config import RunConfig, run_settings
+from pipeline.console import Progress, duration
 from pipeline.errors import RequestError
-from pipeline.processes import cores, end_with_parent, spawn, start_worker
+from pipeline.processes import Task, WorkerDied, Workers, cores, end_with_parent
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
-from pipeline.sweep.grid import cost
+from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.grid import cost, summary, unfinished
 from pipeline.sweep.launch.lock import study_lock
+from pipeline.sweep.study import Jobs, Planned
 
+WAITS = True
 MAX_DEATHS = 3  # a run that takes its worker down this often is given up
+
+
+def check(config: SweepConfig) -> None:
+    """Raises `RequestError` for what is another launcher's."""
+    if config.profile:
+        raise RequestError("--profile describes a cluster: give --launcher slurm with it")
+
+
+def submit(config: SweepConfig, planned: Planned) -> int:
+    """Train what is not finished; 1 if a run failed."""
+    todo = unfinished(planned.runs)
+    print(summary(config, len(planned.runs), len(todo)), flush=True)
+    return report(run_study(config, todo), len(planned.runs))
+
+
+def dry_run(config: SweepConfig, planned: Planned) -> int:
+    """Print the plan's preview."""
+    for line in planned.preview:
+        print(line)
+    return 0
+
+
+def jobs(study: Path) -> Jobs:
+    """Nothing that the run directories do not say."""
+    return Jobs()
+
+
+def report(failures: dict[str, str], runs: int) -> int:
+    """Say which of so many runs failed and why; the exit code."""
+    for name, reason in failures.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} of {runs} runs failed; the same command tries them again", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def run_study(config: SweepConfig, runs: list[RunConfig]) -> dict[str, str]:
@@ -46,7 +77,7 @@ def run_study(config: SweepConfig, runs: list[RunConfig]) -> dict[str, str]:
         if gpus and not places:
             raise RequestError(f"--devices {config.devices}: this machine has {len(gpus)} GPUs")
         workers = config.workers or len(places) or max(1, cores() // config.devices)
-        return _Pool(min(len(runs), workers), places, runs).run()
+        return _train_all(runs, min(len(runs), workers), places)
 
 
 def _prepare_data(run: RunConfig) -> None:
@@ -65,34 +96,66 @@ def _gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
+def _train_all(runs: list[RunConfig], count: int, places: list[str]) -> dict[str, str]:
+    """Have `count` workers train the runs, each on its GPUs, one of `places`, where there are any; why runs failed."""
+    failures: dict[str, str] = {}
+    status = _Status(len(runs), count)
+
+    def died(task: Task[_Outcome], exit_code: int | None) -> None:
+        status.say(f"a worker died (exit code {exit_code}); resuming {task.arguments[0].run_name}")
+
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
+    try:
+        with Workers(count, _begin, places=places, max_deaths=MAX_DEATHS, died=died) as workers:
+            pending = {workers.submit(_train, run): run for run in runs}
+            while pending:
+                wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
+                for task in [task for task in pending if task.done()]:
+                    run = pending.pop(task)
+                    result, reason = _outcome(task, run)
+                    if reason is not None:
+                        failures[run.run_name] = reason
+                    status.finished(run, result, reason, time.monotonic() - (task.started or 0.0))
+                status.refresh(pending)
+    finally:
+        status.close()
+    return failures
+
+
+_Outcome = tuple[RunResult | None, str | None]
+"""The result of a run and None, or None and why it failed."""
+
+
+def _outcome(task: Task[_Outcome], run: RunConfig) -> _Outcome:
+    try:
+        return task.result()
+    except WorkerDied as error:
+        reason = f"its worker died {MAX_DEATHS} times (exit code {error.exit_code}); out of memory?"
+        RunDir(run.run_dir).record_failure(reason)
+        return None, reason
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# Workers
+# In a worker
 
 
-def _worker(connection: Connection, gpus: str | None) -> None:
-    """Train the runs that arrive until the connection closes; answer each with (result, None) or (None, reason)."""
-    start_worker()
+def _begin(gpus: str | None = None) -> None:
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     import torch
 
+    torch.set_num_threads(1)
+
+
+def _train(run: RunConfig) -> _Outcome:
     from pipeline.training.trainer import train
 
-    torch.set_num_threads(1)
-    while True:
-        try:
-            run: RunConfig = connection.recv()
-        except EOFError:
-            return
-        try:
-            result = train(run, show_progress=False) if run.world_size == 1 else _train_apart(run)
-            connection.send((result, None))
-        except KeyboardInterrupt:  # terminated by the parent
-            return
-        except RequestError as error:
-            connection.send((None, str(error)))
-        except Exception as error:
-            connection.send((None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
+    try:
+        return (train(run, show_progress=False) if run.world_size == 1 else _train_apart(run)), None
+    except RequestError as error:
+        return None, str(error)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _train_apart(run: RunConfig) -> RunResult:
@@ -111,88 +174,8 @@ def _train_apart(run: RunConfig) -> RunResult:
     return result
 
 
-@dataclass
-class _Slot:
-    """A worker process and the run it is busy with."""
-
-    process: Any
-    connection: Connection
-    gpus: str | None
-    run: RunConfig | None = None
-    started: float = 0.0
-
-
-class _Pool:
-    """Hands runs to workers, replaces workers that die, and shows progress."""
-
-    def __init__(self, workers: int, places: list[str], runs: list[RunConfig]) -> None:
-        """`places`: the GPUs of every worker, as CUDA_VISIBLE_DEVICES names them; empty without GPUs."""
-        self.queue = deque(runs)
-        self.deaths: Counter[str] = Counter()
-        self.failures: dict[str, str] = {}
-        self.status = _Status(len(runs), workers)
-        os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
-        self.slots = [self._start(places[i % len(places)] if places else None) for i in range(workers)]
-
-    def _start(self, gpus: str | None) -> _Slot:
-        ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=_worker, args=(theirs, gpus))
-        process.start()
-        theirs.close()
-        return _Slot(process, ours, gpus)
-
-    def run(self) -> dict[str, str]:
-        try:
-            while self.queue or any(slot.run for slot in self.slots):
-                for slot in self.slots:
-                    if slot.run is None and self.queue:
-                        self._hand_out(slot)
-                busy = {slot.connection: slot for slot in self.slots if slot.run}
-                for ready in multiprocessing.connection.wait(list(busy), timeout=1.0):
-                    self._collect(busy[ready])  # type: ignore[index]
-                self.status.refresh(self.slots, self.queue)
-        finally:
-            for slot in self.slots:
-                slot.process.terminate()
-            for slot in self.slots:
-                slot.process.join()
-            self.status.close()
-        return self.failures
-
-    def _hand_out(self, slot: _Slot) -> None:
-        slot.run, slot.started = self.queue.popleft(), time.monotonic()
-        try:
-            slot.connection.send(slot.run)
-        except OSError:  # died while idle
-            self._bury(slot)
-
-    def _collect(self, slot: _Slot) -> None:
-        assert slot.run is not None
-        try:
-            result, reason = slot.connection.recv()
-        except (EOFError, OSError):
-            self._bury(slot)
-            return
-        if reason is not None:
-            self.failures[slot.run.run_name] = reason
-        self.status.finished(slot.run, result, reason, time.monotonic() - slot.started)
-        slot.run = None
-
-    def _bury(self, slot: _Slot) -> None:
-        """A worker died: its run goes back to the front of the queue, another worker takes its place."""
-        run = slot.run
-        assert run is not None
-        slot.process.join()
-        self.deaths[run.run_name] += 1
-        if self.deaths[run.run_name] < MAX_DEATHS:
-            self.status.say(f"a worker died (exit code {slot.process.exitcode}); resuming {run.run_name}")
-            self.queue.appendleft(run)
-        else:
-            reason = f"its worker died {MAX_DEATHS} times (exit code {slot.process.exitcode}); out of memory?"
-            self.failures[run.run_name] = reason
-            RunDir(run.run_dir).record_failure(reason)
-            self.status.finished(run, None, reason, time.monotonic() - slot.started)
-        self.slots[self.slots.index(slot)] = self._start(slot.gpus)
+# ---------------------------------------------------------------------------------------------------------------------
+# Progress
 
 
 class _Status:
@@ -202,44 +185,31 @@ class _Status:
         self.total, self.workers, self.done = total, workers, 0
         self.seconds: dict[int, list[float]] = {}  # by width
         self.unit_cost: list[float] = []  # seconds per unit of cost
-        self.bar = tqdm(total=total, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self.progress = Progress(total, "run")
+        self.say, self.close = self.progress.say, self.progress.close
         self.left = 0.0
-
-    def say(self, line: str) -> None:
-        if self.bar.disable:
-            print(line, flush=True)
-        else:
-            self.bar.write(line)
 
     def finished(self, run: RunConfig, result: RunResult | None, reason: str | None, seconds: float) -> None:
         self.done += 1
-        self.bar.update(1)
+        self.progress.at(self.done)
         said = f"failed: {reason}" if result is None else str(result)
         if result is not None and result.status == "completed":
             self.seconds.setdefault(run.width, []).append(seconds)
             self.unit_cost.append(seconds / cost(run))
-        eta = f"  about {_duration(self.left)} left" if self.bar.disable and self.left else ""
+        left = f"  about {duration(self.left)} left" if self.left and not self.progress.terminal else ""
         name = f"{run.param:>4} width {run.width:<5} lr {run.lr:<8.3g} seed {run.seed}"
-        self.say(f"[{self.done}/{self.total}] {name}  {said}  ({seconds:.0f} s){eta}")
+        self.say(f"[{self.done}/{self.total}] {name}  {said}  ({seconds:.0f} s){left}")
 
-    def refresh(self, slots: list[_Slot], queue: Sequence[RunConfig]) -> None:
+    def refresh(self, pending: dict[Task[_Outcome], RunConfig]) -> None:
+        """Say anew how much time is left, from the runs that have not ended."""
         if not self.unit_cost:
             return
         now = time.monotonic()
-        remaining = sum(self._estimate(run) for run in queue)
-        remaining += sum(max(0.0, self._estimate(s.run) - (now - s.started)) for s in slots if s.run)
+        remaining = sum(max(0.0, self._estimate(run) - (now - (task.started or now))) for task, run in pending.items())
         self.left = remaining / self.workers
-        self.bar.set_postfix_str(f"about {_duration(self.left)} left")
+        self.progress.at(self.done, f"about {duration(self.left)} left")
 
     def _estimate(self, run: RunConfig) -> float:
         """Seconds a run takes: the mean of its width so far, else scaled by cost from the runs that ended."""
         known = self.seconds.get(run.width)
         return sum(known) / len(known) if known else cost(run) * max(self.unit_cost)
-
-    def close(self) -> None:
-        self.bar.close()
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,11 +1,11 @@
-"""What launchers share: one sweep at a time works on a study's folder."""
+"""The lock of a study: one sweep at a time works on its folder."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import RequestError
+from pipeline.files import locked
 
 
 @contextmanager
@@ -16,16 +16,8 @@ def study_lock(folder: Path) -> Iterator[int]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("w")
+        (folder / ".lock").touch()
     except OSError as error:
         raise RequestError(f"cannot write the study folder {folder} ({error.strerror}): choose another --out") from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RequestError(f"another sweep is running the study {folder}") from None
-        yield stream.fileno()
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    with locked(folder / ".lock", busy=f"another sweep is running the study {folder}") as descriptor:
+        yield descriptor

@@ -4,72 +4,61 @@ Under the study's lock: what is finished or still in the queue is left alone, ev
 study that is one round; the job that follows the round's arrays plans and submits the next.
 """
 
+import os
 import shlex
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
 
-from pipeline.config import RunConfig, SweepConfig, run_settings, sweep_settings
+from pipeline.config import RunConfig, run_settings
+from pipeline.console import plural
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
-from pipeline.run.directory import RunDir
-from pipeline.run.result import RunResult
-from pipeline.sweep.launch.lock import plural, study_lock
+from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.launch.lock import study_lock
 from pipeline.sweep.launch.slurm import queue
+from pipeline.sweep.launch.slurm.arrays import Array, Survey, finished, plan, survey
 from pipeline.sweep.launch.slurm.profile import Profile, load_profile
-from pipeline.sweep.launch.slurm.queue import SlurmError, Task
-from pipeline.sweep.launch.slurm.sbatch import array_argv, job_name, report_job, script_path, slurm_folder
+from pipeline.sweep.launch.slurm.queue import SlurmError
+from pipeline.sweep.launch.slurm.sbatch import report_job, script_path, slurm_folder
 from pipeline.sweep.launch.slurm.submissions import Ledger, Submission
-from pipeline.sweep.launch.slurm.time_limit import TimeLimit, measure, time_limit
+from pipeline.sweep.launch.slurm.watch import ask, report_jobs, run_jobs
+from pipeline.sweep.study import Jobs, Planned
 
-ARRAY_SIZE = 1000  # tasks of one array: SLURM's MaxArraySize is 1001 where nobody changed it
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What a study's runs are doing."""
-
-    results: dict[str, RunResult]
-    """Of finished runs."""
-    live: dict[str, Task]
-    """Runs in the queue, also those of an earlier call with another grid."""
-    reports: tuple[Task, ...]
-    """Report jobs in the queue."""
+WAITS = False
 
 
-@dataclass(frozen=True)
-class Array:
-    """A job array that is about to be submitted: runs of one width, on their devices."""
-
-    submission: Submission
-    runs: tuple[RunConfig, ...]
-    limit: TimeLimit
-
-    def __str__(self) -> str:
-        run = self.runs[0]
-        nodes, devices = plural(run.num_nodes, "node"), plural(run.devices, "device")
-        return (
-            f"{plural(len(self.runs), 'run')} on {nodes} x {devices}, strategy {run.strategy}, "
-            f"micro-batch {run.micro_batch}; time {self.limit} ({self.limit.reason})"
-        )
+def check(config: SweepConfig) -> None:
+    """Raises `RequestError` for a profile that cannot be."""
+    load_profile(config.profile)
 
 
-def launch(config: SweepConfig, runs: list[RunConfig]) -> int:
+def jobs(study: Path) -> Jobs:
+    """What SLURM knows of the study."""
+    submissions = _ledger(study).read()
+    tasks, silence = ask(submissions)
+    return Jobs(run_jobs(study, submissions, tasks), report_jobs(submissions, tasks), silence)
+
+
+def submit(config: SweepConfig, planned: Planned) -> int:
     """Submit what is neither finished nor in the queue; 1 if SLURM refused a part of it, which the next call tries again.
 
     Raises `RequestError` before anything is submitted, `SlurmError` if SLURM does not answer.
     """
-    profile, study = load_profile(config.profile), _study(config)
+    if planned.begun and "SLURM_JOB_ID" in os.environ:
+        # the job after the round's: no run is waited for any more
+        print("runs of this round failed: the same command on the login node tries them again", file=sys.stderr)
+        return 1
+    profile, study, runs = load_profile(config.profile), _study(config), planned.runs
     if not queue.installed():
         raise RequestError("there is no sbatch on the PATH: call this on the cluster, or give --launcher local")
     placed = [profile.place(run) for run in runs]
     with study_lock(study) as lock:
         for name in ("configs", "manifests", "logs"):
             (slurm_folder(study) / name).mkdir(parents=True, exist_ok=True)
-        ledger = Ledger(slurm_folder(study) / "submissions.jsonl")
+        ledger = _ledger(study)
         _recover(ledger)
         submissions = ledger.read()
         found = survey(placed, submissions)
@@ -77,28 +66,28 @@ def launch(config: SweepConfig, runs: list[RunConfig]) -> int:
         print(_summary(study, runs, found), flush=True)
         if len(found.results) == len(runs):
             print(f"nothing to submit; pipeline report {study} makes the report again")
-        jobs, refusals = _submit_arrays(arrays, study, ledger, lock)
-        if again := _again(config, study):
-            write_atomic(again, yaml.safe_dump(sweep_settings(config), sort_keys=False))
-        live = {task.job for task in found.live.values()} | jobs
+        submitted, refusals = _submit_arrays(arrays, study, ledger, lock)
+        if again := _again(planned, study):
+            write_atomic(again, yaml.safe_dump(run_settings(config, SweepConfig), sort_keys=False))
+        live = {task.job for task in found.live.values()} | submitted
         _submit_report(study, profile, found, live, ledger, lock, again)
-    if refusals and not jobs and len(refusals) == len(arrays):
+    if refusals and not submitted and len(refusals) == len(arrays):
         raise RequestError(f"sbatch refused: {refusals[0]}")
     for refusal in refusals:
         print(f"sbatch refused: {refusal}", file=sys.stderr)
     return 1 if refusals else 0
 
 
-def dry_run(config: SweepConfig, runs: list[RunConfig]) -> int:
-    """Print what `launch` would submit, each command as it would be called; writes nothing, asks squeue alone."""
-    profile, study = load_profile(config.profile), _study(config)
+def dry_run(config: SweepConfig, planned: Planned) -> int:
+    """Print what `submit` would submit, each command as it would be called; writes nothing, asks squeue alone."""
+    profile, study, runs = load_profile(config.profile), _study(config), planned.runs
     placed = [profile.place(run) for run in runs]
-    submissions = Ledger(slurm_folder(study) / "submissions.jsonl").read()
+    submissions = _ledger(study).read()
     try:
         found = survey(placed, submissions)
     except SlurmError as error:
         print(f"what is in the queue is not known: {error}")
-        found = Survey(_results(placed), {}, ())
+        found = Survey(finished(placed), {}, ())
     arrays = plan(study, placed, profile, found, len(submissions))
     print(_summary(study, runs, found))
     for run in runs:
@@ -114,7 +103,7 @@ def dry_run(config: SweepConfig, runs: list[RunConfig]) -> int:
     if arrays:
         live = sorted({task.job for task in found.live.values()})
         after = [*live, *(f"<id of {array.submission.name}>" for array in arrays)]
-        report = report_job(study, profile, after, len(submissions) + len(arrays), _again(config, study))
+        report = report_job(study, profile, after, len(submissions) + len(arrays), _again(planned, study))
         print(f"\nreport, when these have ended; script {script_path('report.sbatch')}:\n{shlex.join(report.argv)}")
     return 0
 
@@ -126,46 +115,8 @@ def _study(config: SweepConfig) -> Path:
     return study
 
 
-def survey(runs: Iterable[RunConfig], submissions: list[Submission]) -> Survey:
-    """Raises `SlurmError` if jobs were submitted that may be going, and squeue does not answer."""
-    results = _results(runs)
-    asked = {
-        s.name: s
-        for s in submissions
-        if s.refused is None and (s.kind == "report" or any(run not in results for run in s.runs))
-    }
-    live: dict[str, Task] = {}
-    reports = []
-    for task in queue.tasks(list(asked)):
-        submission = asked[task.name]
-        if not task.live or submission.job not in (None, task.job):
-            continue
-        if submission.kind == "report":
-            reports.append(task)
-        elif task.index is not None and submission.runs[task.index] not in results:
-            live[submission.runs[task.index]] = task
-    return Survey(results, live, tuple(reports))
-
-
-def plan(study: Path, runs: list[RunConfig], profile: Profile, found: Survey, submitted: int) -> list[Array]:
-    """One array per width, or more where a width has very many runs; `submitted` jobs were numbered already."""
-    todo: dict[int, list[RunConfig]] = {}
-    for run in runs:
-        if run.run_name not in found.results and run.run_name not in found.live:
-            todo.setdefault(run.width, []).append(run)
-    measured = measure([(run, found.results[run.run_name]) for run in runs if run.run_name in found.results])
-    arrays: list[Array] = []
-    for width, chosen in todo.items():
-        here = profile.at(width)
-        limit = time_limit(chosen[0], here, measured)
-        for start in range(0, len(chosen), ARRAY_SIZE):
-            part = tuple(chosen[start : start + ARRAY_SIZE])
-            name = job_name(study, submitted + len(arrays), f"w{width}")
-            manifest = slurm_folder(study) / "manifests" / f"{name}.txt"
-            argv = array_argv(study, name, manifest, part, here, limit)
-            names = tuple(run.run_name for run in part)
-            arrays.append(Array(Submission(name, "array", names, width, argv, str(manifest)), part, limit))
-    return arrays
+def _ledger(study: Path) -> Ledger:
+    return Ledger(slurm_folder(study) / "submissions.jsonl")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -217,9 +168,9 @@ def _submit(submission: Submission, ledger: Ledger, lock: int) -> str:
     return job
 
 
-def _again(config: SweepConfig, study: Path) -> Path | None:
-    """Where the settings of an adaptive sweep lie, for the job that goes on with it."""
-    return slurm_folder(study) / "sweep.yaml" if config.plan == "adaptive" else None
+def _again(planned: Planned, study: Path) -> Path | None:
+    """Where the settings of a sweep lie that has further rounds, for the job that goes on with it."""
+    return slurm_folder(study) / "sweep.yaml" if planned.followed else None
 
 
 def _submit_report(
@@ -253,16 +204,7 @@ def _awaited(argv: Iterable[str]) -> set[str]:
     return set(option.partition(":")[2].split(":"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Words
-
-
-def _results(runs: Iterable[RunConfig]) -> dict[str, RunResult]:
-    found = {run.run_name: RunDir(run.run_dir).result() for run in runs}
-    return {name: result for name, result in found.items() if result is not None}
-
-
-def _summary(study: Path, runs: list[RunConfig], found: Survey) -> str:
+def _summary(study: Path, runs: Sequence[RunConfig], found: Survey) -> str:
     live = sum(run.run_name in found.live for run in runs)
     todo = len(runs) - len(found.results) - live
     return (

@@ -4,16 +4,19 @@ explains every key."""
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
-from pipeline.recipes import reject_unknown, shipped
+from pipeline.files import load_yaml
+from pipeline.recipes import keys, reject_unknown, shipped, typed
+
+Options = Mapping[str, str | int | float | bool | None]
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,14 @@ class Profile:
     cpus_per_device: int = 1
     memory_per_node: str | None = None
     memory_per_device: str | None = None
-    max_time: int = 24 * 60
-    """Longest time limit that is asked for, in minutes (in the file: 90min, 24h, 2d)."""
+    max_time: str | int = "24h"
+    """Longest time limit that is asked for: 90min, 24h, 2d, 1d12h. Never 24:00:00, which YAML reads as the number 86400."""
     throttle: int | None = None
     """Tasks of an array that run at the same time."""
     devices: int | None = None
     num_nodes: int | None = None
     strategy: str | None = None
-    micro_batch: int | str | None = None
+    micro_batch: int | Literal["auto"] | None = None
     flops_per_second: float | None = None
     """What one device achieves, for the first estimate of a run's time."""
     margin: float = 1.5
@@ -49,13 +52,60 @@ class Profile:
     modules: tuple[str, ...] = ()
     setup: str | None = None
     """Script that the job sources, after the modules."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, str | None] = field(default_factory=dict)
+    environment: Options = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     """Other options of sbatch for the arrays, without dashes; a flag without a value has None."""
-    report: Mapping[str, str | None] = field(default_factory=dict)
+    report: Options = field(default_factory=dict)
     """Options of sbatch for the last job, over partition, account and qos."""
     widths: tuple[Mapping[str, Any], ...] = ()
     """Rules {from: WIDTH, KEY: VALUE, ...}: the one with the largest from <= width holds."""
+
+    def __post_init__(self) -> None:
+        """Raises `RequestError` for the first value that cannot be."""
+        for key in ("partition", "account", "qos", "constraint", "gres", "python", "setup", "strategy"):
+            text = getattr(self, key)
+            _require(text is None or (text and text.isprintable()), f"{key} must be text, got {text!r}")
+        for key in ("cpus_per_device", "throttle", "devices", "num_nodes", "signal_seconds", "micro_batch", "margin"):
+            number = getattr(self, key)
+            _require(number in (None, "auto") or number >= 1, f"{key} must be at least 1, got {number}")
+        _require(self.max_requeues >= 0, f"max_requeues must not be negative, got {self.max_requeues}")
+        flops = self.flops_per_second
+        _require(flops is None or flops > 0, f"flops_per_second must be positive, got {flops}")
+        for key in ("memory_per_node", "memory_per_device"):
+            size = getattr(self, key)
+            fine = size is None or re.fullmatch(r"\d+[KMGT]", size)
+            _require(fine, f"{key} must be a size such as 64G, got {size!r}")
+        _require(
+            not (self.memory_per_node and self.memory_per_device),
+            "give memory_per_node or memory_per_device, not both",
+        )
+        _require(self.max_minutes, f"max_time must be a time such as 90min, 24h or 2d, got {self.max_time!r}")
+        _require(
+            self.max_minutes >= self.shortest_limit,
+            f"max_time {self.max_time} leaves too little before the signal: give at least {self.shortest_limit}min, "
+            f"or a smaller signal_seconds than {self.signal_seconds}",
+        )
+        for module in self.modules:
+            _require(module and module.isprintable(), f"modules must be names, got {module!r}")
+        for key, (pattern, words, ours, null) in _MAPPINGS.items():
+            values = getattr(self, key)
+            for name in values:
+                _require(re.fullmatch(pattern, str(name)), f"{key}: expected {words}, got {name!r}")
+                _require(name not in ours, f"{key}: {name} is the pipeline's to set")
+            texts = {name: null if value is None else _plain(value) for name, value in values.items()}
+            object.__setattr__(self, key, texts)
+
+    @property
+    def max_minutes(self) -> int:
+        """`max_time`; 0 for what is no time."""
+        parts = re.fullmatch(r"(?:(\d+)d)? ?(?:(\d+)h)? ?(?:(\d+)min)?", str(self.max_time))
+        return sum(int(n or 0) * unit for n, unit in zip(parts.groups(), (1440, 60, 1), strict=True)) if parts else 0
+
+    @property
+    def shortest_limit(self) -> int:
+        """Minutes of the shortest time limit that leaves a run as long again before its signal, which SLURM may send a
+        minute early."""
+        return -(-(2 * self.signal_seconds + 60) // 60)
 
     def at(self, width: int) -> "Profile":
         """The profile with the rule of `width` applied."""
@@ -78,6 +128,16 @@ class Profile:
             raise RequestError(f"profile, width {run.width}: {error}") from None
 
 
+def _require(fine: Any, message: str) -> None:
+    if not fine:
+        raise RequestError(message)
+
+
+def _plain(value: Any) -> str:
+    """A scalar of YAML as the text that people mean by it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 # What a rule may change: everything but what concerns the cluster as a whole.
 _PER_WIDTH = {
     "partition", "account", "qos", "constraint", "gres", "cpus_per_device", "memory_per_node", "memory_per_device",
@@ -89,7 +149,14 @@ _OURS = {
     "array", "chdir", "cpus-per-task", "dependency", "export", "job-name", "mem", "nodes", "no-requeue", "ntasks",
     "ntasks-per-node", "open-mode", "output", "parsable", "requeue", "signal", "test-only", "time", "wait", "wrap",
 }  # fmt: skip
-_OURS_IN_REPORT = _OURS - {"mem", "cpus-per-task", "time"}
+
+# Key -> what its names look like, the same in words, those that are not a profile's to set, and what null stands for.
+_OPTION = (r"[a-z][a-z-]*", "an option of sbatch, without dashes")
+_MAPPINGS: Mapping[str, tuple[str, str, Collection[str], str | None]] = {
+    "environment": (r"[A-Za-z_]\w*", "a variable's name", (), ""),
+    "options": (*_OPTION, _OURS, None),
+    "report": (*_OPTION, _OURS - {"mem", "cpus-per-task", "time"}, None),
+}
 
 
 def load_profile(name: str) -> Profile:
@@ -101,139 +168,47 @@ def load_profile(name: str) -> Profile:
         )
     path = known.get(name, Path(name))
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = load_yaml(path)
     except OSError as error:
         raise RequestError(
             f"--profile {name}: {error.strerror or error}, and no profile of that name ({', '.join(known)})"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise RequestError(f"--profile {path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(settings, dict):
         raise RequestError(f"--profile {path}: a profile is a mapping of keys to values")
     return _profile(path, settings)
 
 
-def _profile(path: Path, settings: dict[str, Any]) -> Profile:
-    values = _checked(str(path), settings, {f.name for f in dataclasses.fields(Profile)})
-    rules = values.pop("widths", ())
+def _profile(path: Path, settings: dict[Any, Any]) -> Profile:
+    rules = settings.pop("widths", None) or []
+    values = _values(str(path), settings, keys(Profile))
     if "setup" in values:
-        setup = (path.parent / Path(values["setup"]).expanduser()).resolve()
-        if not setup.is_file():
-            raise RequestError(f"{path}: setup {setup} is not a file")
-        values["setup"] = str(setup)
+        values["setup"] = str((path.parent / Path(values["setup"]).expanduser()).resolve())
+        _require(Path(values["setup"]).is_file(), f"{path}: setup {values['setup']} is not a file")
+    profile = _changed(Profile(), str(path), values)
+    _require(isinstance(rules, list), f"{path}: widths: expected a list of rules such as {{from: 1024, devices: 8}}")
+    checked = []
     for number, rule in enumerate(rules, start=1):
         where = f"{path}, rule {number} of widths"
-        if not isinstance(rule, dict) or not _count(rule.get("from")):
-            raise RequestError(f"{where}: start it with from: WIDTH, such as {{from: 1024, devices: 8}}")
-    profile = Profile(
-        **values,
-        widths=tuple(
-            {"from": rule["from"]}
-            | _checked(f"{path}, rule {n} of widths", {k: v for k, v in rule.items() if k != "from"}, _PER_WIDTH)
-            for n, rule in enumerate(sorted(rules, key=lambda rule: int(rule["from"])), start=1)
-        ),
-    )
-    for width in [0, *(rule["from"] for rule in profile.widths)]:
-        _consistent(path, profile.at(width))
-    return profile
+        start = rule.pop("from", None) if isinstance(rule, dict) else None
+        begun = type(start) is int and start >= 1
+        _require(begun, f"{where}: start it with from: WIDTH, such as {{from: 1024, devices: 8}}")
+        values = _values(where, rule, _PER_WIDTH)
+        _changed(profile, where, values)
+        checked.append({"from": start, **values})
+    return dataclasses.replace(profile, widths=tuple(sorted(checked, key=lambda rule: int(rule["from"]))))
 
 
-def _consistent(path: Path, profile: Profile) -> None:
-    if profile.memory_per_node and profile.memory_per_device:
-        raise RequestError(f"{path}: give memory_per_node or memory_per_device, not both")
-    shortest = shortest_limit(profile)
-    if profile.max_time < shortest:
-        raise RequestError(
-            f"{path}: max_time {profile.max_time}min leaves too little before the signal: give at least {shortest}min, "
-            f"or a smaller signal_seconds than {profile.signal_seconds}"
-        )
-
-
-def shortest_limit(profile: Profile) -> int:
-    """Minutes of the shortest time limit that leaves a run as long again before its signal, which SLURM may send a
-    minute early."""
-    return -(-(2 * profile.signal_seconds + 60) // 60)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Values
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and value.isprintable()
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-
-
-def _memory(value: Any) -> bool:
-    return _text(value) and re.fullmatch(r"\d+[KMGT]", value) is not None
-
-
-def _minutes(value: Any) -> int:
-    """``"1d12h"`` -> 2160; 0 for what is no time. Never 24:00:00, which YAML reads as the number 86400."""
-    parts = re.fullmatch(r"(?:(\d+)d)? ?(?:(\d+)h)? ?(?:(\d+)min)?", value) if isinstance(value, str) else None
-    return sum(int(n or 0) * unit for n, unit in zip(parts.groups(), (1440, 60, 1), strict=True)) if parts else 0
-
-
-def _plain(value: Any) -> str:
-    """A scalar of YAML as the text that people mean by it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-# key -> whether a value may be its, and in words what it expects
-_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("partition", "account", "qos", "constraint", "gres", "python", "setup", "strategy"), (_text, "text")),
-    **dict.fromkeys(
-        ("cpus_per_device", "throttle", "devices", "num_nodes", "signal_seconds"), (_count, "a whole number from 1")
-    ),
-    **dict.fromkeys(("memory_per_node", "memory_per_device"), (_memory, "a size such as 64G")),
-    "max_time": (lambda v: _minutes(v) > 0, "a time such as 90min, 24h or 2d"),
-    "micro_batch": (lambda v: _count(v) or v == "auto", "a whole number from 1, or auto"),
-    "flops_per_second": (_positive, "a positive number such as 2.0e+14"),
-    "margin": (lambda v: _positive(v) and v >= 1, "a number from 1"),
-    "max_requeues": (lambda v: v == 0 or _count(v), "a whole number from 0"),
-    "modules": (lambda v: isinstance(v, list) and all(map(_text, v)), "a list of module names"),
-    "environment": (lambda v: _mapping(v, r"[A-Za-z_]\w*"), "a mapping of variables to values"),
-    "options": (lambda v: _mapping(v, r"[a-z][a-z-]*"), "a mapping of sbatch's options, without dashes, to values"),
-    "report": (lambda v: _mapping(v, r"[a-z][a-z-]*"), "a mapping of sbatch's options, without dashes, to values"),
-    "widths": (lambda v: isinstance(v, list), "a list of rules such as {from: 1024, devices: 8}"),
-}  # fmt: skip
-
-
-def _mapping(value: Any, key: str) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(k, str) and re.fullmatch(key, k) and (v is None or isinstance(v, str | int | float))
-        for k, v in value.items()
-    )
-
-
-def _checked(where: str, settings: dict[Any, Any], known: set[str]) -> dict[str, Any]:
-    """`settings` with every key known and every value converted; null leaves a key at its default."""
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
+def _values(where: str, settings: Mapping[Any, Any], known: Collection[str]) -> dict[str, Any]:
+    """The settings of a file, or of a rule in it; null leaves a key as it is. Raises `RequestError`."""
+    for key in settings:
         reject_unknown(str(key), known, where)
-        if value is None:
-            continue
-        allowed, words = _VALUES[key]
-        if not allowed(value):
-            raise RequestError(f"{where}: {key}: expected {words}, got {value!r}")
-        values[key] = value
-    for key, ours in (("options", _OURS), ("report", _OURS_IN_REPORT)):
-        for option in values.get(key, {}):
-            if option in ours:
-                raise RequestError(f"{where}: {key}: {option} is the pipeline's to set")
-        if key in values:
-            values[key] = {o: None if v is None else _plain(v) for o, v in values[key].items()}
-    if "environment" in values:
-        values["environment"] = {k: "" if v is None else _plain(v) for k, v in values["environment"].items()}
-    if "max_time" in values:
-        values["max_time"] = _minutes(values["max_time"])
-    if "modules" in values:
-        values["modules"] = tuple(values["modules"])
-    return values
+    return typed(Profile, {key: value for key, value in settings.items() if value is not None}, f"{where}: {{}}")
+
+
+def _changed(profile: Profile, where: str, values: Mapping[str, Any]) -> Profile:
+    try:
+        return dataclasses.replace(profile, **values)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error}") from None

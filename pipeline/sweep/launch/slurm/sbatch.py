@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.recipes import shipped_folder
@@ -44,7 +45,7 @@ def array_argv(
         "constraint": profile.constraint,
         **_account(profile),
     }
-    given = {key: value for key, value in options.items() if value is not None} | dict(profile.options)
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None} | dict(profile.options)
     command = [*_preparation("train_array.sbatch", profile), "--", str(manifest)]
     return (*_sbatch(study, name, "%A_%a.log"), *_flags(given), *command)
 
@@ -53,11 +54,11 @@ def report_job(study: Path, profile: Profile, after: list[str], number: int, aga
     """The job that follows `after`; `again`: the settings of an adaptive sweep, of which it starts the next round."""
     options = {
         "dependency": f"afterany:{':'.join(after)}",
-        "time": str(TimeLimit(min(REPORT_MINUTES, profile.max_time), "")),
+        "time": str(TimeLimit(min(REPORT_MINUTES, profile.max_minutes), "")),
         "ntasks": "1",
         **_account(profile),
     }
-    given = {key: value for key, value in options.items() if value is not None} | dict(profile.report)
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None} | dict(profile.report)
     name = job_name(study, number, "report")
     command = [*_preparation("report.sbatch", profile), "--", str(study), *([str(again)] if again else [])]
     return Submission(name, "report", (), None, (*_sbatch(study, name, "report-%j.log"), *_flags(given), *command))
@@ -73,7 +74,7 @@ def _account(profile: Profile) -> dict[str, str | None]:
     return {key: getattr(profile, key) for key in ("partition", "account", "qos")}
 
 
-def _flags(options: Mapping[str, str | None]) -> list[str]:
+def _flags(options: Mapping[str, Any]) -> list[str]:
     return [f"--{key}" if value is None else f"--{key}={value}" for key, value in options.items()]
 
 
@@ -91,4 +92,4 @@ def _preparation(script: str, profile: Profile) -> list[str]:
         words += ["--max_requeues", str(profile.max_requeues)]
     words += [word for module in profile.modules for word in ("--module", module)]
     words += ["--setup", profile.setup] if profile.setup else []
-    return words + [word for item in profile.environment.items() for word in ("--env", "=".join(item))]
+    return words + [word for item in profile.environment.items() for word in ("--env", f"{item[0]}={item[1]}")]

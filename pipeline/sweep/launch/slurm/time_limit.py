@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import RunConfig
+from pipeline.console import duration
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
 from pipeline.sweep.grid import cost
-from pipeline.sweep.launch.slurm.profile import Profile, shortest_limit
+from pipeline.sweep.launch.slurm.profile import Profile
 
 STARTUP = 5  # minutes that every time limit adds: imports, data, the first step
 
@@ -64,14 +65,9 @@ def time_limit(run: RunConfig, profile: Profile, measured: list[Measured]) -> Ti
         seconds = flops / (profile.flops_per_second * run.world_size)
         what = f"estimated: {flops:.2g} FLOPs at {profile.flops_per_second:.2g} per second and device"
     else:
-        return TimeLimit(profile.max_time, "max_time: no run has finished, and the profile has no flops_per_second")
-    wanted = max(math.ceil(profile.margin * seconds / 60) + STARTUP, shortest_limit(profile))
-    reason = f"{what}, {_words(seconds)} x {profile.margin:g} + {STARTUP} min"
-    if wanted > profile.max_time:
-        return TimeLimit(profile.max_time, f"{reason}, above max_time: goes back into the queue and resumes")
+        return TimeLimit(profile.max_minutes, "max_time: no run has finished, and the profile has no flops_per_second")
+    wanted = max(math.ceil(profile.margin * seconds / 60) + STARTUP, profile.shortest_limit)
+    reason = f"{what}, {duration(seconds)} x {profile.margin:g} + {STARTUP} min"
+    if wanted > profile.max_minutes:
+        return TimeLimit(profile.max_minutes, f"{reason}, above max_time: goes back into the queue and resumes")
     return TimeLimit(wanted, reason)
-
-
-def _words(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

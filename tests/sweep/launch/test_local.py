@@ -1,7 +1,6 @@
-"""Studies: the grid, real workers, deaths, Ctrl-C, resuming."""
+"""Studies on this machine: real workers, deaths, Ctrl-C, resuming."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
@@ -12,18 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import RunConfig, SweepConfig, run_settings
+from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
-from pipeline.sweep.grid import cost, grid
+from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.grid import grid
 from pipeline.training.trainer import train
 from tests.conftest import changed
+from tests.support.studies import study
 from tests.training.test_trainer import curve
-
-
-def study(tiny: RunConfig, **axes: object) -> SweepConfig:
-    settings = {f.name: getattr(tiny, f.name) for f in dataclasses.fields(RunConfig)}
-    return SweepConfig(**(settings | {"widths": (32, 64), "lrs": (1e-3, 1e-2), "workers": 2} | axes))
 
 
 def start_sweep(config: SweepConfig, path: Path) -> subprocess.Popen[str]:
@@ -47,41 +43,6 @@ def wait_for(condition: object, process: subprocess.Popen[str], seconds: float =
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def test_grid_is_the_product_most_expensive_first(tiny: RunConfig) -> None:
-    runs = grid(study(tiny, params=("sp", "mup"), seeds=(0, 1)))
-    points = {(r.width, r.param, r.lr, r.seed) for r in runs}
-    assert len(runs) == len(points) == 16
-    assert points == {(w, p, lr, s) for w in (32, 64) for p in ("sp", "mup") for lr in (1e-3, 1e-2) for s in (0, 1)}
-    assert [r.width for r in runs] == [64] * 8 + [32] * 8
-    assert len({r.run_name for r in runs}) == 16
-    assert all(type(r) is RunConfig for r in runs)
-
-
-def test_params_and_seeds_default_to_the_runs(tiny: RunConfig) -> None:
-    runs = grid(study(changed(tiny, param="mup", seed=3)))
-    assert {(r.param, r.seed) for r in runs} == {("mup", 3)}
-
-
-def test_cost_counts_matrix_weights(tiny: RunConfig) -> None:
-    assert cost(tiny) == (12 * 2 * 32**2 + 300 * 32) * 12 * 4 * 16
-
-
-@pytest.mark.parametrize(
-    ("axes", "line"),
-    [
-        ({"widths": ()}, "--widths is empty: give the study at least one, for example --widths 64,128,256"),
-        ({"lrs": ()}, "--lrs is empty: give the study at least one, for example --lrs 1e-3,4e-3,1.6e-2"),
-        ({"lrs": (1.0, 1.0)}, "--lrs names a value twice: 1.0, 1.0"),
-        ({"widths": (32, 40)}, "--width 40 is not divisible by the head size 16: use 32 or 48"),
-        ({"params": ("sp", "mupp")}, "--param: unknown parameterization 'mupp': did you mean 'mup'?"),
-    ],
-)
-def test_a_wrong_grid_is_one_line(tiny: RunConfig, axes: dict[str, object], line: str) -> None:
-    with pytest.raises(RequestError) as error:
-        grid(study(tiny, **axes))
-    assert str(error.value) == line
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""The adaptive plan: which runs tell most, given those that are finished."""

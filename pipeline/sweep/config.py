@@ -1,0 +1,44 @@
+"""Every setting of a study beside those of its runs, and the tables of what may plan and launch it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.config import RunConfig
+
+PLANS = {"grid": "pipeline.sweep.grid", "adaptive": "pipeline.sweep.rounds"}
+"""Name -> the module that is the plan (`pipeline.sweep.study.Plan`), imported where it is asked for."""
+
+LAUNCHERS = {"local": "pipeline.sweep.launch.local", "slurm": "pipeline.sweep.launch.slurm.launch"}
+"""Name -> the module that is the launcher (`pipeline.sweep.study.Launcher`)."""
+
+if TYPE_CHECKING:
+    PlanName = str
+    LauncherName = str
+else:
+    PlanName, LauncherName = Literal[*PLANS], Literal[*LAUNCHERS]
+
+
+@dataclass(frozen=True)
+class SweepConfig(RunConfig):
+    """A study: the runs of a grid, each as RunConfig describes it."""
+
+    widths: tuple[int, ...] = ()
+    """Widths of the study."""
+    lrs: tuple[float, ...] = ()
+    """Learning rates, the same at every width; adaptive: the first guess is their middle."""
+    params: tuple[str, ...] = ()
+    """Parameterizations; empty: the one of --param."""
+    seeds: tuple[int, ...] = ()
+    """Seeds; empty: the one of --seed; adaptive: counted up from the first."""
+    workers: int = 0
+    """Worker processes, single-threaded each; 0: one per GPU or, without one, per core."""
+    plan: PlanName = "grid"
+    """grid: every learning rate of lrs. adaptive: runs are chosen round by round, from what the finished ones say."""
+    target_half_width: float = 0.05
+    """Adaptive: end when the 95 % intervals of both exponents are +- this."""
+    budget: str = ""
+    """Adaptive: also end when so much has been spent: runs, such as 200, or hours of all devices together, such as 20h."""
+    launcher: LauncherName = "local"
+    """local: worker processes on this machine. slurm: one job array per width."""
+    profile: str = ""
+    """SLURM: the cluster's description, a YAML by path or by its name in slurm/profiles/."""
