@@ -3,7 +3,6 @@
 import fcntl
 import functools
 import hashlib
-import json
 import re
 import shutil
 import sys
@@ -26,7 +25,7 @@ from pipeline.data.hub.http import ATTEMPTS, Damaged, Refused, download, endpoin
 from pipeline.data.order import permute
 from pipeline.data.sources import COMPRESSIONS, SourceFile
 from pipeline.errors import RequestError
-from pipeline.files import write_atomic
+from pipeline.sealed import read_sealed, write_sealed
 
 READABLE = (".parquet", ".jsonl", ".ndjson", ".txt")
 """Suffixes of what ``--data.files **`` takes, before those of compression."""
@@ -99,7 +98,7 @@ def _listing(repo: str, revision: str) -> dict[str, Any]:
             if isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
                 raise RequestError(f"{error}; without network, {remedy}") from None
             raise
-        write_atomic(path, json.dumps({**listing, "sha256": _listing_digest(listing)}))
+        write_sealed(path, listing)
         return listing
 
 
@@ -119,15 +118,10 @@ def _list(repo: str, revision: str) -> dict[str, Any]:
 
 def _read_listing(path: Path, repo: str, revision: str) -> dict[str, Any] | None:
     try:
-        listing = json.loads(path.read_bytes())
-        whole = listing.pop("sha256") == _listing_digest(listing)
-        return listing if whole and (listing["repo"], listing["revision"]) == (repo, revision) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        listing = read_sealed(path)
+    except (FileNotFoundError, ValueError):
         return None
-
-
-def _listing_digest(listing: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+    return listing if (listing.get("repo"), listing.get("revision")) == (repo, revision) else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -172,6 +172,9 @@ def tokenized(job: Job, part: Part) -> Tokenized | None:
 # Markers
 
 
+# The checksum stands before the JSON, not in it as in `pipeline.sealed`: markers of interrupted preparations count on.
+
+
 def _finish(job: Job, part: Part, what: str, content: dict[str, Any], kinds: list[str]) -> None:
     sha256 = {kind: file_sha256(job.file(part, kind)) for kind in kinds}
     text = json.dumps({**content, "sha256": sha256})

@@ -6,7 +6,6 @@ processes. A preparation that was interrupted, however it was, goes on where it 
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from pipeline.data.tokenizer import entries, find_tokenizer, load_tokenizer, tra
 from pipeline.errors import RequestError
 from pipeline.files import file_sha256, write_atomic
 from pipeline.processes import cores
+from pipeline.sealed import json_sha256
 
 PART_BYTES = 2**24  # small files are taken together up to this size
 BPE_CHARS = 2**26  # a tokenizer is trained on the first training documents, up to so much text
@@ -38,7 +38,7 @@ def prepared_folder(config: DataConfig, vocab_size: int, splits: tuple[Split, ..
     The folder's name carries a hash of everything that the request says. For files here that includes their content; what
     a branch of a repository was is in the manifest.
     """
-    return cache_root() / f"{config.name}-{_hash(_identity(config, vocab_size, splits))[:12]}"
+    return cache_root() / f"{config.name}-{json_sha256(_identity(config, vocab_size, splits))[:12]}"
 
 
 def prepare(config: DataConfig, vocab_size: int, splits: tuple[Split, ...] = ("train", "val")) -> Path:
@@ -90,10 +90,6 @@ def _identity(config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) ->
         "validation_fraction": config.validation_fraction,
         "splits": splits,
     }
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

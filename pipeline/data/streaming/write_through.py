@@ -90,6 +90,6 @@ class LaneShards:
             documents += int(np.count_nonzero(np.memmap(path, self.dtype, mode="r") == end))
             shards.append({"file": path.name, "tokens": tokens, "sha256": file_sha256(path)})
         train = {"documents": documents, "tokens": lanes * tokens, "shards": shards}
-        kept = {key: value for key, value in manifest.items() if key not in ("format_version", "fingerprint", "sha256")}
+        kept = {key: value for key, value in manifest.items() if key not in ("format_version", "fingerprint")}
         del kept["duplicates_removed"]  # among validation documents only: a stream removes none
         write_manifest(self.folder, {**kept, "splits": {"train": train, "val": manifest["splits"]["val"]}})

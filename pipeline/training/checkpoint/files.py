@@ -5,8 +5,6 @@ where everything is. Every tensor is stored as contiguous ranges of its elements
 processes hold replicas, rows under FSDP, ranges that begin and end anywhere under ZeRO. Nothing in it is a pickle.
 """
 
-import hashlib
-import json
 import math
 import os
 import re
@@ -24,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.files import file_sha256, write_atomic
+from pipeline.files import file_sha256
 from pipeline.run.directory import LAST
+from pipeline.sealed import read_sealed, write_sealed
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -89,7 +88,7 @@ def write_shard(scratch: Path, number: int, pieces: Mapping[str, Piece]) -> dict
 def publish(scratch: Path, step: int, state: Mapping[str, Any], shards: Iterable[Mapping[str, Any]]) -> Path:
     """Make the scratch folder the checkpoint of `step`, at once. `state`: what JSON holds, handed back by `Checkpoint`."""
     content = {"version": FORMAT_VERSION, "step": step, "state": dict(state), "shards": list(shards)}
-    write_atomic(scratch / MANIFEST, json.dumps({**content, "checksum": _checksum(content)}))
+    write_sealed(scratch / MANIFEST, content, seal="checksum")
     place = scratch.parent / f"step-{step:08d}.ckpt"
     if place.exists():  # an earlier one of the same step, found damaged
         shutil.rmtree(place)
@@ -123,10 +122,6 @@ def _delete(path: Path) -> None:
     shutil.rmtree(condemned)
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -154,13 +149,13 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            manifest = json.loads((path / MANIFEST).read_bytes())
-            if manifest.pop("checksum") != _checksum(manifest):
-                raise Damaged(f"wrong checksum of {MANIFEST}")
-            if manifest["version"] != FORMAT_VERSION:
-                raise Damaged(f"it has format {manifest['version']}, this program reads {FORMAT_VERSION}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise error if isinstance(error, Damaged) else Damaged(f"{MANIFEST}: {_words(error)}") from None
+            manifest = read_sealed(path / MANIFEST, seal="checksum")
+        except OSError as error:
+            raise Damaged(f"{MANIFEST}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise Damaged(str(error)) from None
+        if (version := manifest.get("version")) != FORMAT_VERSION:
+            raise Damaged(f"it has format {version}, this program reads {FORMAT_VERSION}")
         self.step = int(manifest["step"])
         self.state: dict[str, Any] = manifest["state"]
         self._shards: list[dict[str, Any]] = manifest["shards"]
@@ -190,7 +185,7 @@ class Checkpoint:
             if file_sha256(path) != shard["sha256"]:
                 raise Damaged(f"wrong checksum of {path.name}")
         except OSError as error:
-            raise Damaged(f"{path.name}: {_words(error)}") from None
+            raise Damaged(f"{path.name}: {error.strerror or error}") from None
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> Tensor:
         """Elements `start` to `end` (all by default) of a tensor, 1-D, on the CPU. Raises `KeyError`."""
@@ -228,9 +223,3 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     if last.exists() and not last.is_symlink():
         complaints.append(f"checkpoint {last} is damaged (not a folder of this version of the pipeline)")
     return None, complaints
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
