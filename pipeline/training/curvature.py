@@ -1,17 +1,15 @@
 """The sharpness of a run while it trains, under every strategy."""
 
-from typing import Any
-
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from pipeline.config import RunConfig
 from pipeline.diagnostics.sharpness import Sharpness
 from pipeline.models.build import build
 from pipeline.training.module import TrainingModule, first_samples, inputs_and_targets
-from pipeline.training.strategies import summed, whole, world
+from pipeline.training.parallel.ranks import summed, world
+from pipeline.training.parallel.weights import is_sharded, whole
 
 
 class Curvature:
@@ -52,8 +50,8 @@ class Curvature:
 
 def _unsharded(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
     """The model itself, or a copy of it where no process has all its weights."""
-    parameters: dict[str, Any] = dict(model.named_parameters())
-    if not any(isinstance(p, DTensor) or hasattr(p, "ds_shape") for p in parameters.values()):
+    parameters = dict(model.named_parameters())
+    if not any(map(is_sharded, parameters.values())):
         return model
     with device:
         copy, _ = build(config)

@@ -22,7 +22,10 @@ from pipeline.models.build import build
 from pipeline.models.init import initialize_
 from pipeline.optim import build_optimizer, parameter_groups, schedule
 from pipeline.scaling import scaling_of
-from pipeline.training.strategies import gather, is_zero, reshard_, shard_
+from pipeline.training.parallel import zero
+from pipeline.training.parallel.fsdp import reshard_
+from pipeline.training.parallel.ranks import gather
+from pipeline.training.parallel.strategies import strategy_of
 
 
 class TrainingModule(pl.LightningModule):
@@ -51,7 +54,7 @@ class TrainingModule(pl.LightningModule):
         return self.config.global_batch // (self.micro_batch * self.config.world_size)
 
     def configure_model(self) -> None:
-        if self.config.strategy == "fsdp":
+        if (shard_ := strategy_of(self.config).shard_) is not None:
             shard_(self.model, self.device_mesh["data_parallel"])
 
     def loss(self, batch: Batch) -> LossOutput:
@@ -94,7 +97,7 @@ class TrainingModule(pl.LightningModule):
         return torch.cat([vector, logit_sums(flat, readout.weight, targets.reshape(-1), readout.bias)])
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        if is_zero(self.trainer):  # it clips in its own step
+        if zero.is_zero(self.trainer):  # it clips in its own step
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -105,9 +108,7 @@ class TrainingModule(pl.LightningModule):
     @property
     def gradient_norm(self) -> float:
         """Global norm of the last step's gradient before clipping."""
-        if is_zero(self.trainer):
-            return float(self.trainer.model.get_global_grad_norm())
-        return self._gradient_norm.item()
+        return zero.gradient_norm(self.trainer) if zero.is_zero(self.trainer) else self._gradient_norm.item()
 
     def configure_optimizers(self) -> dict[str, Any]:
         c = self.config

@@ -11,8 +11,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from pipeline.config import RunConfig
 from pipeline.diagnostics.coordinate_check import CoordinateCheck
@@ -21,7 +19,10 @@ from pipeline.diagnostics.sums import Sums
 from pipeline.models.init import initial_values
 from pipeline.training.curvature import Curvature
 from pipeline.training.module import TrainingModule, first_samples, inputs_and_targets
-from pipeline.training.strategies import is_zero, reshard_, summed, whole, world
+from pipeline.training.parallel import zero
+from pipeline.training.parallel.fsdp import reshard_
+from pipeline.training.parallel.ranks import summed, world
+from pipeline.training.parallel.weights import gradient_rows, whole
 
 Schedule = Callable[[int], bool]
 """Whether something is to be done after step 1, 2, ..."""
@@ -94,10 +95,10 @@ class Monitor(Callback):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
         """The gradient is whole now, summed up over micro-batches and ranks, and not clipped yet."""
-        if is_zero(trainer) and not trainer.model.is_gradient_accumulation_boundary():
-            return  # it accumulates by itself
+        if zero.is_zero(trainer) and zero.accumulates(trainer):
+            return
         if self.due(trainer, trainer.global_step + 1):
-            self._gradients = gradients(self._check, module.device, zero=is_zero(trainer))
+            self._gradients = gradients(self._check, module.device, of_zero=zero.is_zero(trainer))
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -160,7 +161,7 @@ def _inner_model(module: pl.LightningModule) -> nn.Module:
     return module.model
 
 
-def gradients(check: CoordinateCheck, device: torch.device, *, zero: bool) -> Sums:
+def gradients(check: CoordinateCheck, device: torch.device, *, of_zero: bool) -> Sums:
     """Sums of squares of the gradient's entries, under the names of the check's weights; of this rank's share, where
     gradients are sharded."""
     sums = Sums(device)
@@ -169,7 +170,7 @@ def gradients(check: CoordinateCheck, device: torch.device, *, zero: bool) -> Su
             parameter = getattr(layer.module, attribute)
             if not parameter.requires_grad:
                 continue
-            gradient, first = _gradient(parameter, zero)
+            gradient, first = gradient_rows(parameter, of_zero=of_zero)
             if gradient is None:
                 continue
             squares = (
@@ -182,21 +183,6 @@ def gradients(check: CoordinateCheck, device: torch.device, *, zero: bool) -> Su
                 mine = squares[max(0, start - first) : max(0, end - first)]
                 sums.add(f"gradient/{name}.{attribute}", mine.sum(), mine.numel() * row)
     return sums
-
-
-def _gradient(parameter: nn.Parameter, zero: bool) -> tuple[Tensor | None, int]:
-    """The rows of the gradient that this rank has, and the first of them."""
-    if zero:
-        from deepspeed.utils import safe_get_full_grad
-
-        return safe_get_full_grad(parameter), 0
-    gradient = parameter.grad
-    if gradient is not None and gradient.is_sparse:
-        gradient = gradient.to_dense()
-    if isinstance(gradient, DTensor):
-        _, offset = compute_local_shape_and_global_offset(gradient.shape, gradient.device_mesh, gradient.placements)
-        return gradient.to_local(), offset[0]
-    return gradient, 0
 
 
 def _copies(model: nn.Module) -> Callable[[str], Tensor]:

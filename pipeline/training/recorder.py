@@ -20,7 +20,7 @@ from pipeline.training.checkpoint.state import restore, save
 from pipeline.training.health import StopSignals, Watchdog
 from pipeline.training.module import TrainingModule
 from pipeline.training.monitor import Monitor
-from pipeline.training.strategies import agreement, gather
+from pipeline.training.parallel.ranks import agreement, gather
 
 ABOVE = 1.1  # times the first loss, or that of guessing: above lies what left the stable region
 

@@ -21,8 +21,8 @@ from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.mirrors import WandbMirror
 from pipeline.training.module import TrainingModule
 from pipeline.training.monitor import RunMonitor
+from pipeline.training.parallel.strategies import environment, strategy_of
 from pipeline.training.recorder import Progress, Recorder
-from pipeline.training.strategies import environment, strategy_of
 
 
 def train(config: RunConfig, *, show_progress: bool = True) -> RunResult:
@@ -138,7 +138,7 @@ def _trainer(config: RunConfig, run: RunDir, callbacks: list[pl.Callback]) -> pl
     return pl.Trainer(
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=strategy_of(config),
+        strategy=strategy_of(config).lightning(config),
         max_steps=config.steps,
         accumulate_grad_batches=1 if found else config.accumulation,
         callbacks=[*found, *callbacks],
