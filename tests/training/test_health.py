@@ -332,7 +332,8 @@ def test_the_clock_makes_checkpoints_too(tiny: RunConfig, monkeypatch: pytest.Mo
         train(changed(tiny, checkpoint_interval=5, checkpoint_minutes=minutes, study=f"clock-{minutes}"))
         assert made == [5, 10, 12]
     made.clear()
-    at_step(3, lambda recorder, trainer: setattr(recorder, "_saved_at", recorder._saved_at - 120), monkeypatch)
+    late = lambda recorder, trainer: setattr(recorder.calendar, "_saved_at", recorder.calendar._saved_at - 120)  # noqa: E731
+    at_step(3, late, monkeypatch)
     train(changed(tiny, checkpoint_interval=1000, checkpoint_minutes=1.5, study="late"))
     assert made == [4, 12], "the clock starts anew with every checkpoint"
 
