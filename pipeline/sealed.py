@@ -15,13 +15,13 @@ def json_sha256(content: Any) -> str:
 
 
 def write_sealed(path: Path, content: Mapping[str, Any], *, seal: str = "sha256", indent: int | None = None) -> None:
-    """Replace `path` by `content` and, under the key `seal`, its checksum; all or nothing. Indented for people to read."""
+    """Replace `path` by `content` and, under the key `seal`, its checksum; all or nothing. Indented for people."""
     text = json.dumps({**content, seal: json_sha256(content)}, indent=indent)
     write_atomic(path, text + ("\n" if indent else ""))
 
 
 def read_sealed(path: Path, *, seal: str = "sha256") -> dict[str, Any]:
-    """The content that `write_sealed` was given. Raises `OSError`, and `ValueError` naming what is wrong with the file."""
+    """The content that `write_sealed` was given. Raises `OSError`, and `ValueError` naming what is wrong."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

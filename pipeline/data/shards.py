@@ -1,8 +1,8 @@
 """Token shards on disk.
 
 A folder holds ``train-00000.bin ...``, ``val-00000.bin ...`` (little-endian uint16 or uint32 token ids),
-tokenizer.json, and manifest.json, written last. A window is T + 1 consecutive tokens of one shard; windows overlap by one token, so
-every token but a shard's first is predicted once per epoch.
+tokenizer.json, and manifest.json, written last. A window is T + 1 consecutive tokens of one shard; windows overlap by
+one token, so every token but a shard's first is predicted once per epoch.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""`pipeline export`: a run's checkpoint as folders that litgpt and, where it knows the architecture, transformers load."""
+"""Exports: a run's checkpoint as a folder that litgpt and, where it knows the architecture, transformers load."""
 
 import json
 import os
@@ -59,9 +59,10 @@ def export(run_dir: Path, out: Path, *, lit_model: bool = False) -> Exported:
     """Write the last checkpoint of a GPT's run to the folder `out`, which appears whole or not at all.
 
     The folder holds litgpt's parameters (model.safetensors, in the checkpoint's dtype) and model_config.yaml; hf/ where
-    transformers' GPTNeoX is the same model; the tokenizer of the run's data where the data cache has it; and export.json.
-    With `lit_model` also lit_model.pth, the copy of the weights that litgpt's own commands read. An earlier export of
-    the same step is replaced. Raises `RequestError` for what the user must change, `OSError` where the disk fails.
+    transformers' GPTNeoX is the same model; the tokenizer of the run's data where the data cache has it; and
+    export.json. With `lit_model` also lit_model.pth, the copy of the weights that litgpt's own commands read. An
+    earlier export of the same step is replaced. Raises `RequestError` for what the user must change, `OSError` where
+    the disk fails.
     """
     run = RunDir(run_dir)
     config = _config(run)
@@ -142,7 +143,7 @@ def _find_tokenizer(config: RunConfig, data_fingerprint: str) -> Path | None:
     """The tokenizer.json of the data that the run trained on, among the data prepared here; None if it is gone."""
     data = config.data
     folders = [Path(data.path)] if data.format == "shards" else sorted(cache_root().glob(f"{data.name}-*"))
-    found = {}
+    tokenizers = {}
     for folder in folders:
         try:
             manifest = read_manifest(folder)
@@ -153,10 +154,10 @@ def _find_tokenizer(config: RunConfig, data_fingerprint: str) -> Path | None:
             else:
                 mine = manifest["fingerprint"] == data_fingerprint
             if mine and file_sha256(folder / TOKENIZER) == tokenizer["sha256"]:
-                found[tokenizer["sha256"]] = folder / TOKENIZER
+                tokenizers[tokenizer["sha256"]] = folder / TOKENIZER
         except (RequestError, OSError, KeyError):
             continue
-    return next(iter(found.values())) if len(found) == 1 else None  # two that differ: either may be the run's
+    return next(iter(tokenizers.values())) if len(tokenizers) == 1 else None  # two that differ: either may be the run's
 
 
 def _where_data_is(config: RunConfig) -> str:

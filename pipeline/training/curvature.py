@@ -1,4 +1,4 @@
-"""The sharpness of a run while it trains, under every strategy."""
+"""Curvature: the sharpness of a run while it trains, under every strategy."""
 
 import lightning.pytorch as pl
 import torch
@@ -15,8 +15,8 @@ from pipeline.training.parallel.weights import is_sharded, whole
 class Curvature:
     """Measures the Hessian of the training loss on a fixed probe, and the tangent kernel where it is asked for.
 
-    The ranks share the probe where it divides evenly among them; otherwise each measures all of it. A model whose weights
-    are sharded is put together again on every rank's device for the measurement, and given up after it.
+    The ranks share the probe where it divides evenly among them; otherwise each measures all of it. A model whose
+    weights are sharded is put together again on every rank's device for the measurement, and given up after it.
     """
 
     def __init__(self, config: RunConfig, module: TrainingModule) -> None:
@@ -43,9 +43,9 @@ class Curvature:
             z_loss=c.z_loss,
         )
         sharpness.load_state_dict(self._state)
-        found = sharpness.measure()
+        values = sharpness.measure()
         self._state = sharpness.state_dict()
-        return found
+        return values
 
 
 def _unsharded(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:

@@ -1,4 +1,4 @@
-"""How many sequences one forward pass can take on a device, and what to say when there were too many."""
+"""The micro-batch: how many sequences one forward pass can take, and what to say when there were too many."""
 
 import re
 from pathlib import Path

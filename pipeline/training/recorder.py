@@ -14,10 +14,10 @@ from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.checkpoint.state import save
 from pipeline.training.ending import Departure, Ending
 from pipeline.training.health import StopSignals, Watchdog
+from pipeline.training.log import Log, read_losses
 from pipeline.training.module import TrainingModule
 from pipeline.training.monitor import RunMonitor
 from pipeline.training.parallel.ranks import agreement, gather
-from pipeline.training.records import Records, read_losses
 from pipeline.training.resume import resume
 
 
@@ -48,7 +48,7 @@ class Recorder(Callback):
         self.monitor = RunMonitor(config, module) if measures else None
         self.calendar, self.clock, self.stop, self.ending = Calendar(config), Clock(), StopSignals(), Ending()
         self.departure = Departure(config, self.calendar)
-        self.records = Records(config, self.clock, [metrics.append, *sinks] if metrics else [])
+        self.records = Log(config, self.clock, [metrics.append, *sinks] if metrics else [])
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, TrainingModule)

@@ -10,7 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.run.directory import RunDir
 from pipeline.run.result import Record
 from pipeline.training.calendar import Calendar
-from pipeline.training.ending import ABOVE, Departure, Ending
+from pipeline.training.ending import Departure, Ending
 from pipeline.training.recorder import Recorder
 from pipeline.training.trainer import train
 from tests.conftest import changed
@@ -78,7 +78,7 @@ def departed_at(config: RunConfig, losses: list[float | None]) -> int | None:
 
 def test_the_bound_is_that_of_the_first_loss_or_of_guessing(tiny: RunConfig) -> None:
     config, guessing = changed(tiny, steps=100, warmup_steps=2, abort_after=3), math.log(300)
-    for first, bound in ((guessing - 1, ABOVE * guessing), (guessing + 1, ABOVE * (guessing + 1))):
+    for first, bound in ((guessing - 1, 1.1 * guessing), (guessing + 1, 1.1 * (guessing + 1))):
         assert departed_at(config, [first, *[bound + 1e-6] * 9]) == 5, "three records after the second step"
         assert departed_at(config, [first, *[bound - 1e-6] * 9]) is None
     squared = changed(config, loss="mse", z_loss=0.0)

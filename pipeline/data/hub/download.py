@@ -1,4 +1,4 @@
-"""A dataset repository of the Hugging Face hub: resolved once, every file verified, trouble waited out, downloads shared."""
+"""Dataset repositories of the hub: resolved once, every file verified, trouble waited out, downloads shared."""
 
 import fcntl
 import functools
@@ -21,7 +21,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from pipeline.cache import cache_folder, locked
 from pipeline.config import DataConfig
-from pipeline.data.hub.http import ATTEMPTS, Damaged, Refused, download, endpoint, persist
+from pipeline.data.hub.http import ATTEMPTS, Refused, WrongContent, download, endpoint, persist
 from pipeline.data.order import permute
 from pipeline.data.sources import COMPRESSIONS, SourceFile
 from pipeline.errors import RequestError
@@ -199,7 +199,7 @@ class HubSource:
                     repo, file.name, commit, repo_type="dataset", local_dir=partial, cache_dir=partial / "no-cache"
                 )
                 if flaw := self._flaw(file, fetched):
-                    raise Damaged(f"{file.name} of {repo} is damaged on arrival: {flaw}")
+                    raise WrongContent(f"{file.name} of {repo} is damaged on arrival: {flaw}")
                 fetched.replace(path)
             except (httpx.TransportError, Refused):
                 raise  # what has come so far may be good: the next attempt resumes it
@@ -222,7 +222,7 @@ def hub_file(repo: str, name: str, revision: str = "main") -> Path:
         if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) and (flaw := _wrong_content(blob, blob.name)):
             blob.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            raise Damaged(f"{name} of {repo} is damaged: {flaw}")
+            raise WrongContent(f"{name} of {repo} is damaged: {flaw}")
         return path
 
     def attempt() -> Path:

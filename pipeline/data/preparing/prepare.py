@@ -1,4 +1,4 @@
-"""Text -> token shards on disk, once: digests, exact duplicates out, tokens, manifest last.
+"""Preparation: text -> token shards on disk, once: digests, exact duplicates out, tokens, manifest last.
 
 Two passes over the files, each in parallel processes. Which of several equal documents stays, and where the tokens end,
 is decided between the passes and after them in the order of the source, so the shards do not depend on the number of
@@ -35,8 +35,8 @@ FEW_TOKENS = 5_000_000  # sources with fewer are prepared in this process: start
 def prepared_folder(config: DataConfig, vocab_size: int, splits: tuple[Split, ...] = ("train", "val")) -> Path:
     """Where the shards of this source, tokenizer and vocabulary are or will be; needs no network.
 
-    The folder's name carries a hash of everything that the request says. For files here that includes their content; what
-    a branch of a repository was is in the manifest.
+    The folder's name carries a hash of everything that the request says. For files here that includes their content;
+    what a branch of a repository was is in the manifest.
     """
     return cache_root() / f"{config.name}-{json_sha256(_identity(config, vocab_size, splits))[:12]}"
 
@@ -176,6 +176,6 @@ def _check_disk(job: Job, parts: Sequence[Part], workers: int) -> None:
     free = shutil.disk_usage(job.folder).free
     if need > free:
         raise RequestError(
-            f"preparing {job.config.name} needs about {need / 1e9:,.1f} GB, and {job.folder.parent} has {free / 1e9:,.1f} "
-            "GB free: set PIPELINE_CACHE to a larger disk or ask for fewer --tokens"
+            f"preparing {job.config.name} needs about {need / 1e9:,.1f} GB, and {job.folder.parent} has "
+            f"{free / 1e9:,.1f} GB free: set PIPELINE_CACHE to a larger disk or ask for fewer --tokens"
         )

@@ -1,8 +1,8 @@
-"""Checkpoints on disk: folders of safetensors that any strategy writes and reads, at any number of processes.
+"""Checkpoints on disk, folders of safetensors that any strategy writes and reads, at any number of processes.
 
-``checkpoints/step-00001000.ckpt/`` holds one file per process that had something to write, and manifest.json, which says
-where everything is. Every tensor is stored as contiguous ranges of its elements in row-major order: all of it where
-processes hold replicas, rows under FSDP, ranges that begin and end anywhere under ZeRO. Nothing in it is a pickle.
+``checkpoints/step-00001000.ckpt/`` holds one file per process that had something to write, and manifest.json, which
+says where everything is. Every tensor is stored as contiguous ranges of its elements in row-major order: all of it
+where processes hold replicas, rows under FSDP, ranges that begin and end anywhere under ZeRO. Nothing is pickled.
 """
 
 import math
@@ -45,7 +45,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Place:
     """Where a range of a tensor's elements lies."""
 
     file: str
@@ -86,7 +86,8 @@ def write_shard(scratch: Path, number: int, pieces: Mapping[str, Piece]) -> dict
 
 
 def publish(scratch: Path, step: int, state: Mapping[str, Any], shards: Iterable[Mapping[str, Any]]) -> Path:
-    """Make the scratch folder the checkpoint of `step`, at once. `state`: what JSON holds, handed back by `Checkpoint`."""
+    """Make the scratch folder the checkpoint of `step`, at once. `state`: what JSON holds, handed back by
+    `Checkpoint`."""
     content = {"version": FORMAT_VERSION, "step": step, "state": dict(state), "shards": list(shards)}
     write_sealed(scratch / MANIFEST, content, seal="checksum")
     place = scratch.parent / f"step-{step:08d}.ckpt"
@@ -107,7 +108,7 @@ def publish(scratch: Path, step: int, state: Mapping[str, Any], shards: Iterable
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what interrupted writers left; `LAST` goes with the last one."""
+    """Delete all but the newest `keep` checkpoints, and what interrupted writers left; `LAST` goes with the last."""
     for path in newest_first(folder)[keep:]:
         _delete(path)
     if keep == 0:
@@ -136,8 +137,8 @@ def _sync_folder(folder: Path) -> None:
 
 def newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a run."""
-    found = (path for path in folder.glob("step-*.ckpt") if path.is_dir())
-    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)
+    folders = (path for path in folder.glob("step-*.ckpt") if path.is_dir())
+    return sorted(folders, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 class Checkpoint:
@@ -160,11 +161,11 @@ class Checkpoint:
         self.state: dict[str, Any] = manifest["state"]
         self._shards: list[dict[str, Any]] = manifest["shards"]
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._parts: dict[str, list[_Part]] = {}
+        self._parts: dict[str, list[_Place]] = {}
         for shard in self._shards:
             for name, (shape, start, numel) in shard["pieces"].items():
                 self.shapes[name] = tuple(shape)
-                self._parts.setdefault(name, []).append(_Part(shard["file"], start, start + numel))
+                self._parts.setdefault(name, []).append(_Place(shard["file"], start, start + numel))
         for name, parts in self._parts.items():
             parts.sort(key=lambda part: part.start)
             ends = [0, *(part.end for part in parts)]
@@ -190,14 +191,14 @@ class Checkpoint:
     def read(self, name: str, start: int = 0, end: int | None = None) -> Tensor:
         """Elements `start` to `end` (all by default) of a tensor, 1-D, on the CPU. Raises `KeyError`."""
         end = math.prod(self.shapes[name]) if end is None else end
-        found = [
+        ranges = [
             self._files[part.file].get_slice(name)[
                 max(start, part.start) - part.start : min(end, part.end) - part.start
             ]
             for part in self._parts[name]
             if part.start < end and start < part.end
         ]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return ranges[0] if len(ranges) == 1 else torch.cat(ranges)
 
     def tensor(self, name: str) -> Tensor:
         """A whole tensor in its shape. Raises `KeyError`."""

@@ -34,8 +34,8 @@ def _part(value: Tensor, share: Share) -> Tensor:
 def save(trainer: pl.Trainer, model: nn.Module, folder: Path, state: Mapping[str, Any], keep: int) -> None:
     """Write the checkpoint of this step to `folder` and keep the newest `keep`; to be called by all processes.
 
-    `state`: what is no tensor, as JSON holds it, the same on all processes. Raises `OSError`, on all processes, where the
-    disk fails; the checkpoints that were there stay.
+    `state`: what is no tensor, as JSON holds it, the same on all processes. Raises `OSError`, on all processes, where
+    the disk fails; the checkpoints that were there stay.
     """
     rank, _ = world()
     failure: OSError | None = None

@@ -1,4 +1,4 @@
-"""Records of steps: read off the device, put together, handed to everybody who keeps them.
+"""The log of a run: records of steps, read off the device, put together, handed to everybody who keeps them.
 
 Shapes: S steps, A passes per step, F fields of a `LossOutput`.
 """
@@ -27,7 +27,7 @@ def read_losses(trainer: pl.Trainer, module: TrainingModule) -> list[LossOutput]
     return [LossOutput.from_vector(row) for row in means_SF.cpu()]
 
 
-class Records:
+class Log:
     """Makes the records of a run and gives each to every sink."""
 
     def __init__(self, config: RunConfig, clock: Clock, sinks: list[Callable[[Record], None]]) -> None:
