@@ -7,6 +7,7 @@ processes. A preparation that was interrupted, however it was, goes on where it 
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.data.preparing.passes import Passes, expected_tokens
 from pipeline.data.preparing.publish import publish
 from pipeline.data.shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Split
 from pipeline.data.sources import Source, SourceFile, local_source
-from pipeline.data.tokenizer import entries, find_tokenizer, load_tokenizer, train_bpe
+from pipeline.data.tokenizer import entries, load_tokenizer, train_bpe
 from pipeline.errors import RequestError
 from pipeline.files import file_sha256, write_atomic
 from pipeline.processes import cores
@@ -67,6 +68,22 @@ def open_source(config: DataConfig) -> Source:
     source = local_source(config)
     files = tuple(dataclasses.replace(file, sha256=content_sha256(Path(file.name))) for file in source.files)
     return dataclasses.replace(source, files=files)
+
+
+def find_tokenizer(name: str) -> Path:
+    """The tokenizer.json that ``--data.tokenizer NAME`` means: a file here, or a model repository's on the hub.
+
+    Raises `RequestError`.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    if name.endswith(".json") or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise RequestError(
+            f"--data.tokenizer {name}: no such file (give bpe, a tokenizer.json or OWNER/NAME on the hub)"
+        )
+    from pipeline.data.hub.download import hub_file
+
+    return hub_file(name, "tokenizer.json")
 
 
 def _identity(config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) -> dict[str, Any]:
