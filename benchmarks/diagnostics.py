@@ -202,7 +202,7 @@ def overhead(width: int, repeats: int) -> dict[str, float]:
     for _ in range(repeats):
         actions: dict[str, Callable[[], object]] = {
             "step": step,
-            "gradients": lambda: gradients(checks["check"], torch.device("cpu"), zero=False),
+            "gradients": lambda: gradients(checks["check"], torch.device("cpu"), of_zero=False),
             **{name: check.check for name, check in checks.items()},
             "sharpness": sharpness.measure,
             "step again": step,

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import RequestError
 from pipeline.processes import MAX_DEATHS, WorkerDied, Workers
-from tests.data.test_prepare import children
+from tests.data.preparing.test_prepare import children
 
 
 def double(number: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Batches made by a thread while the device computes, and failures that reach all ranks."""
+"""Prefetching: batches made by a thread while the device computes, and failures that reach all ranks."""
 
 import queue
 import threading
@@ -63,8 +63,8 @@ def _pinned(batch: Batch) -> Batch:
 def together(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same batches, on all ranks or on none: where one rank's source fails, all raise its error.
 
-    Without it the other ranks would wait for the failed one in their next collective. Asks over gloo, on the CPU, so that
-    no accelerator has to wait for the answer. To be called by all ranks.
+    Without it the other ranks would wait for the failed one in their next collective. Asks over gloo, on the CPU, so
+    that no accelerator has to wait for the answer. To be called by all ranks.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return batches

@@ -1,12 +1,10 @@
 """Token shards on disk.
 
-A folder holds ``train-00000.bin ...``, ``val-00000.bin ...`` (little-endian uint16 or uint32 token ids), tokenizer.json,
-and manifest.json, written last. A window is T + 1 consecutive tokens of one shard; windows overlap by one token, so
-every token but a shard's first is predicted once per epoch.
+A folder holds ``train-00000.bin ...``, ``val-00000.bin ...`` (little-endian uint16 or uint32 token ids),
+tokenizer.json, and manifest.json, written last. A window is T + 1 consecutive tokens of one shard; windows overlap by
+one token, so every token but a shard's first is predicted once per epoch.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +14,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pipeline.errors import RequestError
-from pipeline.files import file_sha256, write_atomic
+from pipeline.files import file_sha256
+from pipeline.sealed import json_sha256, read_sealed, write_sealed
 
 Split = Literal["train", "val"]
 
@@ -32,40 +31,34 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     list of ``file``, ``tokens``, ``sha256``.
     """
     content = {"format_version": FORMAT_VERSION, "fingerprint": _fingerprint(manifest), **manifest}
-    write_atomic(folder / MANIFEST, json.dumps({**content, "sha256": _checksum(content)}, indent=2) + "\n")
+    write_sealed(folder / MANIFEST, content, indent=2)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a shard folder. Raises `RequestError` if it is missing, damaged or of another version."""
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        manifest = read_sealed(path)
         if (version := manifest["format_version"]) != FORMAT_VERSION:
             raise RequestError(f"{path} has format version {version!r}, not {FORMAT_VERSION}: delete {folder}")
-        content = {key: value for key, value in manifest.items() if key != "sha256"}
-        if manifest["sha256"] != _checksum(content) or manifest["fingerprint"] != _fingerprint(manifest):
-            raise ValueError
         _check(manifest)
     except RequestError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(f"{path} is missing or damaged: delete {folder} to prepare it again") from None
     return manifest
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
     """Changes with the tokens that training sees, and with nothing else."""
     shards = {split: [shard["sha256"] for shard in entry["shards"]] for split, entry in manifest["splits"].items()}
-    return _checksum({"dtype": manifest["dtype"], "shards": shards})
+    return json_sha256({"dtype": manifest["dtype"], "shards": shards})
 
 
 def _check(manifest: Mapping[str, Any]) -> None:
     """Raises `ValueError` unless the manifest is what the readers rely on."""
-    ok = manifest["dtype"] in ("<u2", "<u4") and set(manifest["splits"]) <= set(get_args(Split))
+    ok = manifest["fingerprint"] == _fingerprint(manifest)
+    ok &= manifest["dtype"] in ("<u2", "<u4") and set(manifest["splits"]) <= set(get_args(Split))
     ok &= isinstance(manifest["name"], str) and isinstance(manifest["tokenizer"]["entries"], int)
     for split in manifest["splits"].values():
         tokens = [shard["tokens"] for shard in split["shards"]]

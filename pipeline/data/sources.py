@@ -1,4 +1,4 @@
-"""Where documents come from: files on this machine or on the hub, read by their suffix."""
+"""Sources of documents: files on this machine or on the hub, read by their suffix."""
 
 import glob
 import io
@@ -86,9 +86,9 @@ COMPRESSIONS = {".zst": "zstd", ".gz": "gzip"}
 def documents(path: Path, config: DataConfig) -> Iterator[str]:
     """The documents of one file in order, without surrounding white space and empty ones.
 
-    sotu: the file. Else by suffix: .parquet and .jsonl (the column or field `config.text_field`), anything else is UTF-8
-    text whose documents are parted by blank lines; .zst and .gz after the suffix are unpacked. Memory does not grow with
-    the file. Raises `RequestError` naming the file, and the line where there is one.
+    sotu: the file. Else by suffix: .parquet and .jsonl (the column or field `config.text_field`), anything else is
+    UTF-8 text whose documents are parted by blank lines; .zst and .gz after the suffix are unpacked. Memory does not
+    grow with the file. Raises `RequestError` naming the file, and the line where there is one.
     """
     suffix = path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
     try:

@@ -1,4 +1,4 @@
-"""Tokenizers: trained here, from a file, or from the hub; and documents -> token ids."""
+"""Tokenizers: trained here, or from a file; and documents -> token ids."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -27,22 +27,6 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
-
-
-def find_tokenizer(name: str) -> Path:
-    """The tokenizer.json that ``--data.tokenizer NAME`` means: a file here, or a model repository's on the hub.
-
-    Raises `RequestError`.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    if name.endswith(".json") or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise RequestError(
-            f"--data.tokenizer {name}: no such file (give bpe, a tokenizer.json or OWNER/NAME on the hub)"
-        )
-    from pipeline.data.hub.download import hub_file
-
-    return hub_file(name, "tokenizer.json")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

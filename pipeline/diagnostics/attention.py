@@ -1,4 +1,4 @@
-"""Queries, keys, values and attention weights of litgpt's attention, read off while a model runs.
+"""Attention: queries, keys, values and attention weights of litgpt's, read off while a model runs.
 
 Shapes: B sequences, H heads, T tokens, S head size.
 """
@@ -24,7 +24,7 @@ def watched(
     attentions: Sequence[tuple[str, Attention]],
     see: Callable[[str, Attention, Tensor, Tensor, Tensor, Tensor | None], None],
 ) -> Iterator[None]:
-    """While it lasts, every call of these attentions shows its q, k, v (B, H, T, S), after norms and rope, and its mask."""
+    """While it lasts, every call of these attentions shows its mask and q, k, v (B, H, T, S), after norms and rope."""
 
     def wrapped(name: str, module: Attention) -> Callable[..., Tensor]:
         original = module.scaled_dot_product_attention
@@ -48,8 +48,8 @@ def watched(
 def add_internals(
     sums: Sums, name: str, module: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, counted: bool
 ) -> None:
-    """RMS of a head's query, key and value, the entropy of its attention weights in nats, and the largest |q . k| * scale
-    that attention sees. Keys and values that several heads share come repeated, which changes no mean."""
+    """RMS of a head's query, key and value, the entropy of its attention weights in nats, and the largest |q . k| *
+    scale that attention sees. Keys and values that several heads share come repeated, which changes no mean."""
     for quantity, x_BHTS in {"query": q, "key": k, "value": v}.items():
         norms = torch.linalg.vector_norm(x_BHTS, dim=-1)
         total = norms.sum(dtype=torch.float64) / math.sqrt(x_BHTS.shape[-1])

@@ -1,9 +1,9 @@
-"""The refined coordinate check: what the updates of each weight, and of all before it, do to its output (paper, section 4).
+"""The refined coordinate check (paper, section 4): what updates of a weight, and of all before it, do to its output.
 
 With W the weight now, R the reference weight, x and x_R their inputs on the same probe,
 ``W x - R x_R = (W - R) x + R (x - x_R)``: the effective update of the weight itself and the update that propagates from
-the layers before. All is computed in hooks of one forward pass, so that nothing but the reference inputs is ever held of
-the whole model, and a weight that a strategy shards is there when it is needed.
+the layers before. All is computed in hooks of one forward pass, so that nothing but the reference inputs is ever held of the whole model, and a
+weight that a strategy shards is there when it is needed.
 
 Shapes: O fan-out, I fan-in.
 """
@@ -27,16 +27,19 @@ from pipeline.models.roles import Readout
 
 # what a run's record calls logit_rms is that of its training batch
 ON_THE_PROBE = {
-    "probe_loss": "probe_loss", "logit_rms": "probe_logit_rms", "max_probability": "max_probability", "entropy": "entropy",
-}  # fmt: skip
+    "probe_loss": "probe_loss",
+    "logit_rms": "probe_logit_rms",
+    "max_probability": "max_probability",
+    "entropy": "entropy",
+}
 
 
 class CoordinateCheck:
     """Measures a model on a fixed probe, against its weights and activations at a reference point.
 
-    `refer` is called once the model is ready to run (reference ``init``), or after the step before (``previous``); `check`
-    after the step to be measured. With several data-parallel ranks all of them call both alike; each runs its share of the
-    probe. Quantities and names: see `pipeline.diagnostics`.
+    `refer` is called once the model is ready to run (reference ``init``), or after the step before (``previous``);
+    `check` after the step to be measured. With several data-parallel ranks all of them call both alike; each runs its
+    share of the probe. Quantities and names: see `pipeline.diagnostics`.
     """
 
     def __init__(
@@ -52,8 +55,8 @@ class CoordinateCheck:
         world: int = 1,
         reduce: Reduce | None = None,
     ) -> None:
-        """`inputs` (N, ...) and, for what is measured of the logits, `targets` (N, ...): class indices, one per position;
-        negative ones do not count.
+        """`inputs` (N, ...) and, for what is measured of the logits, `targets` (N, ...): class indices, one per
+        position; negative ones do not count.
 
         `initial(name)` is the reference weight of that name, for the reference ``init``; without it the reference is
         ``previous``. `forward` runs the model, by default a plain call. `reduce` adds a tensor up over the ranks.
@@ -215,24 +218,24 @@ class CoordinateCheck:
     def _measure(self, layer: Layer, call: tuple[str, int], x: Tensor, output: Tensor) -> None:
         weight = self._pair(layer, "weight")
         bias = self._pair(layer, "bias")
-        found, x_R = self._quantities, self._inputs[call].to(x.device)
+        add, x_R = self._quantities, self._inputs[call].to(x.device)
         if weight is not None:
             match layer.kind:
                 case "linear":
                     self._last = (layer, output)
                     plain = type(layer.module).forward is nn.Linear.forward
-                    found.linear(layer, x, x_R, *weight, _without_bias(layer, output) if plain else None)
+                    add.linear(layer, x, x_R, *weight, _without_bias(layer, output) if plain else None)
                 case "embedding":
-                    found.embedding(layer, x, *weight)
+                    add.embedding(layer, x, *weight)
                 case "norm":
                     z = normalized(layer, x)
                     assert z is not None
-                    found.norm(layer, z, x_R, *weight)
+                    add.norm(layer, z, x_R, *weight)
         if layer is self._readout and self.targets is not None and weight is not None:
-            found.logits(x, weight[0], bias[0] if bias else None, self.targets)
+            add.logits(x, weight[0], bias[0] if bias else None, self.targets)
         if call[1] == 0:  # what does not depend on the input
             if bias is not None:
-                found.bias(layer, *bias)
+                add.bias(layer, *bias)
             if self._spectra and weight is not None:
                 self._spectra.weight(layer, *weight)
             if self._spectra and bias is not None:

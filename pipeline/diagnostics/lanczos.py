@@ -1,4 +1,4 @@
-"""The largest eigenvalues of a symmetric operator that is only known by its products with vectors.
+"""Lanczos: the largest eigenvalues of a symmetric operator that is only known by its products with vectors.
 
 Shapes: P dimensions, K basis vectors.
 """
@@ -22,7 +22,8 @@ def random_vector(size: int, seed: int, dtype: torch.dtype) -> Tensor:
 def largest_eigenvalues(
     product: Callable[[Tensor], Tensor], start: Tensor, *, count: int, iterations: int
 ) -> tuple[list[float], Tensor]:
-    """The algebraically largest `count` eigenvalues, descending, and the sum of their unit eigenvectors: the next `start`.
+    """The algebraically largest `count` eigenvalues, descending, and the sum of their unit eigenvectors: the next
+    `start`.
 
     Lanczos with full reorthogonalization: at most `iterations` products with vectors of the shape, dtype and device of
     `start` (P,), whose basis of `iterations` vectors is held where `start` is. Where the vectors seen so far span an

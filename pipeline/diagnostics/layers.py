@@ -1,4 +1,4 @@
-"""The layers of a model that own its weights, found by the type of a module, and the names they are reported under."""
+"""Layers, the modules that own a model's weights, told by their type, and the names they are reported under."""
 
 import copy
 import sys
@@ -10,7 +10,7 @@ import litgpt.model
 import torch
 from torch import Tensor, nn
 
-Kind = Literal["linear", "embedding", "norm"]
+LayerKind = Literal["linear", "embedding", "norm"]
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Layer:
 
     name: str
     module: nn.Module
-    kind: Kind
+    kind: LayerKind
     tensors: dict[str, str]
     """Attribute (weight, bias) -> name of that parameter in the model, the first one where it is tied."""
     parts: tuple[tuple[str, int, int], ...] = ()
@@ -45,7 +45,7 @@ def layers(model: nn.Module) -> tuple[list[Layer], dict[str, str]]:
     fused ``attn.qkv`` has the parts ``attn.q``, ``attn.k`` and ``attn.v``.
     """
     first: dict[int, str] = {}
-    found: list[Layer] = []
+    owners: list[Layer] = []
     left_out: dict[str, str] = {}
     fused: dict[int, tuple[tuple[str, int, int], ...]] = {}
     for name, module in walk(model):
@@ -60,8 +60,8 @@ def layers(model: nn.Module) -> tuple[list[Layer], dict[str, str]]:
             left_out |= dict.fromkeys(names.values(), f"it belongs to a {type(module).__name__}")
             continue
         transposed = isinstance(module, _transposed_types())
-        found.append(Layer(name, module, kind, names, fused.get(id(module), ()), transposed))
-    return found, left_out
+        owners.append(Layer(name, module, kind, names, fused.get(id(module), ()), transposed))
+    return owners, left_out
 
 
 def walk(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -89,7 +89,7 @@ def _qkv(name: str, config: litgpt.Config) -> tuple[tuple[str, int, int], ...]:
     )
 
 
-def _kind(module: nn.Module, own: dict[str, nn.Parameter]) -> Kind | None:
+def _kind(module: nn.Module, own: dict[str, nn.Parameter]) -> LayerKind | None:
     if isinstance(module, (nn.Linear, *_transposed_types())):
         return "linear"
     if isinstance(module, nn.Embedding):

@@ -1,4 +1,4 @@
-"""What tells the regimes of training apart at the softmax: size of the logits, saturation, calibration.
+"""Logit metrics: size, saturation and calibration, which tell the regimes of training apart at the softmax.
 
 Under controlled divergence logits grow with width while activations, gradients and the loss do not (paper,
 Definition 1): the softmax saturates, its entropy falls, and the model becomes more confident than it is accurate.
@@ -19,9 +19,10 @@ def logit_sums(
 ) -> Tensor:
     """Sums over positions of what `logit_metrics` needs: (K,) in fp64, additive over batches and ranks.
 
-    The logits ``h_ND @ weight_VD.T + bias_V`` are formed `chunk_rows` x V at a time, in the inputs' dtype or fp32 if that
-    is lower, whatever autocast says. In order: count, cross-entropy in nats, mean square of a position's logits, largest
-    probability, entropy in nats, correct ones; then per confidence bin the count, the confidence and the correct ones.
+    The logits ``h_ND @ weight_VD.T + bias_V`` are formed `chunk_rows` x V at a time, in the inputs' dtype or fp32 if
+    that is lower, whatever autocast says. In order: count, cross-entropy in nats, mean square of a position's logits,
+    largest probability, entropy in nats, correct ones; then per confidence bin the count, the confidence and the
+    correct ones.
     """
     dtype = torch.promote_types(torch.promote_types(h_ND.dtype, weight_VD.dtype), torch.float32)
     sums = h_ND.new_zeros(1 + len(_MEANS) + 3 * BINS, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Arithmetic that differences and eigenvalues can be trusted to."""
+"""Precision of the arithmetic, full, which differences and eigenvalues can be trusted to."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast on the device, and fp32 matrix products in fp32 proper, whatever training allows itself (TF32, bf16)."""
+    """No autocast on the device, and fp32 matrix products in fp32 proper, whatever training allows (TF32, bf16)."""
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("highest")

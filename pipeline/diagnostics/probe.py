@@ -1,4 +1,4 @@
-"""One forward pass of a model that leaves no trace: eager, in full precision, without dropout, gradients or randomness."""
+"""A probe's forward pass, which leaves no trace: eager, in full precision, without dropout, gradients or randomness."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,8 +36,8 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def hooked(layers: list[Layer], after: After, before: Before | None = None) -> Iterator[None]:
-    """Call `before` and `after` each layer's forward, next to it: strategies that gather its weights for the forward pass
-    have done so, and have not given them up again."""
+    """Call `before` and `after` each layer's forward, next to it: strategies that gather its weights for the forward
+    pass have done so, and have not given them up again."""
     handles: list[RemovableHandle] = []
 
     def on_entry(layer: Layer) -> Callable[..., None]:

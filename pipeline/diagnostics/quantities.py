@@ -3,7 +3,8 @@
 W is a weight, R its reference, x and x_R their inputs. ``effective + propagating = update = W x - R x_R``. Differences
 are those of weights and inputs, never of two outputs.
 
-Shapes: P positions, I fan-in, O fan-out, D length of a normalized vector, V rows of an embedding or readout.
+Shapes: P positions, I fan-in, O fan-out, D length of a normalized vector, V rows of an embedding or readout, K sums of
+the logits.
 """
 
 import math
@@ -76,8 +77,8 @@ class Quantities:
         h_PD = h.reshape(-1, h.shape[-1])
         if (targets_P < 0).any():
             h_PD, targets_P = h_PD[targets_P >= 0], targets_P[targets_P >= 0]
-        found = logit_sums(h_PD, W_VD, targets_P, bias_V, chunk_rows=max(1, CHUNK // len(W_VD)))
-        self.sums.vector("logits", found if self.counted else torch.zeros_like(found))
+        sums_K = logit_sums(h_PD, W_VD, targets_P, bias_V, chunk_rows=max(1, CHUNK // len(W_VD)))
+        self.sums.vector("logits", sums_K if self.counted else torch.zeros_like(sums_K))
 
     def _constant_input(self, name: str) -> None:
         self.sums.add(f"input/{name}", 1.0, 1)

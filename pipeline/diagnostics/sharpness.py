@@ -3,7 +3,8 @@
 Learning rates transfer across widths where the sharpness does not depend on width over training; along it, the largest
 eigenvalue of the neural tangent kernel tells whether features are learned.
 
-Shapes: R rows of the probe (sequences or examples), each of positions of which there are N; V outputs; P trained weights.
+Shapes: R rows of the probe (sequences or examples), each of positions of which there are N; V outputs; P trained
+weights.
 """
 
 import math
@@ -39,15 +40,15 @@ def plain_loss(logits_NV: Tensor, targets_N: Tensor, loss: LossName, z_loss: flo
 class Sharpness:
     """Measures the Hessian of the mean loss over a fixed probe with respect to the weights that are being trained.
 
-    `model` maps `inputs` (R, ...) to hidden states; the weight and bias of its `readout` make them logits; `targets` are
-    class indices, one per position. Everything is computed in fp32, or fp64 if the model is: no autocast, no TF32, math
-    attention (others have no second derivative), in eval mode and without `torch.compile`. The model, its gradients, its
-    mode and torch's random state are left as they are.
+    `model` maps `inputs` (R, ...) to hidden states; the weight and bias of its `readout` make them logits; `targets`
+    are class indices, one per position. Everything is computed in fp32, or fp64 if the model is: no autocast, no TF32,
+    math attention (others have no second derivative), in eval mode and without `torch.compile`. The model, its
+    gradients, its mode and torch's random state are left as they are.
 
-    Each measurement is `iterations` Hessian-vector products, each of the time of 2 to 3 training steps on the probe, and
-    starts from the eigenvectors of the last one; the first takes three times as many. With 10 iterations, every 20 steps
-    of a GPT (n = 64, 3 blocks, Adam), the warm-started sharpness and NTK were within 1e-5 of 60 iterations' and the
-    second eigenvalue within 3e-3; the first measurement, from a random vector, within 1e-4.
+    Each measurement is `iterations` Hessian-vector products, each of the time of 2 to 3 training steps on the probe,
+    and starts from the eigenvectors of the last one; the first takes three times as many. With 10 iterations, every 20
+    steps of a GPT (n = 64, 3 blocks, Adam), the warm-started sharpness and NTK were within 1e-5 of 60 iterations' and
+    the second eigenvalue within 3e-3; the first measurement, from a random vector, within 1e-4.
 
     Memory beside the model: as many vectors of P as there are iterations and a few more, on the model's device where
     half of its free memory holds them, else on the CPU; and the second-order graph, logits included, of

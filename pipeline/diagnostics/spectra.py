@@ -1,4 +1,7 @@
-"""Operator norms between RMS norms of a weight W, its reference R and their difference, and what follows from them."""
+"""Spectra: operator norms between RMS norms of a weight W, its reference R and their difference, and their ratios.
+
+Shapes: O fan-out, I fan-in. W and R are (O, I), gains (O,).
+"""
 
 import math
 
@@ -18,8 +21,8 @@ PAIRS = {
 class Spectra:
     """The spectral part of a coordinate check: weight i is the work of rank i modulo the number of ranks.
 
-    An embedding acts on one-hot vectors, so its norm is the largest RMS of a row; a gain is a diagonal matrix; a bias acts
-    on the constant 1.
+    An embedding acts on one-hot vectors, so its norm is the largest RMS of a row; a gain is a diagonal matrix; a bias
+    acts on the constant 1.
     """
 
     def __init__(self, rank: int, world: int, *, fixed_reference: bool) -> None:
@@ -60,7 +63,7 @@ class Spectra:
 
     def aligned(self, means: dict[str, float]) -> dict[str, float]:
         """The same numbers with alignment ratios |A x| / (|A| |x|) for the pairs (W - R, x) and (R, x - x_R)."""
-        found = dict(means)
+        ratios = {}
         for key in means:
             quantity, _, name = key.partition("/")
             if quantity != "operator_norm":
@@ -68,8 +71,8 @@ class Spectra:
             for ratio, (above, norm, size) in PAIRS.items():
                 below = means[f"{norm}/{name}"] * means.get(f"{size}/{name}", 0.0)
                 if below != 0:
-                    found[f"{ratio}/{name}"] = means[f"{above}/{name}"] / below
-        return found
+                    ratios[f"{ratio}/{name}"] = means[f"{above}/{name}"] / below
+        return means | ratios
 
     def _mine(self, name: str) -> bool:
         """Whether it is this rank's turn; if not, it has no share in the numbers."""

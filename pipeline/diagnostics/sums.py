@@ -1,4 +1,7 @@
-"""Sums that become means once they are added up over data-parallel ranks."""
+"""Sums that become means once they are added up over data-parallel ranks.
+
+Shapes: M names of means, L names of largest values, R ranks.
+"""
 
 from collections.abc import Callable
 
@@ -37,23 +40,25 @@ class Sums:
 
     def reduced(self, reduce: Reduce, rank: int, world: int) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Means and largest values by name, without those of nothing at all, and the vectors: over all ranks."""
-        means, largest = self._totals(), torch.zeros(world, len(self._largest), dtype=torch.float64, device=self.device)
+        means_M2 = self._totals()
+        largest_RL = torch.zeros(world, len(self._largest), dtype=torch.float64, device=self.device)
         for i, values in enumerate(self._largest.values()):
-            largest[rank, i] = torch.stack(values).max()
+            largest_RL[rank, i] = torch.stack(values).max()
         vectors = {key: torch.stack(values).sum(0).double() for key, values in self._vectors.items()}
-        sizes = [means.numel(), largest.numel(), *(vector.numel() for vector in vectors.values())]
-        total = reduce(torch.cat([means.flatten(), largest.flatten(), *vectors.values()])).cpu()
+        sizes = [means_M2.numel(), largest_RL.numel(), *(vector.numel() for vector in vectors.values())]
+        total = reduce(torch.cat([means_M2.flatten(), largest_RL.flatten(), *vectors.values()])).cpu()
         first, second, *rest = torch.split_with_sizes(total, sizes)
-        found = {
+        values_by_name = {
             key: number / count
             for key, (number, count) in zip(self._means, first.view(-1, 2).tolist(), strict=True)
             if count
         }
-        found |= dict(zip(self._largest, second.view(world, -1).amax(0).tolist(), strict=True)) if self._largest else {}
-        return found, dict(zip(vectors, rest, strict=True))
+        if self._largest:
+            values_by_name |= zip(self._largest, second.view(world, -1).amax(0).tolist(), strict=True)
+        return values_by_name, dict(zip(vectors, rest, strict=True))
 
     def _totals(self) -> Tensor:
-        """(names, 2): totals and counts."""
+        """(M, 2): totals and counts."""
         numbers: list[Tensor] = []
         places: list[int] = []
         total = torch.zeros(2 * len(self._means), dtype=torch.float64)

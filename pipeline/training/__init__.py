@@ -1,1 +1,1 @@
-"""Lightning training of one run, and its directory on disk."""
+"""Training of one run, with Lightning."""

@@ -1,24 +1,22 @@
-"""The sharpness of a run while it trains, under every strategy."""
-
-from typing import Any
+"""Curvature: the sharpness of a run while it trains, under every strategy."""
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from pipeline.config import RunConfig
 from pipeline.diagnostics.sharpness import Sharpness
 from pipeline.models.build import build
 from pipeline.training.module import TrainingModule, first_samples, inputs_and_targets
-from pipeline.training.strategies import summed, whole, world
+from pipeline.training.parallel.ranks import summed, world
+from pipeline.training.parallel.weights import is_sharded, whole
 
 
 class Curvature:
     """Measures the Hessian of the training loss on a fixed probe, and the tangent kernel where it is asked for.
 
-    The ranks share the probe where it divides evenly among them; otherwise each measures all of it. A model whose weights
-    are sharded is put together again on every rank's device for the measurement, and given up after it.
+    The ranks share the probe where it divides evenly among them; otherwise each measures all of it. A model whose
+    weights are sharded is put together again on every rank's device for the measurement, and given up after it.
     """
 
     def __init__(self, config: RunConfig, module: TrainingModule) -> None:
@@ -45,15 +43,15 @@ class Curvature:
             z_loss=c.z_loss,
         )
         sharpness.load_state_dict(self._state)
-        found = sharpness.measure()
+        values = sharpness.measure()
         self._state = sharpness.state_dict()
-        return found
+        return values
 
 
 def _unsharded(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
     """The model itself, or a copy of it where no process has all its weights."""
-    parameters: dict[str, Any] = dict(model.named_parameters())
-    if not any(isinstance(p, DTensor) or hasattr(p, "ds_shape") for p in parameters.values()):
+    parameters = dict(model.named_parameters())
+    if not any(map(is_sharded, parameters.values())):
         return model
     with device:
         copy, _ = build(config)

@@ -1,4 +1,4 @@
-"""What a run would be, without training it: `pipeline train --dry_run`."""
+"""A description of a run that is not trained: `pipeline train --dry_run`."""
 
 import torch
 import yaml

@@ -1,4 +1,4 @@
-"""What keeps a run from hanging or dying for nothing: signals that ask it to stop, and a watchdog over its steps."""
+"""Health of a run, so that it neither hangs nor dies for nothing: signals that ask it to stop, and a watchdog."""
 
 import faulthandler
 import os
@@ -29,7 +29,7 @@ class StopSignals:
 
 
 def handle_stop_signals(how: Any) -> None:
-    """Have Python's `signal.SIG_DFL`, `signal.SIG_IGN` or a function handle them; nothing happens in a second thread."""
+    """Have Python's `signal.SIG_DFL`, `signal.SIG_IGN` or a function handle them; does nothing in a second thread."""
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
             signal.signal(number, how)

@@ -1,4 +1,4 @@
-"""How many sequences one forward pass can take on a device, and what to say when there were too many."""
+"""The micro-batch: how many sequences one forward pass can take, and what to say when there were too many."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,8 @@ from torch import Tensor
 from pipeline.config import RunConfig
 from pipeline.run.directory import RunDir
 from pipeline.training.module import TrainingModule
-from pipeline.training.strategies import gather
+from pipeline.training.parallel.ranks import gather
+from pipeline.training.parallel.strategies import strategy_of
 
 HEADROOM = 0.9  # share of the free memory to use: allocators leave gaps, and collectives have buffers
 
@@ -97,16 +98,7 @@ def _kilobytes(file: str, key: str) -> float:
 def _standing(weights: float, config: RunConfig) -> float:
     """Bytes that stay between passes: gradients and the optimizer's state beside the weights that are there already."""
     moments = 2 if config.optimizer != "sgd" else bool(config.momentum)
-    n = config.world_size
-    match config.strategy:
-        case "fsdp" | "deepspeed_zero3":  # weights are gathered anew for every block; the whole is a safe upper bound
-            return weights * (2 + moments) / n
-        case "deepspeed_zero2":
-            return weights * (2 + moments) / n
-        case "deepspeed_zero1":
-            return weights * (1 + (1 + moments) / n)
-        case _:
-            return weights * (1 + moments)
+    return weights * strategy_of(config).standing(moments, config.world_size)
 
 
 def _name(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""W&B as a mirror of metrics.jsonl: never needed, never in the way."""
+"""The mirror of metrics.jsonl in W&B: never needed, never in the way."""
 
 import netrc
 import os

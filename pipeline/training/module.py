@@ -1,4 +1,9 @@
-"""The LightningModule of a run: model, loss, optimizer, and nothing else."""
+"""The LightningModule of a run: model, loss, optimizer, and nothing else.
+
+Shapes: B windows or examples of a micro-batch, T tokens, D = n width, V outputs (vocabulary or classes), N positions (B
+T tokens or B examples), F fields of a `LossOutput`, K sums of the logits. Targets are (B, T) of text, (B,) of examples;
+hidden states have one more axis, D.
+"""
 
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -22,14 +27,17 @@ from pipeline.models.build import build
 from pipeline.models.init import initialize_
 from pipeline.optim import build_optimizer, parameter_groups, schedule
 from pipeline.scaling import scaling_of
-from pipeline.training.strategies import gather, is_zero, reshard_, shard_
+from pipeline.training.parallel import zero
+from pipeline.training.parallel.fsdp import reshard_
+from pipeline.training.parallel.ranks import gather
+from pipeline.training.parallel.strategies import strategy_of
 
 
 class TrainingModule(pl.LightningModule):
     """A model at one width under one parameterization.
 
-    `passes` collects the `LossOutput` of every forward pass, as a vector, and `gradient_norm` is the last step's, before
-    clipping; `pipeline.training.recorder.Recorder` reads and clears them.
+    `passes` collects the `LossOutput` of every forward pass, as a vector (F,), until `pipeline.training.log` reads
+    and clears them.
     """
 
     def __init__(self, config: RunConfig, data: Data) -> None:
@@ -51,7 +59,7 @@ class TrainingModule(pl.LightningModule):
         return self.config.global_batch // (self.micro_batch * self.config.world_size)
 
     def configure_model(self) -> None:
-        if self.config.strategy == "fsdp":
+        if (shard_ := strategy_of(self.config).shard_) is not None:
             shard_(self.model, self.device_mesh["data_parallel"])
 
     def loss(self, batch: Batch) -> LossOutput:
@@ -64,12 +72,13 @@ class TrainingModule(pl.LightningModule):
         # here, not in Lightning's plugins, of which DeepSpeed's would cast the weights themselves
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16-mixed")
 
-    def _loss(self, hidden: Tensor, targets: Tensor) -> LossOutput:
-        readout = self.model.readout
+    def _loss(self, h: Tensor, targets: Tensor) -> LossOutput:
+        readout = self.model.readout  # weight (V, D), bias (V,)
+        h_ND, targets_N = h.reshape(-1, h.shape[-1]), targets.reshape(-1)
         return linear_loss(
-            hidden.reshape(-1, hidden.shape[-1]),
+            h_ND,
             readout.weight,
-            targets.reshape(-1),
+            targets_N,
             readout.bias,
             loss=self.config.loss,
             z_loss=self.config.z_loss,
@@ -82,19 +91,19 @@ class TrainingModule(pl.LightningModule):
         return output.loss
 
     def validation_step(self, batch: Batch) -> Tensor:
-        """Called by `validate` through the strategy, whose wrappers may have to gather weights for it: `LossOutput` as a
-        vector and, while there are coordinate checks, the sums that `logit_metrics` needs."""
+        """Called by `validate` through the strategy, whose wrappers may have to gather weights for it: (F,) a
+        `LossOutput` or, while there are coordinate checks, (F + K,): behind it the sums that `logit_metrics` needs."""
         inputs, targets = inputs_and_targets(batch)
         with self._precision():
-            hidden, readout = self.model(inputs), self.model.readout
-            vector = self._loss(hidden, targets).to_vector().double()
+            h, readout = self.model(inputs), self.model.readout
+            loss_F = self._loss(h, targets).to_vector().double()
         if not self.config.diagnostics.on:
-            return vector
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        return torch.cat([vector, logit_sums(flat, readout.weight, targets.reshape(-1), readout.bias)])
+            return loss_F
+        h_ND, targets_N = h.reshape(-1, h.shape[-1]), targets.reshape(-1)
+        return torch.cat([loss_F, logit_sums(h_ND, readout.weight, targets_N, readout.bias)])
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        if is_zero(self.trainer):  # it clips in its own step
+        if zero.is_zero(self.trainer):  # it clips in its own step
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -105,9 +114,7 @@ class TrainingModule(pl.LightningModule):
     @property
     def gradient_norm(self) -> float:
         """Global norm of the last step's gradient before clipping."""
-        if is_zero(self.trainer):
-            return float(self.trainer.model.get_global_grad_norm())
-        return self._gradient_norm.item()
+        return zero.gradient_norm(self.trainer) if zero.is_zero(self.trainer) else self._gradient_norm.item()
 
     def configure_optimizers(self) -> dict[str, Any]:
         c = self.config
@@ -142,7 +149,7 @@ class TrainingModule(pl.LightningModule):
             self._batches.close()
 
     def data_state(self) -> dict[str, Any]:
-        """What goes on in the data, for a checkpoint: the settings that decide its order, and how far it is read. To be
+        """The state of the data, for a checkpoint: the settings that decide its order, and how far it is read. To be
         called by all processes."""
         state = self.data.train.state(self.trainer.global_step)
         if state.numel():
@@ -166,7 +173,7 @@ class TrainingModule(pl.LightningModule):
 
     @torch.no_grad()
     def validate(self) -> tuple[LossOutput, dict[str, float]]:
-        """Means over the validation samples, all ranks together; and what was found of the logits (`logit_metrics`)."""
+        """Means over the validation samples, all ranks together; and the metrics of the logits (`logit_metrics`)."""
         batches = validation_batches(
             self.data.val,
             count=self.config.val_sequences,
@@ -174,20 +181,21 @@ class TrainingModule(pl.LightningModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        means = len(LossOutput._fields)
-        rows = []  # of the means, of the samples, of the logits' sums
+        F = len(LossOutput._fields)
+        rows = []  # (F + 1 + K,): sums of the losses, the samples, sums of the logits
         for batch, size in batches:
             output = self.trainer.strategy.validation_step(self.trainer.strategy.batch_to_device(batch))
-            row = torch.cat([output[:means] * size, output.new_full((1,), size), output[means:]])
+            row = torch.cat([output[:F] * size, output.new_full((1,), size), output[F:]])
             rows.append(row if size else torch.zeros_like(row))  # the pass was for the sake of other ranks
         reshard_(self.model)
-        summed: Tensor = self.trainer.strategy.reduce(torch.stack(rows).sum(0), reduce_op="sum")
-        logits = logit_metrics(summed[means + 1 :]) if self.config.diagnostics.on else {}
-        return LossOutput.from_vector(summed[:means] / summed[means]), logits
+        total: Tensor = self.trainer.strategy.reduce(torch.stack(rows).sum(0), reduce_op="sum")
+        logits = logit_metrics(total[F + 1 :]) if self.config.diagnostics.on else {}
+        return LossOutput.from_vector(total[:F] / total[F]), logits
 
 
 def inputs_and_targets(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Of windows: the tokens, and the one after each; of examples: vectors and classes."""
+    """Of windows (B, T + 1): the tokens (B, T), and the one after each (B, T); of examples: vectors (B, d_in) and their
+    classes (B,)."""
     return (batch[:, :-1], batch[:, 1:]) if isinstance(batch, Tensor) else batch
 
 

@@ -1,6 +1,8 @@
-"""A callback that looks inside a model while it trains: coordinate checks, gradients, sharpness.
+"""The monitor, a callback that looks inside a model while it trains: coordinate checks, gradients, sharpness.
 
 In any Lightning project: ``Trainer(callbacks=[Monitor((inputs, targets), every=100)])``.
+
+Shapes: P sequences or examples of the probe, O rows of a weight (fan-out).
 """
 
 import math
@@ -11,8 +13,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from pipeline.config import RunConfig
 from pipeline.diagnostics.coordinate_check import CoordinateCheck
@@ -21,10 +21,10 @@ from pipeline.diagnostics.sums import Sums
 from pipeline.models.init import initial_values
 from pipeline.training.curvature import Curvature
 from pipeline.training.module import TrainingModule, first_samples, inputs_and_targets
-from pipeline.training.strategies import is_zero, reshard_, summed, whole, world
-
-Schedule = Callable[[int], bool]
-"""Whether something is to be done after step 1, 2, ..."""
+from pipeline.training.parallel import zero
+from pipeline.training.parallel.fsdp import reshard_
+from pipeline.training.parallel.ranks import summed, world
+from pipeline.training.parallel.weights import gradient_rows, whole
 
 
 class Monitor(Callback):
@@ -40,26 +40,26 @@ class Monitor(Callback):
         *,
         every: int = 100,
         first: int = 0,
-        when: Schedule | None = None,
+        when: Callable[[int], bool] | None = None,
         reference: Literal["init", "previous"] = "init",
         initial: Callable[[str], Tensor] | None = None,
         spectra: bool = False,
         model: Callable[[pl.LightningModule], nn.Module] = inner,
         log: bool = True,
     ) -> None:
-        """`probe`: inputs of the model, or inputs and targets (class indices), which the logits are judged by.
+        """`probe`: inputs (P, ...) of the model, or inputs and targets (P, ...), class indices that the logits are
+        judged by.
 
-        A check follows every `every`-th step, the last of the trainer's `max_steps`, and each of the first `first`; or the
-        steps that `when` says.
-        `initial(name)`: the initial weight of that name, which a resumed run needs; without it, a copy of the weights is
-        kept from when training starts. `model`: what to look into, the whole module by default; it is called with the
-        probe. `log`: whether to pass the numbers on to the trainer's loggers.
+        A check follows every `every`-th step, the last of the trainer's `max_steps`, and each of the first `first`; or
+        the steps 1, 2, ... that `when` says. `initial(name)`: the initial weight of that name, which a resumed run
+        needs; without it, a copy of the weights is kept from when training starts. `model`: what to look into, the
+        whole module by default; it is called with the probe. `log`: whether the trainer's loggers get the numbers.
         """
         self.inputs = probe[0] if isinstance(probe, tuple) else probe
         self.targets = probe[1] if isinstance(probe, tuple) else None
         self.every, self.first, self._when = every, first, when
         self.reference, self.initial, self.spectra = reference, initial, spectra
-        self.model, self.log = model, log
+        self.model, self._logs = model, log  # `log` is a name that Lightning gives to callbacks
         self.step = -1
         self.values: dict[str, float] = {}
 
@@ -94,10 +94,10 @@ class Monitor(Callback):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
         """The gradient is whole now, summed up over micro-batches and ranks, and not clipped yet."""
-        if is_zero(trainer) and not trainer.model.is_gradient_accumulation_boundary():
-            return  # it accumulates by itself
+        if zero.is_zero(trainer) and zero.accumulates(trainer):
+            return
         if self.due(trainer, trainer.global_step + 1):
-            self._gradients = gradients(self._check, module.device, zero=is_zero(trainer))
+            self._gradients = gradients(self._check, module.device, of_zero=zero.is_zero(trainer))
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -116,7 +116,7 @@ class Monitor(Callback):
                 self.values |= {key: math.sqrt(value) for key, value in squares.items()}
                 self._gradients = None
             self.step = step
-            for logger in trainer.loggers if self.log else []:
+            for logger in trainer.loggers if self._logs else []:
                 logger.log_metrics(self.values, step)
         elif next_refers:
             self._check.refer()
@@ -150,8 +150,8 @@ class RunMonitor(Monitor):
         super().on_train_batch_end(trainer, module, *arguments)
         if self.curvature and step != before and self.config.diagnostics.measures_sharpness(step, self.config.steps):
             assert isinstance(module, TrainingModule)
-            found = self.curvature.measure(trainer, module)
-            self.values = {**self.values, **found} if self.step == step else found
+            sharpness = self.curvature.measure(trainer, module)
+            self.values = {**self.values, **sharpness} if self.step == step else sharpness
             self.step = step
 
 
@@ -160,43 +160,28 @@ def _inner_model(module: pl.LightningModule) -> nn.Module:
     return module.model
 
 
-def gradients(check: CoordinateCheck, device: torch.device, *, zero: bool) -> Sums:
-    """Sums of squares of the gradient's entries, under the names of the check's weights; of this rank's share, where
-    gradients are sharded."""
+def gradients(check: CoordinateCheck, device: torch.device, *, of_zero: bool) -> Sums:
+    """Sums of squares of the gradient's entries, under the names of the check's weights; of this rank's rows, where
+    gradients are sharded. `of_zero`: whether DeepSpeed holds them."""
     sums = Sums(device)
     for layer in check.layers:
         for attribute in layer.tensors:
             parameter = getattr(layer.module, attribute)
             if not parameter.requires_grad:
                 continue
-            gradient, first = _gradient(parameter, zero)
+            gradient, first = gradient_rows(parameter, of_zero=of_zero)
             if gradient is None:
                 continue
-            squares = (
+            squares_O = (
                 gradient.double().square()
                 if gradient.ndim == 1
                 else gradient.square().sum(tuple(range(1, gradient.ndim)), dtype=torch.float64)
             )
             row = gradient[0].numel() if len(gradient) else 0
             for name, start, end in layer.rows(2**62):
-                mine = squares[max(0, start - first) : max(0, end - first)]
+                mine = squares_O[max(0, start - first) : max(0, end - first)]
                 sums.add(f"gradient/{name}.{attribute}", mine.sum(), mine.numel() * row)
     return sums
-
-
-def _gradient(parameter: nn.Parameter, zero: bool) -> tuple[Tensor | None, int]:
-    """The rows of the gradient that this rank has, and the first of them."""
-    if zero:
-        from deepspeed.utils import safe_get_full_grad
-
-        return safe_get_full_grad(parameter), 0
-    gradient = parameter.grad
-    if gradient is not None and gradient.is_sparse:
-        gradient = gradient.to_dense()
-    if isinstance(gradient, DTensor):
-        _, offset = compute_local_shape_and_global_offset(gradient.shape, gradient.device_mesh, gradient.placements)
-        return gradient.to_local(), offset[0]
-    return gradient, 0
 
 
 def _copies(model: nn.Module) -> Callable[[str], Tensor]:

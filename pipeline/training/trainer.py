@@ -1,35 +1,35 @@
-"""One run from config to result: data, model, Lightning trainer, resume, outcome."""
+"""The training of one run, from config to result: data, model, Lightning trainer, resume, outcome."""
 
 import logging
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable
 
 import lightning.pytorch as pl
 
-from pipeline.config import RunConfig, config_hash, older_hash
+from pipeline.config import RunConfig
 from pipeline.data.open import open_data
 from pipeline.errors import RequestError
 from pipeline.models.build import parameter_count
-from pipeline.run.directory import MetricsWriter, RunDir
-from pipeline.run.result import Record, RunResult, Status, final_values
-from pipeline.training.checkpoint.files import Checkpoint, newest, newest_first, prune
-from pipeline.training.health import Watchdog, handle_stop_signals
+from pipeline.run.directory import RunDir
+from pipeline.run.result import Record, RunResult, final_values
+from pipeline.training.checkpoint.files import newest_first, prune
+from pipeline.training.health import handle_stop_signals
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.mirrors import WandbMirror
 from pipeline.training.module import TrainingModule
-from pipeline.training.monitor import RunMonitor
-from pipeline.training.recorder import Progress, Recorder
-from pipeline.training.strategies import environment, strategy_of
+from pipeline.training.parallel.strategies import environment, strategy_of
+from pipeline.training.progress import Progress
+from pipeline.training.recorder import Recorder
+from pipeline.training.resume import checkpoint_of
 
 
 def train(config: RunConfig, *, show_progress: bool = True) -> RunResult:
     """Train the run `config` describes, or continue it, and return its result; a finished run returns at once.
 
-    Raises `RequestError` for what the user must change, `OSError` where the disk fails, `KeyboardInterrupt` where a signal
-    asked it to stop; what was written stays good, and the same call continues.
+    Raises `RequestError` for what the user must change, `OSError` where the disk fails, `KeyboardInterrupt` where a
+    signal asked it to stop; what was written stays good, and the same call continues.
     """
     run = RunDir(config.run_dir)
     if (done := run.result()) is not None:
@@ -45,19 +45,19 @@ def train(config: RunConfig, *, show_progress: bool = True) -> RunResult:
 def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: str, show_progress: bool) -> RunResult:
     if not _first_process():
         try:
-            return _fit(config, run, module, None, None, [])
+            return _fit(run, module, Recorder(run, module))
         except KeyboardInterrupt:  # of which the first process speaks
             raise SystemExit(1) from None
     run.create(config, fingerprint)
     with run.lock():
         try:
-            resumed = _checkpoint(config, run)
+            resumed = checkpoint_of(config, run)
             run.cut_back(resumed.step if resumed else 0)
             run.record_start(config, resumed.step if resumed else 0)
             mirror, progress = WandbMirror(config), Progress(config)
             with run.appending() as metrics:
                 sinks: list[Callable[[Record], None]] = [mirror.log, *([progress] if show_progress else [])]
-                result = _fit(config, run, module, resumed, metrics, sinks)
+                result = _fit(run, module, Recorder(run, module, metrics, sinks, resumed))
             progress.close()
             mirror.finish(result.to_json())
             prune(run.checkpoints, keep=int(config.keep_checkpoint))
@@ -67,46 +67,19 @@ def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: 
     return result
 
 
-def _checkpoint(config: RunConfig, run: RunDir) -> Checkpoint | None:
-    """The newest good checkpoint to continue from; says so where a newer one is damaged. Raises `RequestError`."""
-    checkpoint, complaints = newest(run.checkpoints)
-    if complaints and checkpoint is None:
-        raise RequestError(f"{complaints[0]}: delete {run.checkpoints} to start the run over")
-    if checkpoint and checkpoint.state.get("config") not in (config_hash(config), older_hash(config)):
-        raise RequestError(
-            f"checkpoint {checkpoint.path} is of another config ({checkpoint.state.get('config')}, not "
-            f"{config_hash(config)}): delete it to start the run over"
-        )
-    for complaint in complaints:
-        assert checkpoint is not None
-        print(f"{complaint}; going on from step {checkpoint.step}", file=sys.stderr)
-    return checkpoint
-
-
 def _first_process() -> bool:
     """Whether this process writes: the first of a run's, as Lightning's launcher, torchrun and SLURM number them."""
     return all(os.environ.get(rank, "0") == "0" for rank in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
 
 
-def _fit(
-    config: RunConfig,
-    run: RunDir,
-    module: TrainingModule,
-    resumed: Checkpoint | None,
-    metrics: MetricsWriter | None,
-    sinks: list[Callable[[Record], None]],
-) -> RunResult:
-    ending = run.record_failure if metrics else lambda _: None
-    with Watchdog(config.stall_minutes, run.stacks(_first_process()), ending) as watchdog, warnings.catch_warnings():
+def _fit(run: RunDir, module: TrainingModule, recorder: Recorder) -> RunResult:
+    with recorder.watchdog, warnings.catch_warnings():
         # Lightning advises worker processes for every loader; reading a memory map needs none.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")  # the Recorder validates
         warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # a login node will do
         warnings.filterwarnings("ignore", category=FutureWarning)
-        diagnostics = config.diagnostics
-        monitor = RunMonitor(config, module) if diagnostics.on or diagnostics.sharpness_interval else None
-        recorder = Recorder(config, run, resumed, metrics, sinks, watchdog, monitor)
-        trainer = _trainer(config, run, [monitor, recorder] if monitor else [recorder])
+        trainer = _trainer(module.config, run, recorder)
         recorder.stop.listen()
         try:
             trainer.fit(module)
@@ -120,28 +93,28 @@ def _fit(
             recorder.stop.listen()  # again, since Lightning puts back what was there before
             module.close()
         trainer.strategy.barrier()
-        if recorder.interrupted:
+        if recorder.ending.interrupted:
             raise KeyboardInterrupt
-        if metrics:
+        if recorder.metrics:
             module.data.train.finish(trainer.global_step)
-            run.write_result(_result(config, run, recorder, trainer.global_step, parameter_count(module.model)))
+            run.write_result(_result(run, module, recorder, trainer.global_step))
         trainer.strategy.barrier()
     result = run.result()
     assert result is not None
     return result
 
 
-def _trainer(config: RunConfig, run: RunDir, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
     for name, level in {"lightning.pytorch": "WARNING", "lightning.fabric": "WARNING", "DeepSpeed": "ERROR"}.items():
         logging.getLogger(name).setLevel(level)
-    found = [MicroBatch(config, run)] if config.micro_batch == "auto" else []
+    sized: list[pl.Callback] = [MicroBatch(config, run)] if config.micro_batch == "auto" else []
     return pl.Trainer(
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=strategy_of(config),
+        strategy=strategy_of(config).lightning(config),
         max_steps=config.steps,
-        accumulate_grad_batches=1 if found else config.accumulation,
-        callbacks=[*found, *callbacks],
+        accumulate_grad_batches=1 if sized else config.accumulation,
+        callbacks=[*sized, recorder],
         plugins=environment(),
         default_root_dir=run.path,  # where Lightning would look for checkpoints of its own
         logger=False,
@@ -152,19 +125,19 @@ def _trainer(config: RunConfig, run: RunDir, callbacks: list[pl.Callback]) -> pl
     )
 
 
-def _result(config: RunConfig, run: RunDir, recorder: Recorder, steps: int, parameters: int) -> RunResult:
-    status: Status = "diverged" if recorder.diverged_at is not None else "aborted" if recorder.aborted else "completed"
-    tokens = steps * config.tokens_per_step
-    final = final_values(run.records(), config.steps)
+def _result(run: RunDir, module: TrainingModule, recorder: Recorder, steps: int) -> RunResult:
+    status, seconds = recorder.ending.status, recorder.clock.seconds
+    tokens = steps * module.config.tokens_per_step
+    final = final_values(run.records(), module.config.steps)
     return RunResult(
         status=status,
         final=final if status == "completed" else dict.fromkeys(final),
         steps=steps,
         tokens=tokens,
-        seconds=round(recorder.seconds, 3),
-        tokens_per_second=round(tokens / recorder.seconds, 1),
-        parameters=parameters,
-        diverged_at=recorder.diverged_at,
+        seconds=round(seconds, 3),
+        tokens_per_second=round(tokens / seconds, 1),
+        parameters=parameter_count(module.model),
+        diverged_at=recorder.ending.diverged_at,
     )
 
 

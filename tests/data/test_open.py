@@ -17,7 +17,7 @@ from pipeline.run.directory import RunDir
 from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.trainer import train
 from tests.conftest import changed, rewrite_manifest
-from tests.data.test_stream import write_corpus
+from tests.data.streaming.test_stream import write_corpus
 
 
 @pytest.fixture

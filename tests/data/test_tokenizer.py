@@ -10,8 +10,9 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from pipeline.config import DataConfig
 from pipeline.data import tokenizer as module
+from pipeline.data.preparing.prepare import find_tokenizer
 from pipeline.data.sources import documents, local_source
-from pipeline.data.tokenizer import END_OF_TEXT, encode, entries, find_tokenizer, load_tokenizer, train_bpe
+from pipeline.data.tokenizer import END_OF_TEXT, encode, entries, load_tokenizer, train_bpe
 from pipeline.errors import RequestError
 
 

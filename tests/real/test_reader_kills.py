@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.config import DataConfig, ModelConfig, RunConfig
 from pipeline.data.preparing.prepare import prepare
-from tests.data.test_stream import workers_of, write_corpus
+from tests.data.streaming.test_stream import workers_of, write_corpus
 from tests.support.read_windows import read
 
 KILLS = 20  # of each mode

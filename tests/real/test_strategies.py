@@ -22,7 +22,7 @@ from pipeline.run.directory import RunDir
 from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.trainer import train
 from tests.conftest import changed
-from tests.training.test_health import INTERRUPTED
+from tests.support.runs import INTERRUPTED
 from tests.training.test_trainer import curve, start_cli
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import yaml
 
 from pipeline.config import DataConfig, ModelConfig, RunConfig, run_settings
 from pipeline.data.preparing.prepare import prepare
-from tests.data.test_stream import write_corpus
+from tests.data.streaming.test_stream import write_corpus
 
 STEPS = 60
 

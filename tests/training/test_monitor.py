@@ -318,7 +318,11 @@ def test_any_lightning_project(tmp_path: Path) -> None:
     torch.manual_seed(0)
     start = Plain()
     monitor = Monitor(probe, every=3, first=1, spectra=True)
+    silent = Monitor(probe, every=3, log=False)
     monitored, alone = fit_plain(tmp_path / "a", [monitor]), fit_plain(tmp_path / "b", [])
+    fit_plain(tmp_path / "c", [silent])
+    assert silent.values.keys() <= monitor.values.keys()
+    assert not list((tmp_path / "c").rglob("metrics.csv"))
     for p, q in zip(monitored.parameters(), alone.parameters(), strict=True):
         assert torch.equal(p, q)
     (file,) = (tmp_path / "a").rglob("metrics.csv")

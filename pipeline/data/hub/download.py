@@ -1,8 +1,7 @@
-"""A dataset repository of the Hugging Face hub: resolved once, every file verified, trouble waited out, downloads shared."""
+"""Dataset repositories of the hub: resolved once, every file verified, trouble waited out, downloads shared."""
 
 import functools
 import hashlib
-import json
 import re
 import shutil
 import sys
@@ -21,11 +20,12 @@ from huggingface_hub.hf_api import RepoFile
 
 from pipeline.cache import cache_folder
 from pipeline.config import DataConfig
-from pipeline.data.hub.http import ATTEMPTS, Damaged, Refused, download, endpoint, persist
+from pipeline.data.hub.http import ATTEMPTS, Refused, WrongContent, download, endpoint, persist
 from pipeline.data.order import permute
 from pipeline.data.sources import COMPRESSIONS, SourceFile
 from pipeline.errors import RequestError
-from pipeline.files import locked, write_atomic
+from pipeline.files import locked
+from pipeline.sealed import read_sealed, write_sealed
 
 READABLE = (".parquet", ".jsonl", ".ndjson", ".txt")
 """Suffixes of what ``--data.files **`` takes, before those of compression."""
@@ -98,7 +98,7 @@ def _listing(repo: str, revision: str) -> dict[str, Any]:
             if isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
                 raise RequestError(f"{error}; without network, {remedy}") from None
             raise
-        write_atomic(path, json.dumps({**listing, "sha256": _listing_digest(listing)}))
+        write_sealed(path, listing)
         return listing
 
 
@@ -118,15 +118,10 @@ def _list(repo: str, revision: str) -> dict[str, Any]:
 
 def _read_listing(path: Path, repo: str, revision: str) -> dict[str, Any] | None:
     try:
-        listing = json.loads(path.read_bytes())
-        whole = listing.pop("sha256") == _listing_digest(listing)
-        return listing if whole and (listing["repo"], listing["revision"]) == (repo, revision) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        listing = read_sealed(path)
+    except (FileNotFoundError, ValueError):
         return None
-
-
-def _listing_digest(listing: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+    return listing if (listing.get("repo"), listing.get("revision")) == (repo, revision) else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,7 +199,7 @@ class HubSource:
                     repo, file.name, commit, repo_type="dataset", local_dir=partial, cache_dir=partial / "no-cache"
                 )
                 if flaw := self._flaw(file, fetched):
-                    raise Damaged(f"{file.name} of {repo} is damaged on arrival: {flaw}")
+                    raise WrongContent(f"{file.name} of {repo} is damaged on arrival: {flaw}")
                 fetched.replace(path)
             except (httpx.TransportError, Refused):
                 raise  # what has come so far may be good: the next attempt resumes it
@@ -227,7 +222,7 @@ def hub_file(repo: str, name: str, revision: str = "main") -> Path:
         if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) and (flaw := _wrong_content(blob, blob.name)):
             blob.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            raise Damaged(f"{name} of {repo} is damaged: {flaw}")
+            raise WrongContent(f"{name} of {repo} is damaged: {flaw}")
         return path
 
     def attempt() -> Path:

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from pipeline.errors import RequestError
 
 ATTEMPTS = 10
-"""Attempts at one request or file; together the waits between them stay below ten minutes, unless the hub asks for more."""
+"""Attempts at one request or file; together the waits between them stay below ten minutes, unless the hub asks."""
 BASE_WAIT, MAX_WAIT = 2.0, 120.0
 """Seconds before the second attempt, doubled for each that follows, up to the longest."""
 LONGEST_ASKED = 3600.0
@@ -50,7 +50,7 @@ class Refused(Exception):
         self.response = response
 
 
-class Damaged(Exception):
+class WrongContent(Exception):
     """The content is not what the repository says."""
 
 
@@ -91,7 +91,7 @@ def persist(call: Callable[[], T], what: str, repo: str, revision: str, remedy: 
         try:
             with _one_attempt():
                 return call()
-        except Damaged as error:
+        except WrongContent as error:
             damaged += 1
             if damaged == MISMATCHES:
                 raise OSError(f"{error} ({damaged} times)") from None

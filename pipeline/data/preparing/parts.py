@@ -1,7 +1,7 @@
-"""The two passes over a part of a source, each a task for a worker process: digests of its documents, then tokens.
+"""Parts of a source, and the two passes over one, each a task for a worker: digests of its documents, then tokens.
 
-A part is a file, or neighbouring small files. What a pass makes appears whole, its JSON last, in a folder that keeps the
-work of an interrupted preparation; a pass whose output is there and undamaged is not done again.
+A part is a file, or neighbouring small files. What a pass makes appears whole, its JSON last, in a folder that keeps
+the work of an interrupted preparation; a pass whose output is there and undamaged is not done again.
 """
 
 import hashlib
@@ -83,23 +83,23 @@ def scan(job: Job, part: Part) -> None:
     """Write the digest of every document of the part, for the search for duplicates."""
     if scanned(job, part) is not None:
         return
-    found: list[bytes] = []
+    digests: list[bytes] = []
     sources = []
     for file in part.files:
-        before = len(found)
+        before = len(digests)
         with job.source.open(file) as path:
-            found.extend(digest(document) for document in documents(path, job.config))
+            digests.extend(digest(document) for document in documents(path, job.config))
             sha256 = file_sha256(path)
         if file.sha256 not in (None, sha256):
             raise RequestError(f"{file.name} changed while it was read: prepare again")
-        sources.append({"name": file.name, "size": file.size, "sha256": sha256, "documents": len(found) - before})
+        sources.append({"name": file.name, "size": file.size, "sha256": sha256, "documents": len(digests) - before})
     with atomic(job.file(part, "digests")) as stream:
-        stream.write(b"".join(found))
+        stream.write(b"".join(digests))
     _finish(job, part, "scan", {"sources": sources}, ["digests"])
 
 
 def scanned(job: Job, part: Part) -> tuple[Digests, list[dict[str, Any]]] | None:
-    """What `scan` found: digests of the documents in order, and the files; None if it has to run."""
+    """What `scan` wrote: digests of the documents in order, and the files; None if it has to run."""
     marker = _finished(job, part, "scan")
     if marker is None:
         return None
@@ -170,6 +170,9 @@ def tokenized(job: Job, part: Part) -> Tokenized | None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Markers
+
+
+# The checksum stands before the JSON, not in it as in `pipeline.sealed`: markers of interrupted preparations count on.
 
 
 def _finish(job: Job, part: Part, what: str, content: dict[str, Any], kinds: list[str]) -> None:

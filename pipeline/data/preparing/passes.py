@@ -1,4 +1,4 @@
-"""Both passes over the parts of a source, in parallel, and between them the choice of what is kept."""
+"""The passes over the parts of a source, in parallel, and between them the choice of what is kept."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -75,7 +75,7 @@ class Passes:
         return needed <= len(self.parts) and all(index in self.done for index in range(needed))
 
     def needed(self) -> int:
-        """How many parts, from the first, give the tokens asked for, as far as is known: those not done count as none."""
+        """How many parts, from the first, give the tokens asked for, as far as is known: those not done give none."""
         asked, total = self.job.config.tokens, 0
         assert not isinstance(asked, str)
         if asked is not None:
@@ -94,9 +94,9 @@ class Passes:
                 or any(part.index == index and what is scan for what, part in self.running.values())
             ):
                 return
-            found = scanned(self.job, self.parts[index])
-            assert found is not None
-            self.kept[index], self.seen = first_occurrences(found[0], self.seen)
+            scan_result = scanned(self.job, self.parts[index])
+            assert scan_result is not None
+            self.kept[index], self.seen = first_occurrences(scan_result[0], self.seen)
 
     def _submit(self, pool: Workers) -> None:
         """Keep every worker busy with the earliest work there is, and with nothing that will hardly be needed."""

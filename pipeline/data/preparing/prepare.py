@@ -1,4 +1,4 @@
-"""Text -> token shards on disk, once: digests, exact duplicates out, tokens, manifest last.
+"""Preparation: text -> token shards on disk, once: digests, exact duplicates out, tokens, manifest last.
 
 Two passes over the files, each in parallel processes. Which of several equal documents stays, and where the tokens end,
 is decided between the passes and after them in the order of the source, so the shards do not depend on the number of
@@ -6,8 +6,8 @@ processes. A preparation that was interrupted, however it was, goes on where it 
 """
 
 import dataclasses
-import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,10 +22,11 @@ from pipeline.data.preparing.passes import Passes, expected_tokens
 from pipeline.data.preparing.publish import publish
 from pipeline.data.shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Split
 from pipeline.data.sources import Source, SourceFile, local_source
-from pipeline.data.tokenizer import entries, find_tokenizer, load_tokenizer, train_bpe
+from pipeline.data.tokenizer import entries, load_tokenizer, train_bpe
 from pipeline.errors import RequestError
 from pipeline.files import file_sha256, locked, write_atomic
 from pipeline.processes import cores
+from pipeline.sealed import json_sha256
 
 PART_BYTES = 2**24  # small files are taken together up to this size
 BPE_CHARS = 2**26  # a tokenizer is trained on the first training documents, up to so much text
@@ -35,10 +36,10 @@ FEW_TOKENS = 5_000_000  # sources with fewer are prepared in this process: start
 def prepared_folder(config: DataConfig, vocab_size: int, splits: tuple[Split, ...] = ("train", "val")) -> Path:
     """Where the shards of this source, tokenizer and vocabulary are or will be; needs no network.
 
-    The folder's name carries a hash of everything that the request says. For files here that includes their content; what
-    a branch of a repository was is in the manifest.
+    The folder's name carries a hash of everything that the request says. For files here that includes their content;
+    what a branch of a repository was is in the manifest.
     """
-    return cache_root() / f"{config.name}-{_hash(_identity(config, vocab_size, splits))[:12]}"
+    return cache_root() / f"{config.name}-{json_sha256(_identity(config, vocab_size, splits))[:12]}"
 
 
 def prepare(config: DataConfig, vocab_size: int, splits: tuple[Split, ...] = ("train", "val")) -> Path:
@@ -69,6 +70,22 @@ def open_source(config: DataConfig) -> Source:
     return dataclasses.replace(source, files=files)
 
 
+def find_tokenizer(name: str) -> Path:
+    """The tokenizer.json that ``--data.tokenizer NAME`` means: a file here, or a model repository's on the hub.
+
+    Raises `RequestError`.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    if name.endswith(".json") or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise RequestError(
+            f"--data.tokenizer {name}: no such file (give bpe, a tokenizer.json or OWNER/NAME on the hub)"
+        )
+    from pipeline.data.hub.download import hub_file
+
+    return hub_file(name, "tokenizer.json")
+
+
 def _identity(config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) -> dict[str, Any]:
     """Everything that the content of the prepared folder depends on."""
     if config.repo:
@@ -90,10 +107,6 @@ def _identity(config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) ->
         "validation_fraction": config.validation_fraction,
         "splits": splits,
     }
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -180,6 +193,6 @@ def _check_disk(job: Job, parts: Sequence[Part], workers: int) -> None:
     free = shutil.disk_usage(job.folder).free
     if need > free:
         raise RequestError(
-            f"preparing {job.config.name} needs about {need / 1e9:,.1f} GB, and {job.folder.parent} has {free / 1e9:,.1f} "
-            "GB free: set PIPELINE_CACHE to a larger disk or ask for fewer --tokens"
+            f"preparing {job.config.name} needs about {need / 1e9:,.1f} GB, and {job.folder.parent} has "
+            f"{free / 1e9:,.1f} GB free: set PIPELINE_CACHE to a larger disk or ask for fewer --tokens"
         )

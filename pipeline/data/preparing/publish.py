@@ -1,4 +1,4 @@
-"""From tokenized parts to the folder that training reads."""
+"""Publishing: from tokenized parts to the folder that training reads."""
 
 import os
 import shutil
@@ -27,9 +27,9 @@ def publish(folder: Path, job: Job, taken: Sequence[tuple[Part, Tokenized]], dup
     left = job.config.tokens
     assert not isinstance(left, str)
     for part, result in taken:
-        found = scanned(job, part)
-        assert found is not None
-        sources += found[1]
+        scan = scanned(job, part)
+        assert scan is not None
+        sources += scan[1]
         lengths = result.lengths[: _documents_up_to(result.lengths, job.counted, left)]
         left = None if left is None else left - result.counted
         for split in job.splits:

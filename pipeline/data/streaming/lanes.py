@@ -1,8 +1,8 @@
 """Lanes: what one of the parallel streams of documents reads, and its windows of tokens, era by era.
 
-A lane reads its files one after the other and over again, tokenizes their training documents, end-of-text after each, and
-cuts windows of T + 1 tokens that overlap by one. Windows come in eras of fixed size. Everything here is a function of the
-lane and of where an era starts, so a worker process can be replaced at any time.
+A lane reads its files one after the other and over again, tokenizes their training documents, end-of-text after each,
+and cuts windows of T + 1 tokens that overlap by one. Windows come in eras of fixed size. Everything here is a function
+of the lane and of where an era starts, so a worker process can be replaced at any time.
 """
 
 import threading
@@ -27,7 +27,7 @@ AHEAD = 2**14  # characters: little, so that what was read before a failure is g
 
 
 class Cursor(NamedTuple):
-    """A place in a lane: token `token` of the tokens of document `document` of the `file`-th file that the lane reads."""
+    """A place in a lane: token `token` of the tokens of document `document` of the `file`-th file that it reads."""
 
     file: int = 0
     document: int = 0

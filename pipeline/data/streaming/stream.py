@@ -1,9 +1,9 @@
-"""Training straight from a source's files: read, tokenized and shuffled while training goes on.
+"""Streams: a source's files, read, tokenized and shuffled while training goes on.
 
-Row p of a global batch is the next window of lane ``p // (global_batch / lanes)``, whoever trains on it, and a lane gives
-out each of its eras in the order of a stateless permutation. So the order of samples is a function of the source, the
-settings and the seed; it depends neither on the number of devices nor of worker processes. What it takes to go on from a
-step is, beside the step, where in its files the current era of each lane starts.
+Row p of a global batch is the next window of lane ``p // (global_batch / lanes)``, whoever trains on it, and a lane
+gives out each of its eras in the order of a stateless permutation. So the order of samples is a function of the source,
+the settings and the seed; it depends neither on the number of devices nor of worker processes. What it takes to go on
+from a step is, beside the step, where in its files the current era of each lane starts.
 """
 
 from collections.abc import Iterator
@@ -81,8 +81,8 @@ class StreamedWindows:
             pool.close()
 
     def state(self, step: int) -> Tensor:
-        """int64 (lanes, 3): where the era that `step` needs next starts, per lane; zeros for the lanes of other ranks, so
-        that the ranks' states add up to the whole."""
+        """int64 (lanes, 3): where the era that `step` needs next starts, per lane; zeros for the lanes of other ranks,
+        so that the ranks' states add up to the whole."""
         state = torch.zeros(len(self.lanes), len(Cursor._fields), dtype=torch.int64)
         era = step * self.per_step // self.config.era
         for number in self._mine:

@@ -1,7 +1,7 @@
 """Token shards of what a stream reads: one growing file per lane, a prepared folder at the end.
 
-A lane's file holds whole eras in the order of the text, so its length follows from the number of eras; a run that goes on
-from a checkpoint cuts it back to there.
+A lane's file holds whole eras in the order of the text, so its length follows from the number of eras; a run that goes
+on from a checkpoint cuts it back to there.
 """
 
 import os
@@ -23,8 +23,8 @@ from pipeline.files import file_sha256, locked
 class LaneShards:
     """Writes ``train-00000.bin ...``, one file per lane, to `config.write_through`.
 
-    `validation` is the prepared folder of the validation split. Raises `RequestError` where the folder cannot be written,
-    holds finished shards, or lacks what a resumed run wrote before.
+    `validation` is the prepared folder of the validation split. Raises `RequestError` where the folder cannot be
+    written, holds finished shards, or lacks what a resumed run wrote before.
     """
 
     def __init__(self, config: DataConfig, validation: Path) -> None:
@@ -38,7 +38,8 @@ class LaneShards:
             raise RequestError(f"cannot write --data.write_through {self.folder} ({error.strerror})") from None
         if (self.folder / MANIFEST).exists():
             raise RequestError(
-                f"--data.write_through {self.folder} is finished: train on it with --data {self.folder}, or name another"
+                f"--data.write_through {self.folder} is finished: train on it with --data {self.folder}, or name "
+                "another"
             )
 
     def _file(self, lane: int) -> Path:
@@ -72,7 +73,7 @@ class LaneShards:
         self._streams.clear()
 
     def finish(self, lanes: int, tokens: int) -> None:
-        """Cut every lane to its first `tokens` and write the manifest; by one process, when no other writes any more."""
+        """Cut every lane to its first `tokens` and write the manifest; by one process, when no other writes."""
         manifest = read_manifest(self.validation)
         shutil.copyfile(self.validation / TOKENIZER, self.folder / TOKENIZER)
         for shard in manifest["splits"]["val"]["shards"]:
@@ -85,6 +86,6 @@ class LaneShards:
             documents += int(np.count_nonzero(np.memmap(path, self.dtype, mode="r") == end))
             shards.append({"file": path.name, "tokens": tokens, "sha256": file_sha256(path)})
         train = {"documents": documents, "tokens": lanes * tokens, "shards": shards}
-        kept = {key: value for key, value in manifest.items() if key not in ("format_version", "fingerprint", "sha256")}
+        kept = {key: value for key, value in manifest.items() if key not in ("format_version", "fingerprint")}
         del kept["duplicates_removed"]  # among validation documents only: a stream removes none
         write_manifest(self.folder, {**kept, "splits": {"train": train, "val": manifest["splits"]["val"]}})

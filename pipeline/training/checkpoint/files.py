@@ -1,12 +1,10 @@
-"""Checkpoints on disk: folders of safetensors that any strategy writes and reads, at any number of processes.
+"""Checkpoints on disk, folders of safetensors that any strategy writes and reads, at any number of processes.
 
-``checkpoints/step-00001000.ckpt/`` holds one file per process that had something to write, and manifest.json, which says
-where everything is. Every tensor is stored as contiguous ranges of its elements in row-major order: all of it where
-processes hold replicas, rows under FSDP, ranges that begin and end anywhere under ZeRO. Nothing in it is a pickle.
+``checkpoints/step-00001000.ckpt/`` holds one file per process that had something to write, and manifest.json, which
+says where everything is. Every tensor is stored as contiguous ranges of its elements in row-major order: all of it
+where processes hold replicas, rows under FSDP, ranges that begin and end anywhere under ZeRO. Nothing is pickled.
 """
 
-import hashlib
-import json
 import math
 import os
 import re
@@ -24,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.files import file_sha256, write_atomic
+from pipeline.files import file_sha256
 from pipeline.run.directory import LAST
+from pipeline.sealed import read_sealed, write_sealed
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -46,7 +45,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Place:
     """Where a range of a tensor's elements lies."""
 
     file: str
@@ -87,9 +86,10 @@ def write_shard(scratch: Path, number: int, pieces: Mapping[str, Piece]) -> dict
 
 
 def publish(scratch: Path, step: int, state: Mapping[str, Any], shards: Iterable[Mapping[str, Any]]) -> Path:
-    """Make the scratch folder the checkpoint of `step`, at once. `state`: what JSON holds, handed back by `Checkpoint`."""
+    """Make the scratch folder the checkpoint of `step`, at once. `state`: what JSON holds, handed back by
+    `Checkpoint`."""
     content = {"version": FORMAT_VERSION, "step": step, "state": dict(state), "shards": list(shards)}
-    write_atomic(scratch / MANIFEST, json.dumps({**content, "checksum": _checksum(content)}))
+    write_sealed(scratch / MANIFEST, content, seal="checksum")
     place = scratch.parent / f"step-{step:08d}.ckpt"
     if place.exists():  # an earlier one of the same step, found damaged
         shutil.rmtree(place)
@@ -108,7 +108,7 @@ def publish(scratch: Path, step: int, state: Mapping[str, Any], shards: Iterable
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what interrupted writers left; `LAST` goes with the last one."""
+    """Delete all but the newest `keep` checkpoints, and what interrupted writers left; `LAST` goes with the last."""
     for path in newest_first(folder)[keep:]:
         _delete(path)
     if keep == 0:
@@ -121,10 +121,6 @@ def _delete(path: Path) -> None:
     condemned = path.with_name(f".{path.name}")  # so that nobody takes half of it for a checkpoint
     path.rename(condemned)
     shutil.rmtree(condemned)
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -141,8 +137,8 @@ def _sync_folder(folder: Path) -> None:
 
 def newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a run."""
-    found = (path for path in folder.glob("step-*.ckpt") if path.is_dir())
-    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)
+    folders = (path for path in folder.glob("step-*.ckpt") if path.is_dir())
+    return sorted(folders, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 class Checkpoint:
@@ -154,22 +150,22 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            manifest = json.loads((path / MANIFEST).read_bytes())
-            if manifest.pop("checksum") != _checksum(manifest):
-                raise Damaged(f"wrong checksum of {MANIFEST}")
-            if manifest["version"] != FORMAT_VERSION:
-                raise Damaged(f"it has format {manifest['version']}, this program reads {FORMAT_VERSION}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise error if isinstance(error, Damaged) else Damaged(f"{MANIFEST}: {_words(error)}") from None
+            manifest = read_sealed(path / MANIFEST, seal="checksum")
+        except OSError as error:
+            raise Damaged(f"{MANIFEST}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise Damaged(str(error)) from None
+        if (version := manifest.get("version")) != FORMAT_VERSION:
+            raise Damaged(f"it has format {version}, this program reads {FORMAT_VERSION}")
         self.step = int(manifest["step"])
         self.state: dict[str, Any] = manifest["state"]
         self._shards: list[dict[str, Any]] = manifest["shards"]
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._parts: dict[str, list[_Part]] = {}
+        self._parts: dict[str, list[_Place]] = {}
         for shard in self._shards:
             for name, (shape, start, numel) in shard["pieces"].items():
                 self.shapes[name] = tuple(shape)
-                self._parts.setdefault(name, []).append(_Part(shard["file"], start, start + numel))
+                self._parts.setdefault(name, []).append(_Place(shard["file"], start, start + numel))
         for name, parts in self._parts.items():
             parts.sort(key=lambda part: part.start)
             ends = [0, *(part.end for part in parts)]
@@ -190,19 +186,19 @@ class Checkpoint:
             if file_sha256(path) != shard["sha256"]:
                 raise Damaged(f"wrong checksum of {path.name}")
         except OSError as error:
-            raise Damaged(f"{path.name}: {_words(error)}") from None
+            raise Damaged(f"{path.name}: {error.strerror or error}") from None
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> Tensor:
         """Elements `start` to `end` (all by default) of a tensor, 1-D, on the CPU. Raises `KeyError`."""
         end = math.prod(self.shapes[name]) if end is None else end
-        found = [
+        ranges = [
             self._files[part.file].get_slice(name)[
                 max(start, part.start) - part.start : min(end, part.end) - part.start
             ]
             for part in self._parts[name]
             if part.start < end and start < part.end
         ]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return ranges[0] if len(ranges) == 1 else torch.cat(ranges)
 
     def tensor(self, name: str) -> Tensor:
         """A whole tensor in its shape. Raises `KeyError`."""
@@ -228,9 +224,3 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     if last.exists() and not last.is_symlink():
         complaints.append(f"checkpoint {last} is damaged (not a folder of this version of the pipeline)")
     return None, complaints
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]

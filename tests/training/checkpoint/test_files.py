@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.training.checkpoint import files as files
+from pipeline.training.checkpoint import files
 from pipeline.training.checkpoint.files import LAST, MANIFEST, Checkpoint, Damaged, Piece, newest, newest_first, prune
 from tests.conftest import rewrite_manifest
 
@@ -325,7 +325,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from pipeline.training.checkpoint import files as files
+from pipeline.training.checkpoint import files
 from pipeline.training.checkpoint.files import Piece
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])

@@ -602,7 +602,7 @@ class Driver:
         self.arguments = arguments
 
     def start(self, cache: Path, workers: int) -> "subprocess.Popen[str]":
-        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
         return subprocess.Popen(
             [sys.executable, str(self.script), *self.arguments, str(workers)],
             env={**os.environ, "PIPELINE_CACHE": str(cache), "PYTHONPATH": path},
@@ -687,7 +687,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(
     )
     (tmp_path / "full.py").write_text(code)
     argv = ["data", "prepare", corpus, "--name", "c", "--tokenizer", str(tokenizer), "--workers", "2"]
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
 
     def run(limit: int) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(

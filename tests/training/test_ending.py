@@ -8,6 +8,9 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.run.directory import RunDir
+from pipeline.run.result import Record
+from pipeline.training.calendar import Calendar
+from pipeline.training.ending import Departure, Ending
 from pipeline.training.recorder import Recorder
 from pipeline.training.trainer import train
 from tests.conftest import changed
@@ -57,3 +60,46 @@ def test_slow_learning_is_no_departure(tiny: RunConfig) -> None:
     assert result.status == "completed"
     assert any(min(losses[i : i + 3]) > losses[0] for i in range(90)), "or the test says nothing"
     assert math.isclose(sum(losses) / 100, math.log(300), rel_tol=0.05)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One record after the other
+
+
+def departed_at(config: RunConfig, losses: list[float | None]) -> int | None:
+    """The step whose record made it certain."""
+    departure = Departure(config, Calendar(config))
+    for step, loss in enumerate(losses, 1):
+        departure.see(Record(step=step, loss=loss))
+        if departure.certain:
+            return step
+    return None
+
+
+def test_the_bound_is_that_of_the_first_loss_or_of_guessing(tiny: RunConfig) -> None:
+    config, guessing = changed(tiny, steps=100, warmup_steps=2, abort_after=3), math.log(300)
+    for first, bound in ((guessing - 1, 1.1 * guessing), (guessing + 1, 1.1 * (guessing + 1))):
+        assert departed_at(config, [first, *[bound + 1e-6] * 9]) == 5, "three records after the second step"
+        assert departed_at(config, [first, *[bound - 1e-6] * 9]) is None
+    squared = changed(config, loss="mse", z_loss=0.0)
+    assert departed_at(squared, [1.0, *[1.2] * 9]) == 5, "guessing has no loss of its own there"
+
+
+def test_it_has_to_stay_above(tiny: RunConfig) -> None:
+    config = changed(tiny, steps=100, warmup_steps=0, abort_after=3)
+    assert departed_at(config, [5.7, 9.0, 9.0, 5.0, 9.0, None, 9.0]) == 7, "a loss that is not finite is above"
+    assert departed_at(config, [5.7, 9.0, 9.0, 5.0, 9.0, 9.0, 5.0]) is None
+    assert departed_at(changed(config, abort_after=None), [5.7, *[9.0] * 50]) is None
+
+
+def test_records_made_for_a_measurement_do_not_count(tiny: RunConfig) -> None:
+    """Else the same run, diagnosed more often, would end earlier."""
+    config = changed(tiny, steps=100, warmup_steps=0, log_interval=10, val_interval=50, abort_after=3)
+    assert departed_at(config, [5.7, *[9.0] * 60]) == 30
+
+
+def test_what_ended_a_run() -> None:
+    assert (Ending().status, Ending().early) == ("completed", False)
+    assert (Ending(diverged_at=3).status, Ending(diverged_at=3).early) == ("diverged", True)
+    assert (Ending(aborted=True).status, Ending(aborted=True).early) == ("aborted", True)
+    assert Ending(interrupted=True).early

@@ -16,7 +16,7 @@ from pipeline.data.hub.download import hub_source
 from pipeline.data.order import permute, seeded
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.shards import read_manifest
-from tests.data.test_stream import write_corpus
+from tests.data.streaming.test_stream import write_corpus
 from tests.support.hub_server import HubServer, serving
 
 REPO = "words/in-files"

@@ -1,0 +1,80 @@
+"""The log of a run: records of steps, read off the device, put together, handed to everybody who keeps them.
+
+Shapes: S steps, A passes per step, F fields of a `LossOutput`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from pipeline.config import RunConfig
+from pipeline.losses import LossOutput
+from pipeline.run.result import Record
+from pipeline.training.calendar import Clock
+from pipeline.training.module import TrainingModule
+
+OF_THE_LOGITS = ("max_probability", "entropy", "calibration_error")
+
+
+def read_losses(trainer: pl.Trainer, module: TrainingModule) -> list[LossOutput]:
+    """What every step since the last reading gave, means over its passes and over all ranks."""
+    passes_SAF = torch.stack(module.passes).view(-1, module.accumulation, len(LossOutput._fields))
+    module.passes.clear()
+    means_SF = trainer.strategy.reduce(passes_SAF.mean(1), reduce_op="mean")
+    assert isinstance(means_SF, torch.Tensor)
+    return [LossOutput.from_vector(row) for row in means_SF.cpu()]
+
+
+class Log:
+    """Makes the records of a run and gives each to every sink."""
+
+    def __init__(self, config: RunConfig, clock: Clock, sinks: list[Callable[[Record], None]]) -> None:
+        self.config, self.clock, self.sinks = config, clock, sinks
+
+    def begin(self, step: int) -> None:
+        """Rates are those since this step."""
+        self._last_step, self._last_seconds = step, self.clock.seconds
+
+    def add(
+        self,
+        trainer: pl.Trainer,
+        module: TrainingModule,
+        output: LossOutput,
+        *,
+        validate: bool,
+        measured: dict[str, float],
+    ) -> Record:
+        """The record of the step that has just ended, with what was `measured` of it inside the model; to be called by
+        all ranks."""
+        c, step = self.config, trainer.global_step
+        tokens, seconds = (step - self._last_step) * c.tokens_per_step, self.clock.seconds - self._last_seconds
+        values: dict[str, Any] = {
+            "step": step,
+            "loss": output.loss.item(),
+            "lr": c.lr * trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0](step - 1),
+            "grad_norm": module.gradient_norm,
+            "tokens": step * c.tokens_per_step,
+            "tokens_per_second": round(tokens / max(1e-9, seconds), 1),
+            "logit_rms": output.logit_rms.item(),
+            **self._beside_the_loss(output),
+        }
+        if validate:
+            validation, logits = module.validate()
+            beside = self._beside_the_loss(validation) | {key: logits[key] for key in OF_THE_LOGITS if key in logits}
+            values |= {"val_loss": validation.loss.item(), **{f"val_{key}": value for key, value in beside.items()}}
+        record = Record(values | measured)
+        self.begin(step)
+        for sink in self.sinks:
+            sink(record)
+        return record
+
+    def _beside_the_loss(self, output: LossOutput) -> dict[str, float]:
+        """Cross-entropy where the loss is another, accuracy where there are classes."""
+        beside = {}
+        if self.config.loss != "cross_entropy" or self.config.z_loss:
+            beside["cross_entropy"] = output.cross_entropy.item()
+        if self.config.is_classification:
+            beside["accuracy"] = output.accuracy.item()
+        return beside
