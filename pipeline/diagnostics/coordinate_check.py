@@ -2,8 +2,8 @@
 
 With W the weight now, R the reference weight, x and x_R their inputs on the same probe,
 ``W x - R x_R = (W - R) x + R (x - x_R)``: the effective update of the weight itself and the update that propagates from
-the layers before. All is computed in hooks of one forward pass, so that nothing but the reference inputs is ever held of the whole model, and a
-weight that a strategy shards is there when it is needed.
+the layers before. All is computed in hooks of one forward pass, so that nothing but the reference inputs is ever held
+of the whole model, and a weight that a strategy shards is there when it is needed.
 
 Shapes: O fan-out, I fan-in.
 """

@@ -8,6 +8,7 @@ import pytest
 from pipeline.config import RunConfig
 from pipeline.training.calendar import Calendar, Clock
 from pipeline.training.checkpoint import state
+from pipeline.training.recorder import Recorder
 from pipeline.training.trainer import train
 from tests.conftest import changed
 from tests.support.runs import at_step
@@ -29,8 +30,11 @@ def test_the_clock_makes_checkpoints_too(tiny: RunConfig, monkeypatch: pytest.Mo
         train(changed(tiny, checkpoint_interval=5, checkpoint_minutes=minutes, study=f"clock-{minutes}"))
         assert made == [5, 10, 12]
     made.clear()
-    late = lambda recorder, trainer: setattr(recorder.calendar, "_saved_at", recorder.calendar._saved_at - 120)  # noqa: E731
-    at_step(3, late, monkeypatch)
+
+    def two_minutes_later(recorder: Recorder, trainer: Any) -> None:
+        recorder.calendar._saved_at -= 120
+
+    at_step(3, two_minutes_later, monkeypatch)
     train(changed(tiny, checkpoint_interval=1000, checkpoint_minutes=1.5, study="late"))
     assert made == [4, 12], "the clock starts anew with every checkpoint"
 

@@ -53,7 +53,8 @@ def test_resuming_remembers_how_long_it_has_been_gone(tiny: RunConfig, monkeypat
 
 
 def test_slow_learning_is_no_departure(tiny: RunConfig) -> None:
-    """At a learning rate that changes nothing the loss stays where it began, above the first batch's half of the time."""
+    """At a learning rate that changes nothing the loss stays where it began, above the first batch's half of the
+    time."""
     slow = changed(tiny, lr=1e-9, steps=100, abort_after=3)
     result = train(slow)
     losses = [r["loss"] for r in RunDir(slow.run_dir).records()]

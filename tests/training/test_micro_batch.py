@@ -30,7 +30,8 @@ def module(tiny: RunConfig) -> TrainingModule:
 
 
 def given(patched: pytest.MonkeyPatch, weights: float, *, free: float, fixed: float = 0.0) -> None:
-    """A device with so much free memory, on which a sequence takes 1 MB, a pass `fixed` and gradients what weights do."""
+    """A device with so much free memory, on which a sequence takes 1 MB, a pass `fixed` and gradients what weights
+    do."""
     patched.setattr(micro_batch, "_free", lambda device, processes: free)
     patched.setattr(micro_batch, "_in_use", lambda device: 5e6)
     patched.setattr(micro_batch, "_peak", lambda module, size, device: 5e6 + weights + fixed + size * 1e6)

@@ -1,4 +1,5 @@
-"""The monitor in real training: what it records, that it changes nothing, resuming, and two processes under every strategy."""
+"""The monitor in real training: what it records, that it changes nothing, resuming, and two processes under every
+strategy."""
 
 import dataclasses
 import json
@@ -91,8 +92,8 @@ def test_training_is_the_same_with_and_without(tiny: RunConfig, precision: str, 
 
 
 def test_numbers_are_those_of_the_weights_after_the_step(tiny: RunConfig) -> None:
-    """Against a check made by hand at the run's end, and gradients by hand in its first step: before clipping, summed up
-    over micro-batches, split by rows."""
+    """Against a check made by hand at the run's end, and gradients by hand in its first step: before clipping, summed
+    up over micro-batches, split by rows."""
     config = diagnosed(changed(tiny, grad_clip=0.01, micro_batch=1))
     first, *_, last = trained(config)
     data = open_data(config)
@@ -145,7 +146,8 @@ def test_sharpness_is_that_of_the_model_at_that_step(tmp_path: Path) -> None:
 
 
 def test_reference_previous_adds_up_to_one_step(tiny: RunConfig) -> None:
-    """The bias of a norm moves by lr under the first step of Adam; against the previous step that is so at every step."""
+    """The bias of a norm moves by lr under the first step of Adam; against the previous step that is so at every
+    step."""
     config = diagnosed(
         changed(tiny, optimizer="adam", weight_decay=0.0, warmup_steps=0, lr_min_ratio=1.0, betas=(0.0, 0.0)),
         reference="previous", first=2, interval=6,
@@ -363,8 +365,8 @@ def worst(ours: list[Record], theirs: list[Record]) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(tiny: RunConfig, tmp_path: Path) -> None:
-    """Every strategy, both references, a probe that does not divide, spectra and sharpness; resumed under another strategy;
-    the perceptron."""
+    """Every strategy, both references, a probe that does not divide, spectra and sharpness; resumed under another
+    strategy; the perceptron."""
     recipe = changed(
         tiny, width=64, param="mup", optimizer="sgd", lr=0.05, weight_decay=0.0, global_batch=8, micro_batch=2,
         grad_clip=0.5, val_sequences=5,
