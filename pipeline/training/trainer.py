@@ -20,7 +20,7 @@ from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.mirrors import WandbMirror
 from pipeline.training.module import TrainingModule
 from pipeline.training.parallel.strategies import environment, strategy_of
-from pipeline.training.progress import Progress
+from pipeline.training.progress import RunProgress
 from pipeline.training.recorder import Recorder
 from pipeline.training.resume import checkpoint_of
 
@@ -54,7 +54,7 @@ def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: 
             resumed = checkpoint_of(config, run)
             run.cut_back(resumed.step if resumed else 0)
             run.record_start(config, resumed.step if resumed else 0)
-            mirror, progress = WandbMirror(config), Progress(config)
+            mirror, progress = WandbMirror(config), RunProgress(config)
             with run.appending() as metrics:
                 sinks: list[Callable[[Record], None]] = [mirror.log, *([progress] if show_progress else [])]
                 result = _fit(run, module, Recorder(run, module, metrics, sinks, resumed))
