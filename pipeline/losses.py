@@ -4,13 +4,13 @@ Shapes: N positions (tokens or examples), D = n width, V outputs (vocabulary or 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-LossName = Literal["cross_entropy", "mse", "softmax_mse"]
+from torch.nn import functional as F
 
 # Large enough that accumulating the readout's gradient costs little beside its matrix products, small enough that a
 # chunk of logits stays far below the model's own activations (50 304 columns: 0.4 GB).
@@ -41,7 +41,7 @@ class _Chunk(NamedTuple):
     """What a loss may read of a chunk, and overwrite."""
 
     logits_CV: Tensor
-    """Only under `mse`; elsewhere their memory is that of the softmax."""
+    """Only of a loss that reads them; elsewhere their memory is that of the softmax."""
     p_CV: Tensor
     """Softmax of the logits."""
     cross_entropy: Tensor
@@ -49,8 +49,16 @@ class _Chunk(NamedTuple):
     targets_C1: Tensor
 
 
-# A loss maps a chunk to its sum over rows and the gradient of that sum with respect to the logits.
-_Loss = Callable[[_Chunk], tuple[Tensor, Tensor]]
+@dataclass(frozen=True)
+class Compute:
+    """What a loss computes; its entry is the one of the same name in `pipeline.entries.losses`."""
+
+    chunk: Callable[[_Chunk], tuple[Tensor, Tensor]]
+    """Its sum over the rows of a chunk, and the gradient of that sum with respect to the logits."""
+    per_row: Callable[[Tensor, Tensor], Tensor]
+    """Of logits_NV and targets_N, (N,): the same, differentiable any number of times, from all logits at once."""
+    reads_logits: bool = False
+    """Whether `chunk` reads the logits, whose memory the softmax else takes."""
 
 
 def _cross_entropy(chunk: _Chunk) -> tuple[Tensor, Tensor]:
@@ -71,7 +79,17 @@ def _softmax_mse(chunk: _Chunk) -> tuple[Tensor, Tensor]:
     return loss, error_CV.sub_(mean_C1).mul_(chunk.p_CV).mul_(2)
 
 
-_LOSSES: Mapping[LossName, _Loss] = {"cross_entropy": _cross_entropy, "mse": _mse, "softmax_mse": _softmax_mse}
+def _distance(outputs_NV: Tensor, targets_N: Tensor) -> Tensor:
+    return (outputs_NV - F.one_hot(targets_N, outputs_NV.shape[1])).square().sum(1)
+
+
+COMPUTE: Mapping[str, Compute] = {
+    "cross_entropy": Compute(
+        _cross_entropy, lambda logits, targets: F.cross_entropy(logits, targets, reduction="none")
+    ),
+    "mse": Compute(_mse, _distance, reads_logits=True),
+    "softmax_mse": Compute(_softmax_mse, lambda logits, targets: _distance(logits.softmax(1), targets)),
+}
 
 
 def _minus_one_hot(values_CV: Tensor, targets_C1: Tensor) -> Tensor:
@@ -89,11 +107,12 @@ class _LinearLoss(torch.autograd.Function):
         weight_VD: Tensor,
         bias_V: Tensor | None,
         targets_N: Tensor,
-        name: LossName,
+        name: str,
         z_loss: float,
         chunk_rows: int,
         accuracy: bool,
     ) -> tuple[Tensor, ...]:
+        compute = COMPUTE[name]
         need_h, need_weight, need_bias = ctx.needs_input_grad[:3]
         device = h_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
@@ -118,14 +137,14 @@ class _LinearLoss(torch.autograd.Function):
                 target_C1 = logits_CV.gather(1, targets_C1)
                 # log-sum-exp and softmax from one exponential, in the logits' own memory where the loss can spare them
                 maximum_C1 = logits_CV.amax(1, keepdim=True)
-                p_CV = (logits_CV - maximum_C1 if name == "mse" else logits_CV.sub_(maximum_C1)).exp_()
+                p_CV = (logits_CV - maximum_C1 if compute.reads_logits else logits_CV.sub_(maximum_C1)).exp_()
                 normalizer_C1 = p_CV.sum(1, keepdim=True)
                 p_CV /= normalizer_C1
                 log_z_C1 = maximum_C1 + normalizer_C1.log()
                 chunk_cross_entropy = (log_z_C1 - target_C1).sum()
                 cross_entropy += chunk_cross_entropy
                 z_gradient = 2 * z_loss * log_z_C1 * p_CV if z_loss else None
-                value, grad_CV = _LOSSES[name](_Chunk(logits_CV, p_CV, chunk_cross_entropy, targets_C1))
+                value, grad_CV = compute.chunk(_Chunk(logits_CV, p_CV, chunk_cross_entropy, targets_C1))
                 loss += value
                 if z_gradient is not None:
                     loss += z_loss * log_z_C1.square().sum()
@@ -161,7 +180,7 @@ def linear_loss(
     targets_N: Tensor,
     bias_V: Tensor | None = None,
     *,
-    loss: LossName = "cross_entropy",
+    loss: str = "cross_entropy",
     z_loss: float = 0.0,
     chunk_rows: int = CHUNK_ROWS,
     accuracy: bool = False,
@@ -171,6 +190,7 @@ def linear_loss(
     `cross_entropy` is F.cross_entropy; `mse` and `softmax_mse` are squared distances to the one-hot target summed over
     the V outputs, of the logits and of their softmax. `z_loss` times the squared log-partition function is added
     (Chowdhery et al. 2023). Under autocast, matrix products run in its dtype, all else in fp32. Differentiable once.
+    Raises `KeyError` for an unknown loss.
     """
     outputs: tuple[Tensor, ...] = _LinearLoss.apply(  # type: ignore[no-untyped-call]
         h_ND, weight_VD, bias_V, targets_N, loss, z_loss, chunk_rows, accuracy

@@ -1,14 +1,14 @@
-"""Scaling and roles -> explicit parameter groups, optimizer and learning-rate schedule."""
+"""Parameter groups and the optimizer, from roles and a scaling."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from pipeline.config import RunConfig
+from pipeline.entries.load import load
+from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.models.init import initialize_
 from pipeline.models.roles import TensorSpec
 from pipeline.scaling import Scaling
@@ -71,20 +71,7 @@ def apply_parameterization(
 
 
 def build_optimizer(config: RunConfig, groups: list[dict[str, Any]]) -> Optimizer:
-    """AdamW with decoupled decay, Adam without any, or SGD; without momentum, SGD's coupled decay is the decoupled one."""
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(groups, betas=config.betas, eps=config.eps)
-    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps)
-
-
-def schedule(step: int, *, steps: int, warmup_steps: int, min_ratio: float) -> float:
-    """Factor on every learning rate at the update after `step` updates: linear warm-up, then cosine to `min_ratio`.
-
-    The first update already moves (1 / warmup_steps of the peak); the last one is taken at `min_ratio`.
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, steps - 1 - warmup_steps))
-    return min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * progress)) / 2
+    """The optimizer of a run (`pipeline.entries.optimizers`) on these groups. Raises `KeyError` for an unknown name."""
+    entry = OPTIMIZERS[config.optimizer]
+    optimizer: Optimizer = load(entry.build)(groups, **entry.arguments(config))
+    return optimizer

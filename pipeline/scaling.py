@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config import MultConfig, RunConfig
+from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.parameterization import rules
 from pipeline.parameterization.rules import EmbeddingInit, Family, Parameterization, Role, Width
 
 Place = Literal["trunk", "branch", "branch_end"]
 """Where a tensor stands with respect to residual branches: outside, inside, or in the matrix that ends one."""
-
-FAMILY: dict[str, Family] = {"adamw": "adam", "adam": "adam", "sgd": "sgd"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def scaling_of(config: RunConfig) -> Scaling:
     """The scaling that a run's settings ask for."""
     return Scaling(
         rules.get(config.param),
-        FAMILY[config.optimizer],
+        OPTIMIZERS[config.optimizer].family,
         config.width_point,
         config.mult,
         config.embedding_init,

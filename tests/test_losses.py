@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.losses import LossName, linear_loss
+from pipeline.losses import linear_loss
 from tests.support.largest_tensor import LargestTensor
 
 
@@ -57,7 +57,7 @@ def test_autocast_computes_in_bf16_and_accumulates_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse", "softmax_mse"])
-def test_no_tensor_grows_with_batch_times_vocabulary(loss: LossName) -> None:
+def test_no_tensor_grows_with_batch_times_vocabulary(loss: str) -> None:
     sizes = {}
     for rows in (512, 4096):
         h, weight, _, targets = problem(torch.float32, rows=rows, vocabulary=2000)
@@ -75,7 +75,7 @@ def test_validation_forms_no_gradients() -> None:
     torch.testing.assert_close(loss, F.cross_entropy(F.linear(h, weight), targets))
 
 
-def reference(name: LossName, z_loss: float, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def reference(name: str, z_loss: float, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The losses as their definitions read, for autograd."""
     one_hot = F.one_hot(targets, logits.shape[1]).to(logits.dtype)
     value = {
@@ -89,7 +89,7 @@ def reference(name: LossName, z_loss: float, logits: torch.Tensor, targets: torc
 @pytest.mark.parametrize("name", ["cross_entropy", "mse", "softmax_mse"])
 @pytest.mark.parametrize("z_loss", [0.0, 0.3])
 @pytest.mark.parametrize("chunk_rows", [64, 4096])
-def test_every_loss_equals_autograd(name: LossName, z_loss: float, chunk_rows: int) -> None:
+def test_every_loss_equals_autograd(name: str, z_loss: float, chunk_rows: int) -> None:
     h, weight, bias, targets = problem(torch.float64)
     ours = linear_loss(h, weight, targets, bias, loss=name, z_loss=z_loss, chunk_rows=chunk_rows, accuracy=True)
     logits = F.linear(h, weight, bias)

@@ -1,6 +1,5 @@
 """Groups, optimizers and schedule: every parameter in one group, the same first step at the base width."""
 
-import math
 from fractions import Fraction
 from typing import Any
 
@@ -8,14 +7,15 @@ import pytest
 import torch
 
 from pipeline.config import DataConfig, ModelConfig, RunConfig
+from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.losses import linear_loss
 from pipeline.models.build import build
 from pipeline.models.init import initialize_
 from pipeline.models.roles import TensorSpec
-from pipeline.optim import build_optimizer, parameter_groups, schedule
+from pipeline.optim import build_optimizer, parameter_groups
 from pipeline.parameterization import rules
 from pipeline.parameterization.rules import TABLE, Width
-from pipeline.scaling import FAMILY, Scaling, scaling_of
+from pipeline.scaling import Scaling, scaling_of
 from tests.conftest import changed
 
 MODEL = ModelConfig(n_layer=2, head_size=16, vocab_size=256)
@@ -75,7 +75,7 @@ def test_groups_cover_every_parameter_with_its_rate(
     assert len(grouped) == len(set(grouped)) == len(roles)
     for group in opt.param_groups:
         assert {roles[p] for p in group["params"]} == {group["name"]}
-        factor = rules.get(param).lr_factor(group["name"], FAMILY[optimizer], config.width_point)
+        factor = rules.get(param).lr_factor(group["name"], OPTIMIZERS[optimizer].family, config.width_point)
         assert group["lr"] == pytest.approx(0.5 * factor)
         assert group["lr"] * group["weight_decay"] == pytest.approx(0.5 * decay)
 
@@ -108,13 +108,3 @@ def test_sgds_coupled_decay_is_the_decoupled_one() -> None:
     build_optimizer(RunConfig(optimizer="sgd"), groups).step()
     factor = float(Fraction(1, 2))  # m^-1/2 at m = 4
     assert p.item() == pytest.approx(2.0 - 0.1 * factor * 1.0 - 0.1 * 0.3 * 2.0)
-
-
-def test_schedule_by_closed_form() -> None:
-    rate = [schedule(s, steps=101, warmup_steps=10, min_ratio=0.1) for s in range(101)]
-    assert rate[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
-    assert rate[10] == 1
-    assert rate[55] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2)
-    assert rate[100] == pytest.approx(0.1)
-    assert schedule(0, steps=1, warmup_steps=0, min_ratio=0.1) == 1
-    assert schedule(0, steps=1, warmup_steps=1, min_ratio=0.1) == 1

@@ -11,7 +11,6 @@ from pipeline.config import DataConfig, RunConfig
 from pipeline.errors import RequestError
 from pipeline.recipes import build, data_recipe, keys, read_recipe, reject_unknown, settings_parser, shipped, typed
 from pipeline.sweep.config import SweepConfig
-from pipeline.validation import validate_source
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -167,7 +166,7 @@ def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None
     )
     vocab_size = values.pop("vocab_size", None)
     config = build(DataConfig, values)
-    validate_source(config)
+    config.check()
     if vocab_size is not None and config.tokenizer != "bpe":
         raise RequestError("--vocab_size is for --tokenizer bpe: this source has a tokenizer")
     return config, vocab_size

@@ -6,6 +6,8 @@ from fractions import Fraction
 from typing import Any
 
 from pipeline.cli.arguments import RequestParser
+from pipeline.entries.losses import LOSSES
+from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
 from pipeline.theory.network import Setting
@@ -28,10 +30,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--param", help=f"parameterization: {', '.join(rules.TABLE)}")
     add("--all", action="store_true", help="every parameterization: the rules and the predicted exponents")
-    add("--optimizer", choices=["sgd", "adam", "adamw"], default="adamw", help="default: adamw")
+    add("--optimizer", choices=sorted(OPTIMIZERS, reverse=True), default="adamw", help="default: adamw")
     add(
         "--loss",
-        choices=["cross_entropy", "mse", "softmax_mse"],
+        choices=list(LOSSES),
         default="cross_entropy",
         help="default: cross_entropy",
     )

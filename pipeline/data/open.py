@@ -15,7 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.data.order import Samples, training_batches
 from pipeline.data.preparing.prepare import open_source, prepare, prepared_folder
 from pipeline.data.shards import MANIFEST, read_manifest
-from pipeline.data.vectors import SOURCES, Examples
+from pipeline.data.vectors import load_examples
 from pipeline.data.windows import TokenWindows
 from pipeline.errors import RequestError
 
@@ -85,8 +85,8 @@ class Data:
 
 def open_data(config: RunConfig) -> Data:
     """Open the run's data, preparing text first where that has not been done yet. Raises `RequestError`."""
-    if config.data.dimensions:
-        train, val = (Examples(*SOURCES[config.data.format](split)) for split in ("train", "val"))
+    if (vectors := config.data.vectors) is not None:
+        train, val = load_examples(vectors, "train"), load_examples(vectors, "val")
         fingerprint = hashlib.sha256((train.sha256 + val.sha256).encode()).hexdigest()
         return Data(Shuffled(train, config.seed, config.global_batch), val, fingerprint)
     if config.data.mode == "stream":

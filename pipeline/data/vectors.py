@@ -4,7 +4,6 @@ Both are small, made in memory, and the same for every run: a run's seed decides
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -13,6 +12,8 @@ from torch import Tensor
 
 from pipeline.data.order import Indices
 from pipeline.data.shards import Split
+from pipeline.entries.load import load
+from pipeline.entries.vectors import Vectors
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -33,6 +34,11 @@ class Examples:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.x.numpy().tobytes() + self.y.numpy().tobytes()).hexdigest()
+
+
+def load_examples(vectors: Vectors, split: Split) -> Examples:
+    """A split of a data set."""
+    return Examples(*load(vectors.arrays)(split))
 
 
 def multi_index(split: Split, d_in: int = 100, train: int = 1000, test: int = 10_000) -> Arrays:
@@ -57,6 +63,3 @@ def digits(split: Split) -> Arrays:
     x = (pixels - pixels[train].mean()) / pixels[train].std()
     rows = train if split == "train" else val
     return x[rows].astype(np.float32), labels[rows].astype(np.int64)
-
-
-SOURCES: Mapping[str, Callable[[Split], Arrays]] = {"multi_index": multi_index, "digits": digits}

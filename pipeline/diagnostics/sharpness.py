@@ -21,19 +21,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.diagnostics.lanczos import largest_eigenvalues, random_vector
 from pipeline.diagnostics.precision import full_precision
-from pipeline.losses import LossName
+from pipeline.losses import COMPUTE
 
 CHUNK_POSITIONS = 1024
 COLD = 3  # times as many iterations in a first measurement, which starts from a random vector
 
 
-def plain_loss(logits_NV: Tensor, targets_N: Tensor, loss: LossName, z_loss: float = 0.0) -> Tensor:
+def plain_loss(logits_NV: Tensor, targets_N: Tensor, loss: str, z_loss: float = 0.0) -> Tensor:
     """The mean loss of `pipeline.losses.linear_loss`, differentiable any number of times, from all logits at once."""
-    if loss == "cross_entropy":
-        value = F.cross_entropy(logits_NV, targets_N)
-    else:
-        outputs_NV = logits_NV if loss == "mse" else logits_NV.softmax(1)
-        value = (outputs_NV - F.one_hot(targets_N, logits_NV.shape[1])).square().sum(1).mean()
+    value = COMPUTE[loss].per_row(logits_NV, targets_N).mean()
     return value + z_loss * logits_NV.logsumexp(1).square().mean() if z_loss else value
 
 
@@ -64,7 +60,7 @@ class Sharpness:
         model: nn.Module,
         inputs: Tensor,
         targets: Tensor,
-        loss: LossName,
+        loss: str,
         *,
         eigenvalues: int = 1,
         iterations: int = 10,

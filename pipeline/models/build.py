@@ -1,16 +1,15 @@
-"""From a run's settings to its model: the one place that knows all kinds."""
+"""The model of a run, from its settings, whatever its kind (`pipeline.entries.kinds`)."""
 
-from typing import TypeAlias
+from importlib import import_module
+from typing import Any
+
+from torch import nn
 
 from pipeline.config import RunConfig
-from pipeline.errors import RequestError
-from pipeline.models import gpt, mlp
-from pipeline.models.gpt import GPT
-from pipeline.models.mlp import MLP
 from pipeline.models.roles import TensorSpec
 
-Model: TypeAlias = GPT | MLP
-"""Maps inputs to hidden states; `readout` is the layer whose weight the loss applies to them."""
+Model = Any
+"""A torch module that maps inputs to hidden states; its `readout` is the layer whose weight the loss applies to them."""
 
 
 def build(config: RunConfig) -> tuple[Model, dict[str, TensorSpec]]:
@@ -18,21 +17,15 @@ def build(config: RunConfig) -> tuple[Model, dict[str, TensorSpec]]:
 
     Raises `RequestError` for an architecture that has no width rule.
     """
-    if config.data.dimensions:
-        perceptron = mlp.build(config.model, config.width, *config.data.dimensions)
-        return perceptron, mlp.tensor_specs(perceptron, config.base_width)
-    transformer = gpt.build(config.model, config.width, config.seq_len)
-    if config.depth_scaling == "none":
-        return transformer, gpt.tensor_specs(transformer, config.base_width)
-    if gpt.ends_branches_with_norms(transformer):
-        raise RequestError(f"--depth_scaling: {config.model.name} normalizes its residual branches, which undoes it")
-    return transformer, gpt.tensor_specs(transformer, config.base_width, config.base_depth)
+    built: tuple[Model, dict[str, TensorSpec]] = import_module(config.kind.module).of_run(config)
+    return built
 
 
 def flops_per_token(model: Model, config: RunConfig) -> int:
     """Forward and backward, per predicted token or example."""
-    return gpt.flops_per_token(model, config.seq_len) if isinstance(model, GPT) else mlp.flops_per_example(model)
+    flops: int = import_module(config.kind.module).flops(model, config)
+    return flops
 
 
-def parameter_count(model: Model) -> int:
+def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())

@@ -13,7 +13,7 @@ import litgpt.model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, RunConfig
 from pipeline.errors import RequestError
 from pipeline.models.roles import Claim, Readout, TensorSpec, by_name, linear, norm
 from pipeline.parameterization.rules import Role
@@ -70,6 +70,21 @@ def litgpt_config(model: ModelConfig, width: int, seq_len: int) -> litgpt.Config
         norm_qk=model.qk_norm,
         scale_embeddings=False,
     )
+
+
+def of_run(config: RunConfig) -> tuple[GPT, dict[str, TensorSpec]]:
+    """The model of a run, and the spec of each of its tensors. Raises `RequestError` for an architecture without a width
+    rule, or with branches that a depth rule cannot scale."""
+    gpt = build(config.model, config.width, config.seq_len)
+    if config.depth_scaling == "none":
+        return gpt, tensor_specs(gpt, config.base_width)
+    if ends_branches_with_norms(gpt):
+        raise RequestError(f"--depth_scaling: {config.model.name} normalizes its residual branches, which undoes it")
+    return gpt, tensor_specs(gpt, config.base_width, config.base_depth)
+
+
+def flops(gpt: GPT, config: RunConfig) -> int:
+    return flops_per_token(gpt, config.seq_len)
 
 
 def build(model: ModelConfig, width: int, seq_len: int) -> GPT:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, RunConfig
 from pipeline.models.roles import Claim, Readout, TensorSpec, by_name
 
 
@@ -33,6 +33,18 @@ class MLP(nn.Module):
             h = self.activation(layer(h))
         handed_on: Tensor = self.readout(h)  # h itself: hooks see what the readout is applied to, as in a GPT
         return handed_on
+
+
+def of_run(config: RunConfig) -> tuple[MLP, dict[str, TensorSpec]]:
+    """The model of a run, and the spec of each of its tensors."""
+    vectors = config.data.vectors
+    assert vectors is not None, "checked with the settings"
+    mlp = build(config.model, config.width, vectors.d_in, vectors.n_classes)
+    return mlp, tensor_specs(mlp, config.base_width)
+
+
+def flops(mlp: MLP, config: RunConfig) -> int:
+    return flops_per_example(mlp)
 
 
 def build(model: ModelConfig, width: int, d_in: int, d_out: int) -> MLP:

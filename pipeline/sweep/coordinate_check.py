@@ -44,7 +44,7 @@ def study(config: SweepConfig, given: Collection[str]) -> SweepConfig:
     if not _SCHEDULE & set(given):
         every = diagnostics.interval or (max(1, config.steps // 20) if config.steps > STEPS else 0)
         diagnostics = dataclasses.replace(diagnostics, first=min(config.steps, STEPS), interval=every)
-    if config.data.dimensions and "diagnostics.probe" not in given:
+    if config.data.vectors and "diagnostics.probe" not in given:
         diagnostics = dataclasses.replace(diagnostics, probe=EXAMPLES)
     return dataclasses.replace(
         config,

@@ -75,5 +75,5 @@ _EXAMPLE = {"width": "64,128,256", "param": "sp,mup", "lr": "1e-3,4e-3,1.6e-2", 
 
 def cost(run: RunConfig) -> float:
     """Relative compute of a run, for ordering and forecasts: hidden and readout weights times tokens."""
-    per_layer = 1 if run.model.kind == "mlp" else 4 + 2 * (run.model.mlp_ratio or 4)
+    per_layer = run.kind.weights_per_layer(run)
     return (run.model.n_layer * run.width**2 * per_layer + run.d_out * run.width) * run.total_tokens

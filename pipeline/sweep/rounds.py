@@ -20,6 +20,7 @@ from pipeline.analysis.study.measure import TRAINING_LOSS
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import Rule
 from pipeline.config import RunConfig
+from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl, write_atomic
 from pipeline.run.directory import RunDir
@@ -155,7 +156,6 @@ def _first_seed(config: SweepConfig) -> int:
 
 def _aim(config: SweepConfig, param: str) -> Aim:
     first = _first_seed(config)
-    classes = config.data.dimensions[1] if config.data.dimensions else None
     costs = {n: cost(_run(config, param, Proposal(n, first, 0.0, ""))) for n in config.widths}
     return Aim(
         widths=tuple(sorted(config.widths)),
@@ -163,7 +163,7 @@ def _aim(config: SweepConfig, param: str) -> Aim:
         half_width=config.target_half_width,
         cost=costs.__getitem__,
         first_seed=first,
-        rule=Rule(config.loss == "cross_entropy", classes),
+        rule=Rule(LOSSES[config.loss].judged, config.n_classes),
     )
 
 

@@ -76,7 +76,7 @@ def _claim(alpha: Fraction | None, status: Status, source: str, reason: str) -> 
 def _max_stable_reason(setting: Setting, max_alpha: Fraction | None, stable_alpha: Fraction | None) -> tuple[str, str]:
     if max_alpha is None:
         return "F.4", "diverging logits end training before any activation diverges"
-    if max_alpha == stable_alpha and setting.loss == "mse" and setting.family == "sgd":
+    if max_alpha == stable_alpha and setting.derivative == "mse" and setting.family == "sgd":
         return "Proposition 2" if setting.global_lr else "C.3.3", "diverging logits feed back into the gradient"
     if setting.depth == 2:
         return "Remark 3", "no hidden layer: beyond it the input layer's activations diverge"
@@ -89,14 +89,14 @@ def _optimal(setting: Setting, max_alpha: Fraction | None, stable_alpha: Fractio
     """Section 5.1: the optimum follows the edge, the only stable rate at which the layers slowest to learn still learn."""
     if setting.activation == "linear":
         return _claim(stable_alpha, "observed", "F.5.2", "a linear net gains nothing from features; logits stay stable")
-    if setting.loss == "softmax_mse" and setting.family == "sgd":
+    if setting.derivative == "softmax_mse" and setting.family == "sgd":
         return _claim(stable_alpha, "conjectured", "F.4", "diverging logits end training: their gradient vanishes")
     if max_alpha is None:
         return _claim(stable_alpha, "conjectured", "5.1", "no other edge")
     at_edge = predict(setting, max_alpha)
     if at_edge.regime == "stable" and all(_width_independent(layer) for layer in at_edge.layers if layer.present):
         return _claim(max_alpha, "derived", "C.1", "every layer's updates are independent of width")
-    if setting.loss == "mse" and setting.family == "sgd":
+    if setting.derivative == "mse" and setting.family == "sgd":
         return _claim(max_alpha, "conjectured", "5.1", "under smaller rates not even the logits move")
     layers = "the input layer learns" if setting.depth == 2 else "hidden layers learn"
     return _claim(max_alpha, "conjectured", "5.1", f"of all stable rates {layers} features at this one only")
@@ -113,7 +113,7 @@ def _observed_with_norms(setting: Setting) -> Claim | None:
     """Published GPT runs under Adam, one learning rate for all weights, trainable norms (section 5.1, Figure 5)."""
     one_rate = setting.global_lr and setting.lr_exponent("hidden") == 0 and setting.init_exponent("output") == HALF
     norms = setting.model == "gpt" and setting.train_norms and setting.qk_norm
-    if setting.family == "sgd" or setting.loss != "cross_entropy" or not one_rate or not norms:
+    if setting.family == "sgd" or setting.derivative != "cross_entropy" or not one_rate or not norms:
         return None
     return Claim(-HALF, "observed", "5.1, Figure 5", "trainable norms stabilize rates beyond the hidden layers' edge")
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from pipeline.entries.losses import LOSSES, TheoryLoss
+from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.parameterization.rules import HALF, EmbeddingInit, Factor, Family, Parameterization, Role
 from pipeline.theory.orders import ONE, ROOT_N, ZERO, N, Theta, power
-from pipeline.theory.propagation import Loss, Network, Weight
+from pipeline.theory.propagation import Network, Weight
 
-Optimizer = Literal["sgd", "adam", "adamw"]
 Model = Literal["mlp", "gpt"]
 
 
@@ -17,8 +18,8 @@ class Setting:
     """What is trained, and how. Raises `ValueError` with one line where the combination means nothing."""
 
     parameterization: Parameterization
-    optimizer: Optimizer = "adamw"
-    loss: Loss = "cross_entropy"
+    optimizer: str = "adamw"
+    loss: str = "cross_entropy"
     model: Model = "gpt"
     """mlp: section 2's, without biases and norms. gpt: pre-norm residual network with trainable or fixed norms."""
     depth: int = 8
@@ -39,6 +40,11 @@ class Setting:
     """The gradient's norm is clipped in every step. Without meaning under Adam, which normalizes anyway."""
 
     def __post_init__(self) -> None:
+        for name, table in ((self.optimizer, OPTIMIZERS), (self.loss, LOSSES)):
+            if name not in table:
+                raise ValueError(f"{name} is none of {', '.join(table)}")
+        if LOSSES[self.loss].theory is None:
+            raise ValueError(f"loss {self.loss} is not predicted")
         if self.depth < 2:
             raise ValueError(f"depth {self.depth}: a network has at least 2 weight matrices, input and readout")
         if self.model == "gpt" and self.activation == "linear":
@@ -52,7 +58,14 @@ class Setting:
 
     @property
     def family(self) -> Family:
-        return "sgd" if self.optimizer == "sgd" else "adam"
+        return OPTIMIZERS[self.optimizer].family
+
+    @property
+    def derivative(self) -> TheoryLoss:
+        """The loss whose derivative scales like that of `loss`."""
+        loss = LOSSES[self.loss].theory
+        assert loss is not None, "checked when it was made"
+        return loss
 
     @property
     def large_output(self) -> bool:

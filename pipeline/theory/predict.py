@@ -129,7 +129,7 @@ def predict(setting: Setting, alpha: Fraction, small_steps: bool = False) -> Pre
 def run(net: Network, setting: Setting, alpha: Fraction) -> tuple[tuple[Snapshot, ...], bool]:
     """Snapshots of `net`, and whether they settled (`propagation.simulate`)."""
     limit = 2 * setting.depth + 8  # a change needs a step per layer to reach every layer, forward and back
-    return _simulated(net, setting.family, setting.loss, setting.clipping, alpha, limit)
+    return _simulated(net, setting.family, setting.derivative, setting.clipping, alpha, limit)
 
 
 _simulated = lru_cache(maxsize=1024)(simulate)

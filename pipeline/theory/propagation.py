@@ -19,12 +19,10 @@ of a batch names has no gradient and no update; the rows that are named move lik
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
+from pipeline.entries.losses import TheoryLoss
 from pipeline.parameterization.rules import Family, Role
 from pipeline.theory.orders import NONE, ONE, ROOT_N, ZERO, Change, N, Theta, power
-
-Loss = Literal["cross_entropy", "mse", "softmax_mse"]
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def _forward(net: Network, moved: Moved) -> dict[str, _Pass]:
     return passes
 
 
-def _loss_derivative(loss: Loss, family: Family, logits: Theta) -> Theta:
+def _loss_derivative(loss: TheoryLoss, family: Family, logits: Theta) -> Theta:
     """chi = dL/df (section 4, F.4): bounded under cross-entropy, the residual f - y under MSE.
 
     MSE of the softmax saturates: once logits diverge its derivative is smaller than any power of n. That stops SGD; Adam,
@@ -281,7 +279,7 @@ def _snapshot(
 
 
 def simulate(
-    net: Network, family: Family, loss: Loss, clipping: bool, alpha: Fraction, limit: int
+    net: Network, family: Family, loss: TheoryLoss, clipping: bool, alpha: Fraction, limit: int
 ) -> tuple[tuple[Snapshot, ...], bool]:
     """Snapshots after 0, 1, 2, ... updates under lr = eta * n^-alpha, and whether the scales settled within `limit`.
 

@@ -5,19 +5,14 @@ from dataclasses import replace
 from fractions import Fraction
 
 from pipeline.console import table
+from pipeline.entries.losses import LOSSES
 from pipeline.parameterization.rules import TABLE, Family, Parameterization
 from pipeline.parameterization.table_text import INIT_ROLES, LEGEND, LR_ROLES, factor_text, init_cells
 from pipeline.theory.edges import Claim, edges
-from pipeline.theory.network import Optimizer, Setting
+from pipeline.theory.network import Setting
 from pipeline.theory.orders import Theta
 from pipeline.theory.predict import Layer, Prediction, predict
-from pipeline.theory.propagation import LayerScales, Loss
-
-LOSS_NAME: dict[Loss, str] = {
-    "cross_entropy": "cross-entropy",
-    "mse": "MSE",
-    "softmax_mse": "MSE of the softmax",
-}
+from pipeline.theory.propagation import LayerScales
 
 
 def theory_text(setting: Setting, alpha: Fraction | None = None) -> str:
@@ -57,7 +52,9 @@ def theory_text(setting: Setting, alpha: Fraction | None = None) -> str:
 
 
 def _title(setting: Setting) -> str:
-    return f"{setting.parameterization.name}, {setting.optimizer}, {LOSS_NAME[setting.loss]}, {_network_words(setting)}"
+    return (
+        f"{setting.parameterization.name}, {setting.optimizer}, {LOSSES[setting.loss].words}, {_network_words(setting)}"
+    )
 
 
 def _network_words(setting: Setting) -> str:
@@ -181,7 +178,7 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
     )
     yield (
         "two-layer nets: the controlled range reaches to the readout's edge n^-1 (Remark 3; Remark C.14 says n^-1/2)",
-        shallow and setting.loss == "cross_entropy" and setting.global_lr and sgd,
+        shallow and setting.derivative == "cross_entropy" and setting.global_lr and sgd,
     )
     yield (
         "few hidden layers stabilize themselves at widths of practice: 3- and 4-layer MLPs kept constant rates "
@@ -191,7 +188,7 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
     yield (
         "the softmax saturates where logits diverge and training ends; published runs then count as unstable from n^-1 on "
         "[observed, F.4]",
-        sgd and setting.loss == "softmax_mse",
+        sgd and setting.derivative == "softmax_mse",
     )
     yield (
         "exponents of clipping in every step; clipping now and then moved no exponent in published GPT runs [observed, F.2]",
@@ -239,7 +236,7 @@ def _uses_r(p: Parameterization, family: Family) -> bool:
 
 def all_text(setting: Setting) -> str:
     """Every parameterization and optimizer family: the rules, and the predictions for `setting`'s network under CE and MSE."""
-    optimizers: tuple[Optimizer, ...] = ("sgd", "adamw")
+    optimizers: tuple[str, ...] = ("sgd", "adamw")
     rows = [
         ("", "", "init std", "", "", "lr factor", "", "", "", "cross-entropy", "", "MSE", ""),
         ("param", "optimizer", *INIT_ROLES, *LR_ROLES, "max-stable", "optimal", "max-stable", "optimal"),

@@ -1,5 +1,7 @@
 """Curvature: the sharpness of a run while it trains, under every strategy."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,8 @@ def _unsharded(model: nn.Module, config: RunConfig, device: torch.device) -> nn.
     if not any(map(is_sharded, parameters.values())):
         return model
     with device:
-        copy, _ = build(config)
+        built: tuple[nn.Module, Any] = build(config)
+    copy = built[0]
     for name, parameter in copy.named_parameters():
         parameter.data.copy_(whole(parameters[name]))
         parameter.requires_grad_(parameters[name].requires_grad)

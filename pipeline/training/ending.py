@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.config import RunConfig
+from pipeline.entries.losses import LOSSES
 from pipeline.run.result import Record, Status
 from pipeline.training.calendar import Calendar
 
@@ -48,7 +49,7 @@ class Departure:
             return
         loss, c = record.loss, self.config
         if self._bound is None:
-            guessing = math.log(c.d_out) if c.loss == "cross_entropy" else 0.0
+            guessing = LOSSES[c.loss].of_guessing(c.d_out)
             self._bound = ABOVE * max(loss if loss is not None else math.inf, guessing)
         above = record.step > c.warmup_steps and not (loss is not None and loss <= self._bound)
         self._above = self._above + 1 if above else 0

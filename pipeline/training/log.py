@@ -75,6 +75,6 @@ class Log:
         beside = {}
         if self.config.loss != "cross_entropy" or self.config.z_loss:
             beside["cross_entropy"] = output.cross_entropy.item()
-        if self.config.is_classification:
+        if self.config.n_classes is not None:
             beside["accuracy"] = output.accuracy.item()
         return beside

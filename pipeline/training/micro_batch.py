@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from pipeline.config import RunConfig
+from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.run.directory import RunDir
 from pipeline.training.module import TrainingModule
 from pipeline.training.parallel.ranks import gather
@@ -97,7 +98,7 @@ def _kilobytes(file: str, key: str) -> float:
 
 def _standing(weights: float, config: RunConfig) -> float:
     """Bytes that stay between passes: gradients and the optimizer's state beside the weights that are there already."""
-    moments = 2 if config.optimizer != "sgd" else bool(config.momentum)
+    moments = OPTIMIZERS[config.optimizer].moments(config)
     return weights * strategy_of(config).standing(moments, config.world_size)
 
 

@@ -21,11 +21,12 @@ from pipeline.data.open import Batch, Data, Shuffled
 from pipeline.data.order import sample_order, validation_batches
 from pipeline.data.prefetch import prefetched, together
 from pipeline.diagnostics.logits import logit_metrics, logit_sums
+from pipeline.entries.schedules import SCHEDULES
 from pipeline.errors import RequestError
 from pipeline.losses import LossOutput, linear_loss
 from pipeline.models.build import build
 from pipeline.models.init import initialize_
-from pipeline.optim import build_optimizer, parameter_groups, schedule
+from pipeline.optim import build_optimizer, parameter_groups
 from pipeline.scaling import scaling_of
 from pipeline.training.parallel import zero
 from pipeline.training.parallel.fsdp import reshard_
@@ -82,7 +83,7 @@ class TrainingModule(pl.LightningModule):
             readout.bias,
             loss=self.config.loss,
             z_loss=self.config.z_loss,
-            accuracy=self.config.is_classification,
+            accuracy=self.config.n_classes is not None,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -128,7 +129,7 @@ class TrainingModule(pl.LightningModule):
             weight_decay_scaling=c.weight_decay_scaling,
         )
         optimizer = build_optimizer(c, groups)
-        factor = lambda step: schedule(step, steps=c.steps, warmup_steps=c.warmup_steps, min_ratio=c.lr_min_ratio)  # noqa: E731
+        factor = lambda step: SCHEDULES[c.schedule](c, step)  # noqa: E731
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def train_dataloader(self) -> Iterator[Batch]:

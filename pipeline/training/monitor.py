@@ -157,7 +157,8 @@ class RunMonitor(Monitor):
 
 def _inner_model(module: pl.LightningModule) -> nn.Module:
     assert isinstance(module, TrainingModule)
-    return module.model
+    model: nn.Module = module.model
+    return model
 
 
 def gradients(check: CoordinateCheck, device: torch.device, *, of_zero: bool) -> Sums:

@@ -348,7 +348,7 @@ def test_a_gpts_figure_has_a_row_per_kind_of_matrix(tmp_path: Path) -> None:
     study = load_study([folder])
     [family] = families(study, recorded(study))
     rows = np.array(figures_inside.coordinate_figure(family).axes).reshape(-1, 3)
-    assert [row[0].get_ylabel() for row in rows] == list(figures_inside.GPT_GROUPS)
+    assert [row[0].get_ylabel() for row in rows] == list(GPT.kind.groups)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def pair(config: RunConfig, dtype: torch.dtype = torch.float64) -> tuple[Model, 
 
 def probe(config: RunConfig, count: int = N, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
-    if config.data.dimensions:
+    if config.data.vectors:
         return torch.randn(count, 64, generator=generator, dtype=dtype), torch.randint(
             0, 10, (count,), generator=generator
         )
@@ -197,7 +197,7 @@ def test_attention_sparsity_and_logits_are_those_of_the_model(kind: str) -> None
         "max_probability": p.amax(-1).mean(),
         "entropy": -(p * p.log()).sum(-1).mean(),
     }
-    if config.data.dimensions:
+    if config.data.vectors:
         for i, layer in enumerate(now.layers):
             wanted[f"sparsity/layers.{i}"] = (layer(inputs[f"layers.{i}"]) <= 0).double().mean()
     else:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.analysis.page.summary import fit
+from pipeline.analysis.fit.study_fit import fit
 from pipeline.config import DataConfig, ModelConfig, RunConfig
 from pipeline.data.vectors import Examples, digits, multi_index
 from pipeline.errors import RequestError

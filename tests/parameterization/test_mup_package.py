@@ -21,12 +21,13 @@ from torch.optim import Optimizer
 
 from pipeline.config import ModelConfig, RunConfig
 from pipeline.data.vectors import Examples, digits
+from pipeline.entries import optimizers
 from pipeline.losses import linear_loss
 from pipeline.models import mlp
 from pipeline.optim import apply_parameterization, build_optimizer
 from pipeline.parameterization import rules
 from pipeline.parameterization.rules import Width
-from pipeline.scaling import FAMILY, Scaling
+from pipeline.scaling import Scaling
 
 D_IN, D_OUT, BASE, BATCH, STEPS = 64, 10, 32, 64, 8
 MODEL = ModelConfig(kind="mlp", n_layer=4)
@@ -88,7 +89,7 @@ def their_optimizer(net: Reference, config: RunConfig) -> Optimizer:
 def build(width: int, config: RunConfig, seed: int = 0) -> Pair:
     """The same function twice: the package's net starts from our weights, its readout from m times ours."""
     ours = mlp.build(MODEL, width, D_IN, D_OUT).double()
-    scaling = Scaling(rules.get("mup"), FAMILY[config.optimizer], Width(width, BASE, D_OUT))
+    scaling = Scaling(rules.get("mup"), optimizers.OPTIMIZERS[config.optimizer].family, Width(width, BASE, D_OUT))
     assert config.weight_decay is not None
     groups = apply_parameterization(
         ours, mlp.tensor_specs(ours, BASE), scaling, lr=config.lr, weight_decay=config.weight_decay, seed=seed

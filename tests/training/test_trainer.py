@@ -22,10 +22,10 @@ from pipeline.config import RunConfig, run_settings
 from pipeline.data.order import training_batches
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.windows import TokenWindows
+from pipeline.entries.schedules import cosine
 from pipeline.errors import RequestError
 from pipeline.models import gpt
 from pipeline.models.init import initialize_
-from pipeline.optim import schedule
 from pipeline.run.directory import RunDir
 from pipeline.scaling import scaling_of
 from pipeline.training.checkpoint.files import Checkpoint
@@ -56,9 +56,7 @@ def test_records_and_result(tiny: RunConfig) -> None:
     assert set(records[0]) == {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "logit_rms"}
     assert [r["step"] for r in records if "val_loss" in r] == [5, 10, 12]
     assert [r["tokens"] for r in records] == [64 * s for s in range(1, 13)]
-    assert [r["lr"] for r in records] == pytest.approx(
-        [1e-2 * schedule(s, steps=12, warmup_steps=2, min_ratio=0.1) for s in range(12)]
-    )
+    assert [r["lr"] for r in records] == pytest.approx([1e-2 * cosine(tiny, s) for s in range(12)])
     assert records[0]["loss"] == pytest.approx(math.log(300), abs=0.2)
     assert result.final["final_train_loss"] == records[-1]["loss"] < records[0]["loss"] - 0.3
     assert json.loads(run.result_file.read_text()) == result.to_json()
@@ -88,7 +86,7 @@ def test_steps_are_those_of_a_plain_torch_loop(tiny: RunConfig) -> None:
     batches = training_batches(windows, seed=0, first_step=0, global_batch=4, micro_batch=4, rank=0, world_size=1)
     for step, record in enumerate(curve(config)):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * schedule(step, steps=8, warmup_steps=2, min_ratio=0.1)
+            group["lr"] = peak * cosine(config, step)
         tokens = next(batches)
         logits = model.logits(tokens[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())

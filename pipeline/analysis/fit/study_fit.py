@@ -19,6 +19,7 @@ from pipeline.analysis.study.load import GROUP, Study, load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS, Measure
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import Rule, is_lost
+from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
 
@@ -148,8 +149,7 @@ def runs_of(rows: pd.DataFrame, measure: Measure) -> Runs:
 
 def _fit_group(key: Any, rows: pd.DataFrame, study: Study, measure: Measure, estimator: Estimator) -> GroupFit:
     param, optimizer, loss = key
-    dimensions = study.config.data.dimensions
-    grid = grid_of(runs_of(rows, measure), Rule(loss == "cross_entropy", dimensions[1] if dimensions else None))
+    grid = grid_of(runs_of(rows, measure), Rule(LOSSES[loss].judged, study.config.n_classes))
     return GroupFit(
         param,
         optimizer,

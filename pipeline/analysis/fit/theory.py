@@ -22,19 +22,12 @@ class Predicted:
 
 def setting_of(config: RunConfig, **other: Any) -> Setting:
     """The theory's setting of a run, but for what is given. Raises `ValueError` where theory does not know it."""
-    mlp = config.model.kind == "mlp"
     own: dict[str, Any] = {
         "optimizer": config.optimizer,
         "loss": config.loss,
-        "model": "mlp" if mlp else "gpt",
-        "depth": config.model.n_layer if mlp else config.model.n_layer + 2,
-        "activation": config.model.activation,
-        "embedding_init": None if mlp else config.embedding_init,
         "readout_init": config.readout_init,
-        "train_norms": config.model.train_norms,
-        "qk_norm": config.model.qk_norm,
-        "kv_heads": "all" if mlp or config.model.kv_heads == "all" else "fixed",
         "clipping": config.grad_clip is not None,
+        **config.kind.theory(config),
     }
     param = other.pop("param", config.param)
     return Setting(rules.get(param), **{**own, **other})

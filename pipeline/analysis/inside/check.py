@@ -8,7 +8,7 @@ Shapes: W widths, S seeds, K series (one per quantity, weight and step).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -18,9 +18,9 @@ import pandas as pd
 
 from pipeline.analysis.inside.slopes import WidthExponents, fit_width_exponents
 from pipeline.analysis.inside.theory import Predictions
-from pipeline.analysis.inside.weights import ORDER, Kind, kind_of
 from pipeline.analysis.study.runs import Floats
 from pipeline.config import RunConfig
+from pipeline.entries.kinds import SMALL_GROUPS, Place, place_of
 from pipeline.run.result import Record
 
 QUANTITIES = (
@@ -53,7 +53,7 @@ class Exponent:
     quantity: str
     label: str
     """The weight, or the group of weights."""
-    kind: Kind
+    kind: Place
     step: int
     exponent: float
     standard_error: float
@@ -104,6 +104,8 @@ class Family:
     """Runs that ended with a loss that is not finite, by width."""
     name: str = ""
     """Of learning rates that no rule gave."""
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """What weights.json says of the weights; empty: the runs are older than that file."""
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
@@ -135,8 +137,10 @@ class Family:
         return list(places), values
 
     @cached_property
-    def kinds(self) -> dict[str, Kind]:
-        return {weight: kind_of(weight, self.config) for weight in {key.weight for key in self._series[0]}}
+    def kinds(self) -> dict[str, Place]:
+        known = self.places
+        weights = {key.weight for key in self._series[0]}
+        return {weight: known.get(weight) or place_of(weight, self.config) for weight in weights}
 
     @cached_property
     def predictions(self) -> Predictions | None:
@@ -156,7 +160,7 @@ class Family:
         return self._fit(keys, [kind.label for kind in kinds], kinds, values)
 
     @cached_property
-    def _grouped(self) -> tuple[list[Series], Floats, list[Kind]]:
+    def _grouped(self) -> tuple[list[Series], Floats, list[Place]]:
         keys, values = self._series
         members: dict[tuple[str, str, int], list[int]] = {}
         for place, key in enumerate(keys):
@@ -185,12 +189,12 @@ class Family:
         return values[..., keys.index(Series(quantity, label, step))]
 
     def _fit(
-        self, keys: Sequence[Series], labels: Sequence[str], kinds: Sequence[Kind], values: Floats
+        self, keys: Sequence[Series], labels: Sequence[str], kinds: Sequence[Place], values: Floats
     ) -> list[Exponent]:
         if not keys:
             return []
         fits: WidthExponents = fit_width_exponents(np.array(self.widths), values)
-        predicted: dict[tuple[Kind, str, int], float | None] = {}
+        predicted: dict[tuple[Place, str, int], float | None] = {}
         found = []
         for place, (key, label, kind) in enumerate(zip(keys, labels, kinds, strict=True)):
             if fits.n_widths[place] != len(self.widths):
@@ -213,7 +217,8 @@ class Family:
                     int(fits.n_seeds[place]),
                 )
             )
-        return sorted(found, key=_in_order)
+        order = (*self.config.kind.groups, *SMALL_GROUPS)
+        return sorted(found, key=lambda e: _in_order(e, order))
 
     def group(self, quantity: str, label: str, step: int) -> Exponent | None:
         return next((e for e in self.groups if (e.quantity, e.label, e.step) == (quantity, label, step)), None)
@@ -224,9 +229,9 @@ class Family:
         return list(dict.fromkeys(e.label for e in self.groups))
 
 
-def _in_order(e: Exponent) -> tuple[Any, ...]:
+def _in_order(e: Exponent, order: Sequence[str]) -> tuple[Any, ...]:
     blocks = tuple(int(part) if part.isdigit() else -1 for part in e.label.split("."))
-    return (ORDER.index(e.kind.group), not e.kind.first, blocks, e.label, QUANTITIES.index(e.quantity), e.step)
+    return (order.index(e.kind.group), not e.kind.first, blocks, e.label, QUANTITIES.index(e.quantity), e.step)
 
 
 def _coordinates(record: Mapping[str, Any]) -> list[tuple[str, str, float | None]]:

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from pipeline.analysis.fit.theory import setting_of
-from pipeline.analysis.inside.weights import Kind
 from pipeline.config import RunConfig
+from pipeline.entries.kinds import Place
 from pipeline.theory.network import Setting
 from pipeline.theory.orders import ONE, ROOT_N, ZERO, Theta
 from pipeline.theory.predict import Layer, Prediction, predict
@@ -33,7 +33,7 @@ class Predictions:
     lr_exponent: Fraction
     widths: tuple[int, ...]
 
-    def exponent(self, kind: Kind, quantity: str, step: int) -> float | None:
+    def exponent(self, kind: Place, quantity: str, step: int) -> float | None:
         """The predicted width exponent of `quantity` after `step` updates; None: no prediction, or exactly zero.
 
         The readout's initial weight is the one place where n against d_out matters: between their limits its exponents
@@ -69,7 +69,7 @@ class Predictions:
         except ValueError:
             return None
 
-    def _exponent(self, d_out: Size, kind: Kind, quantity: str, step: int) -> Fraction | None:
+    def _exponent(self, d_out: Size, kind: Place, quantity: str, step: int) -> Fraction | None:
         prediction = self._prediction(d_out)
         assert kind.layer is not None
         scale = _scale(prediction.setting, prediction.layer(kind.layer), kind, quantity, step)
@@ -93,7 +93,7 @@ def readout_slope(widths: Sequence[int], d_out: int) -> float:
     return float(np.polyfit(np.log(n), np.log(1 + np.sqrt(n / d_out)), 1)[0])
 
 
-def _scale(setting: Setting, layer: Layer, kind: Kind, quantity: str, step: int) -> Theta | None:
+def _scale(setting: Setting, layer: Layer, kind: Place, quantity: str, step: int) -> Theta | None:
     now = layer.at(step)
     # what reads the embedding: its relative change differs from that of later inputs, by how the first block is built
     unclear = kind.first and (kind.group in ("mlp.fc", "norms") or kind.layer == "key_value")
@@ -118,7 +118,7 @@ def _scale(setting: Setting, layer: Layer, kind: Kind, quantity: str, step: int)
     return None
 
 
-def _output(setting: Setting, layer: Layer, kind: Kind, step: int) -> Theta:
+def _output(setting: Setting, layer: Layer, kind: Place, step: int) -> Theta:
     """|W x|. `LayerScales.output` is what follows the layer, which in a residual network is more than W x."""
     now = layer.at(step)
     if setting.model == "mlp" or kind.layer in ("input", "output"):

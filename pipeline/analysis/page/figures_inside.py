@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.analysis.inside.check import Exponent, Family
-from pipeline.analysis.inside.weights import FIRST, GPT_GROUPS, MLP_GROUPS
 from pipeline.analysis.page import words, words_inside
 from pipeline.analysis.page.figures import STYLE, width_colours
 from pipeline.analysis.study.runs import Floats
+from pipeline.entries.kinds import FIRST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ def shown_steps(steps: Sequence[int]) -> list[int]:
 
 def _rows(family: Family) -> list[str]:
     """Groups of matrices and norms in the order of the forward pass."""
-    known = MLP_GROUPS if family.config.model.kind == "mlp" else GPT_GROUPS
+    known = family.config.kind.groups
     found = [label for label in known if label in family.labels]
     # with one block, all that reads the embedding is in it
     return found + [

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.analysis.fit.exponent import Exponent
 from pipeline.console import table
+from pipeline.entries.losses import LOSSES
+from pipeline.entries.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from pipeline.analysis.fit.fitted import Lr
@@ -20,11 +22,6 @@ _LABELS = {
     "sp_full_align": "SP-full-align",
     "musoli": "MUSOLI",
     "sp_transition": "SP-transition",
-    "adamw": "AdamW",
-    "adam": "Adam",
-    "mse": "MSE",
-    "softmax_mse": "softmax + MSE",
-    "sgd": "SGD",
 }
 
 
@@ -39,18 +36,17 @@ def unit(fit: "StudyFit") -> str:
     config = fit.study.config
     if fit.measure.is_accuracy:
         return "share of examples"
-    of = "example" if config.is_classification else "token"
-    return f"nats per {of}" if config.loss == "cross_entropy" else f"squared error per {of}"
+    return f"{LOSSES[config.loss].unit} per {'token' if config.n_classes is None else 'example'}"
 
 
 def label(name: str) -> str:
-    """How people write the name of a parameterization or an optimizer."""
-    return _LABELS.get(name, name)
+    """How people write the name of a parameterization, an optimizer or a loss."""
+    entry = OPTIMIZERS.get(name) or LOSSES.get(name)
+    return _LABELS.get(name, entry.label if entry else name)
 
 
 def group_title(group: "GroupFit") -> str:
-    parts = [label(group.param), label(group.optimizer)]
-    return " · ".join(parts if group.loss == "cross_entropy" else [*parts, label(group.loss)])
+    return " · ".join(part for part in map(label, (group.param, group.optimizer, group.loss)) if part)
 
 
 def lr(value: float) -> str:

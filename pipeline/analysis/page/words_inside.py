@@ -6,9 +6,9 @@ from fractions import Fraction
 
 from pipeline.analysis.inside.check import FINITE_WIDTH, Exponent, Family
 from pipeline.analysis.inside.theory import READOUT_SOURCE
-from pipeline.analysis.inside.weights import FIRST
 from pipeline.analysis.page import words
 from pipeline.console import wrapped
+from pipeline.entries.kinds import FIRST
 
 COLUMNS = ("effective", "propagating", "output")
 """Quantities of the table and of the figure."""
@@ -76,7 +76,7 @@ def lr_rule(family: Family) -> str:
 
 def title(family: Family) -> str:
     parts = [words.label(family.param), words.label(family.optimizer)]
-    parts += [] if family.loss == "cross_entropy" else [words.label(family.loss)]
+    parts += [words.label(family.loss)] if words.label(family.loss) else []
     return " · ".join([*parts, lr_rule(family)])
 
 

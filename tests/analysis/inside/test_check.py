@@ -13,10 +13,10 @@ from pipeline.analysis.inside.check import Exponent, Family, table
 from pipeline.analysis.inside.lr_rules import families, recorded
 from pipeline.analysis.inside.slopes import fit_width_exponents
 from pipeline.analysis.inside.theory import Predictions, readout_slope
-from pipeline.analysis.inside.weights import OTHER, Kind, kind_of
 from pipeline.analysis.page import words_inside
 from pipeline.analysis.study.load import load_study
 from pipeline.config import ModelConfig, RunConfig
+from pipeline.entries.kinds import OTHER, Place, place_of
 from pipeline.errors import RequestError
 from pipeline.models.build import build
 from pipeline.theory.orders import ZERO
@@ -163,7 +163,7 @@ def test_kinds_are_the_models_own_roles(name):
     for weight, spec in specs.items():
         parts = [weight.replace("qkv", row) for row in "qkv"] if "attn.qkv." in weight else [weight]
         for part in parts:
-            kind = kind_of(part, config)
+            kind = place_of(part, config)
             assert kind != OTHER, part
             assert ROLES.get(kind.group, {"embedding": "input"}.get(kind.group, "hidden")) == spec.role, part
             assert {"hidden1": "hidden"}.get(kind.layer, kind.layer) == spec.role, part
@@ -173,26 +173,26 @@ def test_kinds_are_the_models_own_roles(name):
 def test_kinds_of_perceptrons():
     with torch.device("meta"):
         _, specs = build(MLP)
-    kinds = {weight: kind_of(weight, MLP) for weight in specs}
+    kinds = {weight: place_of(weight, MLP) for weight in specs}
     assert [kind.layer for kind in kinds.values()] == ["input", "hidden1", "hidden", "output"]
     assert list(specs) == mlp_weights(MLP)
-    assert kind_of("sparsity.layers.0", MLP) == OTHER
-    assert kind_of("layers.0", MLP) == kinds["layers.0.weight"]
+    assert place_of("sparsity.layers.0", MLP) == OTHER
+    assert place_of("layers.0", MLP) == kinds["layers.0.weight"]
 
 
 def test_a_fixed_number_of_kv_heads_is_predicted_as_output():
     fixed = dataclasses.replace(GPT, model=ModelConfig(n_layer=2, kv_heads=4))
     for row, layer in {"q": "hidden", "k": "key_value", "v": "key_value"}.items():
-        assert kind_of(f"transformer.h.1.attn.{row}.weight", fixed).layer == layer
-    assert kind_of("transformer.h.0.attn.k.weight", GPT).layer == "hidden1"
-    assert kind_of("transformer.h.1.attn", GPT) == Kind("attention", None, "attention")
+        assert place_of(f"transformer.h.1.attn.{row}.weight", fixed).layer == layer
+    assert place_of("transformer.h.0.attn.k.weight", GPT).layer == "hidden1"
+    assert place_of("transformer.h.1.attn", GPT) == Place("attention", None, "attention")
 
 
 def test_predictions_are_theorys():
     predictions = Predictions(MLP, Fraction(-1, 2), WIDTHS)
     theory = predict(setting_of(MLP), Fraction(1, 2), small_steps=True)
     for weight in mlp_weights(MLP):
-        kind = kind_of(weight, MLP)
+        kind = place_of(weight, MLP)
         layer = theory.layer(kind.layer)
         for step in (1, 3):
             assert predictions.exponent(kind, "effective", step) == layer.at(step).effective.exponent
@@ -205,13 +205,13 @@ def test_predictions_are_theorys():
                     None if expected == ZERO else expected.exponent
                 )
     # by hand (Fig. 4): -1, 0, 0, +1/2
-    effective = [predictions.exponent(kind_of(w, MLP), "effective", 3) for w in mlp_weights(MLP)]
+    effective = [predictions.exponent(place_of(w, MLP), "effective", 3) for w in mlp_weights(MLP)]
     assert effective == [-1, 0, 0, 0.5]
     assert predictions.regime == "controlled divergence"
 
 
 def test_the_readouts_propagating_update_lies_between_its_limits():
-    kind = kind_of("readout.weight", MLP)
+    kind = place_of("readout.weight", MLP)
     align = dataclasses.replace(MLP, param="sp_full_align")
     found = Predictions(align, Fraction(0), WIDTHS)
     assert found.exponent(kind, "propagating", 3) == pytest.approx(readout_slope(WIDTHS, 10))
@@ -223,14 +223,14 @@ def test_the_readouts_propagating_update_lies_between_its_limits():
     two = math.log((1 + math.sqrt(400 / 25)) / (1 + math.sqrt(100 / 25))) / math.log(4)
     assert readout_slope(n, 25) == pytest.approx(two)
     vocabulary = Predictions(GPT, Fraction(-1), WIDTHS)
-    assert vocabulary.exponent(kind_of("lm_head.weight", GPT), "propagating", 3) == pytest.approx(0.03, abs=0.01)
+    assert vocabulary.exponent(place_of("lm_head.weight", GPT), "propagating", 3) == pytest.approx(0.03, abs=0.01)
 
 
 def test_gpt_outputs_are_those_of_the_weight_not_of_the_residual_stream():
     predictions = Predictions(GPT, Fraction(-1), WIDTHS)
 
     def output(name, config=GPT):
-        return Predictions(config, Fraction(-1), WIDTHS).exponent(kind_of(name, config), "output", 3)
+        return Predictions(config, Fraction(-1), WIDTHS).exponent(place_of(name, config), "output", 3)
 
     assert output("transformer.wte.weight") == -0.5  # neox: std n^-1/2
     assert output("transformer.h.1.mlp.fc.weight") == 0
@@ -239,10 +239,10 @@ def test_gpt_outputs_are_those_of_the_weight_not_of_the_residual_stream():
     assert output("lm_head.weight") == 0
     assert output("lm_head.weight", dataclasses.replace(GPT, param="mup")) == -0.5
     assert output("transformer.wte.weight", dataclasses.replace(GPT, embedding_init="constant")) == 0
-    gain = kind_of("transformer.h.1.norm_1.weight", GPT)
+    gain = place_of("transformer.h.1.norm_1.weight", GPT)
     assert predictions.exponent(gain, "operator_norm_reference", 3) == 0
-    assert predictions.exponent(kind_of("transformer.h.0.mlp.fc.weight", GPT), "propagating", 3) is None
-    assert predictions.exponent(kind_of("transformer.h.0.attn.v.weight", GPT), "propagating", 3) == -0.5
+    assert predictions.exponent(place_of("transformer.h.0.mlp.fc.weight", GPT), "propagating", 3) is None
+    assert predictions.exponent(place_of("transformer.h.0.attn.v.weight", GPT), "propagating", 3) == -0.5
     assert predictions.exponent(OTHER, "effective", 3) is None
     assert predictions.exponent(gain, "input", 3) is None
 
@@ -260,7 +260,7 @@ def test_settings_are_the_runs() -> None:
 def test_gradients_are_those_of_the_step_before_the_weights_they_made() -> None:
     zero = dataclasses.replace(MLP, readout_init="zero")
     predictions = Predictions(zero, Fraction(0), WIDTHS)
-    hidden = kind_of("layers.2.weight", zero)
+    hidden = place_of("layers.2.weight", zero)
     assert predictions.exponent(hidden, "gradient", 1) is None  # a zero readout sends nothing back
     assert predictions.exponent(hidden, "gradient", 2) is not None
 
@@ -268,15 +268,15 @@ def test_gradients_are_those_of_the_step_before_the_weights_they_made() -> None:
 def test_what_does_not_propagate_has_no_prediction() -> None:
     predictions = Predictions(GPT, Fraction(-1), WIDTHS)
     for name in ("transformer.wte.weight", "transformer.h.1.norm_1.bias", "transformer.h.1.mlp.fc.bias"):
-        assert predictions.exponent(kind_of(name, GPT), "propagating", 3) is None
-        assert predictions.exponent(kind_of(name, GPT), "update", 3) == -1
+        assert predictions.exponent(place_of(name, GPT), "propagating", 3) is None
+        assert predictions.exponent(place_of(name, GPT), "update", 3) == -1
 
 
 def test_what_theory_does_not_know_is_not_predicted():
     squared = dataclasses.replace(MLP, loss="mse", readout_init="zero")
     predictions = Predictions(squared, Fraction(1), WIDTHS)  # grows with every step
-    assert predictions.exponent(kind_of("layers.0.weight", squared), "effective", 2) is not None
-    assert predictions.exponent(kind_of("layers.0.weight", squared), "effective", 500) is None
+    assert predictions.exponent(place_of("layers.0.weight", squared), "effective", 2) is not None
+    assert predictions.exponent(place_of("layers.0.weight", squared), "effective", 500) is None
     assert predictions.regime == "catastrophic"
 
 

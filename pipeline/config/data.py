@@ -1,0 +1,118 @@
+"""The data section of a run's settings: where examples come from; for text, how it becomes tokens."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from pipeline.entries.vectors import VECTORS, Vectors
+from pipeline.errors import RequestError, require
+
+TEXT = ("sotu", "text")
+"""Formats of text that is not prepared yet."""
+
+FORMATS = (*TEXT, "shards", *VECTORS)
+
+if TYPE_CHECKING:
+    DataFormat: TypeAlias = str
+else:
+    DataFormat = Literal[FORMATS]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from; for text, how it becomes tokens."""
+
+    name: str = "sotu"
+    """Name of the source, shown in reports and used for its cache folder."""
+    format: DataFormat = "sotu"
+    """Text: sotu (speeches of the installed package of that name), text (files of path or repo, read by their suffix:
+    .parquet, .jsonl, else UTF-8 documents parted by blank lines; .zst and .gz are unpacked), or shards (a folder that
+    was prepared before). Vectors with classes: digits (scikit-learn's), or multi_index (generated; paper, D.2)."""
+    path: str = ""
+    """File or glob to read (text), or the prepared folder (shards)."""
+    repo: str = ""
+    """Dataset repository on the Hugging Face hub, read instead of path."""
+    revision: str = "main"
+    """Branch, tag or commit of repo; resolved once and recorded."""
+    files: str = "**"
+    """Glob of the files of repo that hold the text."""
+    text_field: str = "text"
+    """Field or column that holds a document's text, in .jsonl and .parquet."""
+    file_seed: int = 0
+    """Seed of the order in which the files of repo are taken."""
+    tokens: int | str | None = None
+    """Prepared: training tokens to keep, such as 1.4B, cut at a document's end; null: all. Streaming has no such end."""
+    tokenizer: str = "bpe"
+    """bpe: a byte-level BPE of model.vocab_size entries, trained on training documents; or a tokenizer.json; or a model
+    repository on the hub, such as EleutherAI/pythia-14m, that has one."""
+    validation_fraction: float = 0.05
+    """Share of the documents, chosen by their hash, kept for validation."""
+    mode: Literal["prepared", "stream"] = "prepared"
+    """prepared: training reads token shards. stream: it reads and tokenizes the files while it goes."""
+    lanes: int = 8
+    """Streaming: parallel streams of documents, a divisor of global_batch; fixed, so that the order of samples does not
+    depend on the number of devices, which divides it."""
+    era: int = 512
+    """Streaming: windows that a lane reads ahead and shuffles as one."""
+    workers: int = 0
+    """Processes that read and tokenize; 0: in preparing one per core, in streaming one per device."""
+    write_through: str = ""
+    """Streaming: folder for token shards of what was read, which --data FOLDER can train on later."""
+    stall_seconds: float = 600.0
+    """Streaming: a run ends when its source gives nothing for so long."""
+    license: str = ""
+    """Licence of the text, carried into the manifest."""
+    citation: str = ""
+    """Whom to cite for the text, carried into the manifest."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tokens, str):
+            object.__setattr__(self, "tokens", _amount("data.tokens", self.tokens))
+
+    @property
+    def vectors(self) -> Vectors | None:
+        """The data set of vectors with classes that it names; None for text."""
+        return VECTORS.get(self.format)
+
+    def check(self) -> None:
+        """Raises `RequestError` for the first setting that cannot be."""
+        require(self.format in FORMATS, f"--data.format: expected {' or '.join(FORMATS)}, got {self.format!r}")
+        require(0 < self.validation_fraction < 1, "--data.validation_fraction must be between 0 and 1")
+        require(not (self.path and self.repo), "--data.path and --data.repo exclude each other: give one")
+        require(
+            self.format != "text" or bool(self.path or self.repo), "--data.format text needs --data.path or --data.repo"
+        )
+        require(
+            self.format == "text" or not self.repo, f"--data.repo is read with --data.format text, not {self.format}"
+        )
+        require(self.format != "shards" or bool(self.path), "--data.format shards needs --data.path")
+        require(not self.repo or re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo) is not None,
+                 f"--data.repo must be OWNER/NAME, got {self.repo!r}")  # fmt: skip
+        require(
+            re.fullmatch(r"[\w.+-]+", self.name) is not None,
+            f"--data.name must be a plain folder name, got {self.name!r}",
+        )
+        require(
+            isinstance(self.tokens, int | None) and (self.tokens is None or self.tokens >= 1),
+            "--data.tokens must be positive",
+        )
+        for key in ("lanes", "era"):
+            require(getattr(self, key) >= 1, f"--data.{key} must be at least 1, got {getattr(self, key)}")
+        require(self.workers >= 0, f"--data.workers must not be negative, got {self.workers}")
+        require(self.stall_seconds > 0, f"--data.stall_seconds must be positive, got {self.stall_seconds:g}")
+        if self.mode == "stream":
+            require(self.format in TEXT, f"--data.mode stream reads text, not {self.format}")
+            require(self.tokenizer != "bpe", "--data.mode stream needs a ready tokenizer: give --data.tokenizer")
+        require(self.mode == "stream" or not self.write_through, "--data.write_through is for --data.mode stream")
+
+
+def _amount(key: str, text: str) -> int:
+    """``"1.4B"`` -> 1 400 000 000; also K, M and T, plain numbers and 1.4e9."""
+    number = re.fullmatch(r"\s*([\d_.]+(?:e\+?\d+)?)\s*([KMBT]?)\s*", text, re.IGNORECASE)
+    try:
+        if number is None:
+            raise ValueError
+        value = float(number[1]) * {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[number[2].upper()]
+    except ValueError:
+        raise RequestError(f"--{key}: expected a number such as 1.4B or 300M, got {text!r}") from None
+    return round(value)

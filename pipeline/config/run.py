@@ -1,0 +1,337 @@
+"""The settings of a run, with their defaults, as frozen dataclasses. `recipes` reads them from YAML and flags."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from pipeline import identity
+from pipeline.config.data import DataConfig
+from pipeline.config.sections import DiagnosticsConfig, ModelConfig, MultConfig
+from pipeline.entries.kinds import KINDS, Kind
+from pipeline.entries.losses import LOSSES
+from pipeline.entries.optimizers import OPTIMIZERS
+from pipeline.entries.schedules import SCHEDULES
+from pipeline.errors import RequestError, require
+from pipeline.parameterization import rules
+from pipeline.parameterization.rules import EmbeddingInit, Width
+
+if TYPE_CHECKING:
+    OptimizerName: TypeAlias = str
+    LossName: TypeAlias = str
+    ScheduleName: TypeAlias = str
+else:
+    OptimizerName, LossName, ScheduleName = (Literal[tuple(table)] for table in (OPTIMIZERS, LOSSES, SCHEDULES))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    width: int = 256
+    """Width n of the model."""
+    param: str = "sp"
+    """Parameterization, an entry of pipeline/parameterization/rules.py: sp, mup, ..."""
+    lr: float = 3e-3
+    """Peak learning rate of the base group, before any width factor of the parameterization."""
+    optimizer: OptimizerName = "adamw"
+    """Optimizer."""
+    loss: LossName = "cross_entropy"
+    """Training loss: cross-entropy, or the squared distance of the logits (mse) or of their softmax (softmax_mse) to the
+    one-hot target, summed over the outputs."""
+    z_loss: float = 0.0
+    """Weight of the squared log-partition function that is added to the loss."""
+    seed: int = 0
+    """Seed of the initialization and of the order of the data."""
+    steps: int = 1000
+    """Optimizer steps."""
+    warmup_steps: int = 100
+    """Steps of warm-up."""
+    schedule: ScheduleName = "cosine"
+    """Learning rate over steps: linear warm-up, then cosine decay to lr_min_ratio * lr."""
+    lr_min_ratio: float = 0.1
+    """Learning rate at the last step over the peak."""
+    global_batch: int = 256
+    """Sequences per optimizer step over all devices."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Sequences per forward pass on one device, gradients accumulate in between; null: global_batch / devices; auto: the
+    most that fit into memory, found when the run first starts and recorded in its config.yaml."""
+    seq_len: int = 512
+    """Tokens per sequence."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Lightning precision: fp32, or bf16 autocast over fp32 weights."""
+    devices: int = 1
+    """Accelerators (or CPU processes) per node."""
+    num_nodes: int = 1
+    """Nodes."""
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"] = "auto"
+    """How the processes share the work: ddp (auto, where there are several), FSDP2, or DeepSpeed's ZeRO at stage 1-3."""
+    base_width: int = 256
+    """Width n_base at which all parameterizations are the same model and take the same steps."""
+    embedding_init: EmbeddingInit = "neox"
+    """neox: under SP the embedding's std shrinks like n^-1/2, as in the published runs. constant: it does not."""
+    readout_init: Literal["standard", "zero"] = "standard"
+    """Initial readout weight: drawn by the parameterization's rule, or zero (the published muP runs)."""
+    depth_scaling: Literal["none", "sqrt"] = "none"
+    """sqrt: residual branches scaled by (n_layer / base_depth)^-1/2 with the matching learning rate; GPTs only."""
+    base_depth: int = 6
+    """Depth at which depth_scaling changes nothing."""
+    weight_decay: float | None = None
+    """Decoupled weight decay at the base width, on every tensor; null: 0.1 under AdamW, 0 under Adam and SGD."""
+    weight_decay_scaling: Literal["inverse_lr", "constant"] = "inverse_lr"
+    """inverse_lr: decay is divided by the width factor of the learning rate, so lr * decay stays as at base width."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Betas of Adam and AdamW."""
+    eps: float = 1e-12
+    """Epsilon of Adam and AdamW."""
+    momentum: float = 0.0
+    """Momentum of SGD."""
+    grad_clip: float | None = 1.0
+    """Largest global norm of the gradient; null: no clipping."""
+    log_interval: int = 1
+    """Steps between records of metrics.jsonl."""
+    val_interval: int = 1000
+    """Steps between validations; the last step is always validated."""
+    val_sequences: int = 256
+    """Sequences of the validation split that a validation reads, always the same ones."""
+    checkpoint_interval: int = 1000
+    """Steps between checkpoints; a killed run loses at most this many."""
+    checkpoint_minutes: float | None = 30.0
+    """Minutes between checkpoints, where checkpoint_interval takes longer; null: no clock."""
+    keep_last: int = 2
+    """Checkpoints to keep while a run goes: where the newest turns out damaged, the one before it is used."""
+    keep_checkpoint: bool = True
+    """Keep the last checkpoint of a finished run."""
+    abort_after: int | None = None
+    """End a run as aborted once so many records in a row, after warm-up, have a loss 10 % above the first one's and that of
+    guessing: it has left the stable region; null: never."""
+    stall_minutes: float | None = 30.0
+    """End a run, and say where it hangs, when it has taken no step for so long; null: wait for ever."""
+    study: str = "default"
+    """Study that the run belongs to: its folder under out, its group in W&B."""
+    out: str = "runs"
+    """Folder of all studies."""
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Mirror to W&B; auto: online where logged in, else disabled."""
+    model: ModelConfig = ModelConfig()
+    mult: MultConfig = MultConfig()
+    data: DataConfig = DataConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        if self.weight_decay is None:
+            object.__setattr__(self, "weight_decay", OPTIMIZERS[self.optimizer].weight_decay)
+        if self.micro_batch is None:
+            object.__setattr__(self, "micro_batch", max(1, self.global_batch // self.world_size))
+        self._check()
+
+    @property
+    def world_size(self) -> int:
+        return self.devices * self.num_nodes
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes per optimizer step on one device, where micro_batch is a number."""
+        assert isinstance(self.micro_batch, int)
+        return self.global_batch // (self.micro_batch * self.world_size)
+
+    @property
+    def kind(self) -> Kind:
+        """The entry of the model's kind."""
+        return KINDS[self.model.kind]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Predictions that a step learns from: tokens of text, or examples."""
+        return self.global_batch * (1 if self.data.vectors else self.seq_len)
+
+    @property
+    def total_tokens(self) -> int:
+        return self.steps * self.tokens_per_step
+
+    @property
+    def n_classes(self) -> int | None:
+        """Few classes, of which accuracy says something; None: a language model."""
+        return self.data.vectors.n_classes if self.data.vectors else None
+
+    @property
+    def d_out(self) -> int:
+        """Output dimension: the vocabulary, or the number of classes."""
+        return self.n_classes or self.model.vocab_size
+
+    @property
+    def width_step(self) -> int:
+        """Every width is a multiple of it."""
+        return self.kind.width_step(self)
+
+    @property
+    def width_point(self) -> Width:
+        return Width(self.width, self.base_width, self.d_out)
+
+    @property
+    def run_name(self) -> str:
+        """Readable and unique: ``sp-adamw-w1024-lr3e-3-s0-<8 hex of the config hash>``.
+
+        Where the study holds the run under the hash that it had before idle settings were left out, that is its name.
+        """
+        lr = re.sub(r"e([+-])0*", lambda e: "e" + e[1].strip("+"), f"{self.lr:.12e}".replace("e+00", ""))
+        lr = re.sub(r"\.?0+(?=e|$)", "", lr)
+        point = f"{self.param}-{self.optimizer}-w{self.width}-lr{lr}-s{self.seed}"
+        name, older = f"{point}-{config_hash(self)}", f"{point}-{older_hash(self)}"
+        return older if older != name and (Path(self.out) / self.study / older).is_dir() else name
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.out) / self.study / self.run_name
+
+    def _check_names(self) -> None:
+        """Of entries: flags are checked by their type before, recorded settings only here."""
+        tables: dict[str, Collection[str]] = {"optimizer": OPTIMIZERS, "loss": LOSSES, "schedule": SCHEDULES}
+        for key, names in tables.items():
+            require(getattr(self, key) in names, f"--{key}: expected {' or '.join(names)}, got {getattr(self, key)!r}")
+        require(self.model.kind in KINDS, f"--model.kind: expected {' or '.join(KINDS)}, got {self.model.kind!r}")
+
+    def _check(self) -> None:
+        """Raises `RequestError` for the first setting that cannot be."""
+        try:
+            rules.get(self.param)
+        except ValueError as error:
+            raise RequestError(f"--param: {error}") from None
+        require(math.isfinite(self.lr) and self.lr > 0, f"--lr must be a positive number, got {self.lr:g}")
+        for key in ("width", "base_width", "base_depth", "steps", "global_batch", "seq_len", "devices", "num_nodes",
+                    "log_interval", "val_interval", "val_sequences", "checkpoint_interval", "keep_last"):  # fmt: skip
+            require(getattr(self, key) >= 1, f"--{key} must be at least 1, got {getattr(self, key)}")
+        require(
+            0 <= self.warmup_steps <= self.steps,
+            f"--warmup_steps must be 0..steps ({self.steps}), got {self.warmup_steps}",
+        )
+        require(0 <= self.lr_min_ratio <= 1, f"--lr_min_ratio must be 0..1, got {self.lr_min_ratio:g}")
+        require(0 <= self.seed < 2**63, f"--seed must not be negative, got {self.seed}")
+        for key in ("eps", "z_loss", "weight_decay"):
+            require(getattr(self, key) >= 0, f"--{key} must not be negative, got {getattr(self, key):g}")
+        require(
+            self.grad_clip is None or self.grad_clip > 0, f"--grad_clip must be positive or null, got {self.grad_clip}"
+        )
+        self.mult.check()
+        require(
+            self.abort_after is None or self.abort_after >= 1,
+            f"--abort_after must be at least 1 or null, got {self.abort_after}",
+        )
+        for key in ("checkpoint_minutes", "stall_minutes"):
+            minutes = getattr(self, key)
+            require(minutes is None or minutes > 0, f"--{key} must be positive or null, got {minutes}")
+        require(
+            re.fullmatch(r"[\w.+-]+", self.study) is not None,
+            f"--study must be a plain folder name, got {self.study!r}",
+        )
+        self._check_optimizer()
+        self._check_data()
+        self._check_model()
+        self.diagnostics.check()
+        self._check_processes()
+
+    def _check_optimizer(self) -> None:
+        require(all(0 <= b < 1 for b in self.betas), f"--betas must be in [0, 1), got {list(self.betas)}")
+        require(0 <= self.momentum < 1, f"--momentum must be in [0, 1), got {self.momentum:g}")
+        entry = OPTIMIZERS[self.optimizer]
+        require(
+            self.momentum == 0 or "momentum" in entry.settings, f"--momentum is SGD's: {self.optimizer} has --betas"
+        )
+        require(
+            not self.weight_decay or entry.decouples(self),
+            "--weight_decay is decoupled: use --optimizer adamw, or sgd without momentum",
+        )
+
+    def _check_data(self) -> None:
+        self.data.check()
+        if self.data.mode == "stream":
+            d = self.data
+            require(
+                self.global_batch % d.lanes == 0,
+                f"--data.lanes {d.lanes} must divide --global_batch {self.global_batch}",
+            )
+            require(
+                d.lanes % self.world_size == 0,
+                f"--data.lanes {d.lanes} is not a multiple of the {self.world_size} processes that train",
+            )
+        takes = "vectors" if self.data.vectors else "text"
+        wanted = [kind.name for kind in KINDS.values() if kind.takes == takes]
+        require(
+            self.model.kind in wanted,
+            f"--data {self.data.name} is for --model.kind {' or '.join(wanted)}, not {self.model.kind}",
+        )
+
+    def _check_model(self) -> None:
+        kind, default = self.kind, ModelConfig()
+        kind.check(self)
+        for f in dataclasses.fields(ModelConfig):
+            users = [other.plural for other in KINDS.values() if f.name in other.settings]
+            require(
+                f.name in kind.settings | {"kind"} or getattr(self.model, f.name) == getattr(default, f.name),
+                f"--model.{f.name} is for {' and '.join(users)}, not for {kind.singular}",
+            )
+        require(
+            self.depth_scaling == "none" or kind.branches,
+            f"--depth_scaling needs residual branches: {kind.singular} has none",
+        )
+
+    def _check_processes(self) -> None:
+        if self.micro_batch == "auto":
+            require(
+                self.global_batch % self.world_size == 0,
+                f"--global_batch {self.global_batch} is not a multiple of the {self.world_size} processes",
+            )
+            return
+        assert self.micro_batch is not None
+        require(self.micro_batch >= 1, f"--micro_batch must be at least 1, got {self.micro_batch}")
+        require(
+            self.global_batch % (self.micro_batch * self.world_size) == 0,
+            f"--global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch} x {self.world_size} processes",
+        )
+
+
+def run_settings(config: RunConfig, of: type[RunConfig] = RunConfig) -> dict[str, Any]:
+    """The settings as plain nested values, in the order of the fields `of` the class: a run's, without a study's grid."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(of)}
+
+
+def counted_settings(config: RunConfig) -> dict[str, Any]:
+    """Flat ``{"model.n_layer": 6, ...}`` of every setting that may change the mathematics of a run (`identity.counted`)."""
+    return identity.counted(_flat(config), default_settings())
+
+
+def config_hash(config: RunConfig) -> str:
+    """8 hex digits over what changes the mathematics of the run (`identity.config_hash`)."""
+    return identity.config_hash(_flat(config), default_settings())
+
+
+def older_hash(config: RunConfig) -> str:
+    """What `config_hash` was before it left out settings that change nothing (`identity.older_hash`)."""
+    return identity.older_hash(_flat(config), default_settings())
+
+
+@functools.cache
+def default_settings() -> dict[str, Any]:
+    """Flat, of every setting."""
+    return _flat(RunConfig())
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    flat = {}
+    for key, value in run_settings(config).items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": v for inner, v in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else value

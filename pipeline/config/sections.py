@@ -1,0 +1,133 @@
+"""The sections of a run's settings: model, multipliers and diagnostics, each of which checks itself."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from pipeline.entries.kinds import KINDS
+from pipeline.errors import require
+from pipeline.parameterization.rules import Role
+
+if TYPE_CHECKING:
+    KindName: TypeAlias = str
+else:
+    KindName = Literal[tuple(KINDS)]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture at every width; only the width is scaled. Beside kind, n_layer and activation all is about GPTs."""
+
+    kind: KindName = "gpt"
+    """gpt: litgpt's GPT on text. mlp: bias-free multilayer perceptron on vectors (paper, D.1)."""
+    n_layer: int = 6
+    """GPT: transformer blocks. MLP: weight matrices, 2 to 10."""
+    activation: Literal["relu", "linear"] = "relu"
+    """MLP: activation function."""
+    name: str = "pythia-14m"
+    """Any architecture that litgpt names; its width, depth and vocabulary are replaced by the settings here."""
+    head_size: int = 32
+    """Dimension of one attention head, the same at every width; the number of heads is width / head_size."""
+    kv_heads: int | Literal["all"] = "all"
+    """Key/value heads: all (one per query head) or a fixed number (the published runs: 4). Never more than heads."""
+    mlp_ratio: float | None = None
+    """Hidden size of the MLP blocks over the width; null: that of the named architecture (Pythia: 4)."""
+    vocab_size: int = 50304
+    """Rows of the embedding and of the readout. A tokenizer trained by the pipeline gets this many entries."""
+    qk_norm: bool = True
+    """Normalize queries and keys."""
+    train_norms: bool = True
+    """Train the gains and biases of all normalization layers; false fixes them at initialization."""
+
+
+@dataclass(frozen=True)
+class MultConfig:
+    """Constant multipliers per role, the same at every width, on initial stds and learning rates."""
+
+    input_init: float = 1.0
+    """Embedding or first layer: initial std."""
+    hidden_init: float = 1.0
+    """Hidden matrices: initial std."""
+    output_init: float = 1.0
+    """Readout: initial std."""
+    input_lr: float = 1.0
+    """Embedding or first layer: learning rate."""
+    vector_lr: float = 1.0
+    """Gains and biases whose length grows with the width: learning rate."""
+    hidden_lr: float = 1.0
+    """Hidden matrices: learning rate."""
+    output_lr: float = 1.0
+    """Readout: learning rate."""
+    finite_lr: float = 1.0
+    """Tensors of which no dimension grows with the width: learning rate."""
+
+    def init(self, role: Role) -> float:
+        return float(getattr(self, f"{role}_init", 1.0))
+
+    def lr(self, role: Role) -> float:
+        return float(getattr(self, f"{role}_lr"))
+
+    def check(self) -> None:
+        """Raises `RequestError` for the first setting that cannot be."""
+        for f in dataclasses.fields(self):
+            require(getattr(self, f.name) > 0, f"--mult.{f.name} must be positive, got {getattr(self, f.name):g}")
+
+
+@dataclass(frozen=True)
+class DiagnosticsConfig:
+    """What is measured inside the model while it trains (refined coordinate check, spectra, sharpness); it never changes
+    the run."""
+
+    interval: int = 0
+    """Steps between coordinate checks; the last step is always checked. 0: none."""
+    first: int = 0
+    """Check also after each of the first so many steps."""
+    probe: int = 8
+    """Sequences or examples that the checks run on: the first ones of the training order (streaming: of the validation
+    split), always the same."""
+    reference: Literal["init", "previous"] = "init"
+    """What weights and activations are compared with: those at initialization, or one optimizer step before."""
+    initial: Literal["keep", "regenerate"] = "keep"
+    """Initial weights: kept in CPU memory, or drawn again from the seed, tensor by tensor, at every check."""
+    spectra: bool = False
+    """Also operator norms, alignment ratios and update ranks."""
+    sharpness_interval: int = 0
+    """Steps between measurements of the sharpness; the last step is always measured. 0: none."""
+    sharpness_probe: int = 8
+    """Sequences or examples of the training loss whose Hessian is measured."""
+    eigenvalues: int = 1
+    """Largest eigenvalues of the Hessian to record."""
+    ntk: bool = False
+    """Record the largest eigenvalue of the neural tangent kernel with every sharpness."""
+
+    def checks(self, step: int, steps: int) -> bool:
+        """Whether a coordinate check follows step `step` of `steps`."""
+        return 1 <= step <= self.first or (self.interval > 0 and (step % self.interval == 0 or step == steps))
+
+    def measures_sharpness(self, step: int, steps: int) -> bool:
+        """Whether the sharpness is measured after step `step` of `steps`."""
+        every = self.sharpness_interval
+        return every > 0 and (step % every == 0 or step == steps)
+
+    @property
+    def on(self) -> bool:
+        """Whether there are coordinate checks at all."""
+        return self.interval > 0 or self.first > 0
+
+    def check(self) -> None:
+        """Raises `RequestError` for the first setting that cannot be."""
+        default = DiagnosticsConfig()
+        for key in ("interval", "first", "sharpness_interval"):
+            require(getattr(self, key) >= 0, f"--diagnostics.{key} must not be negative, got {getattr(self, key)}")
+        for key in ("probe", "sharpness_probe", "eigenvalues"):
+            require(getattr(self, key) >= 1, f"--diagnostics.{key} must be at least 1, got {getattr(self, key)}")
+        for key in ("reference", "initial", "spectra"):
+            require(
+                self.on or getattr(self, key) == getattr(default, key),
+                f"--diagnostics.{key} needs --diagnostics.interval or --diagnostics.first",
+            )
+        for key in ("eigenvalues", "ntk"):
+            require(
+                self.sharpness_interval > 0 or getattr(self, key) == getattr(default, key),
+                f"--diagnostics.{key} needs --diagnostics.sharpness_interval",
+            )

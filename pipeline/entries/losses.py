@@ -1,0 +1,39 @@
+"""Losses: one entry each. What they compute per chunk of logits stands under the same name in `pipeline.losses`."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+TheoryLoss = Literal["cross_entropy", "mse", "softmax_mse"]
+"""Losses whose derivative's scale the theory knows (`theory.propagation`)."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A training loss, by its `--loss` name."""
+
+    name: str
+    label: str
+    """As people write it beside an optimizer; empty: it goes without saying."""
+    words: str
+    """As people write it in a sentence."""
+    unit: str
+    """What it is measured in, per token or example."""
+    theory: TheoryLoss | None
+    """Whose predictions hold for it; None: nothing is predicted."""
+    judged: bool
+    """Whether a final loss far above the best, or an accuracy near chance, makes a run unstable (paper, D.4)."""
+
+    def of_guessing(self, d_out: int) -> float:
+        """What a model that guesses has, as far as it is known."""
+        return math.log(d_out) if self.judged else 0.0
+
+
+LOSSES: dict[str, Loss] = {
+    entry.name: entry
+    for entry in (
+        Loss("cross_entropy", "", "cross-entropy", "nats", "cross_entropy", judged=True),
+        Loss("mse", "MSE", "MSE", "squared error", "mse", judged=False),
+        Loss("softmax_mse", "softmax + MSE", "MSE of the softmax", "squared error", "softmax_mse", judged=False),
+    )
+}
