@@ -12,7 +12,7 @@ WIDTH = 118
 
 
 def table(rows: Sequence[Sequence[str]], *, lead: str = "  ", right: bool = False, least: int = 0) -> list[str]:
-    """The rows as lines, each column as wide as its widest cell and `least`; `right`: cells end where the column ends."""
+    """The rows as lines, each column as wide as its widest cell and `least`; `right`: cells end where it ends."""
     sizes = [max(least, *map(len, column)) for column in zip(*rows, strict=True)]
     place = str.rjust if right else str.ljust
     return [lead + "  ".join(map(place, row, sizes)).rstrip() for row in rows]

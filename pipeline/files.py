@@ -79,8 +79,8 @@ def tail(path: Path, size: int = 65536) -> str:
 def locked(path: Path, *, shared: bool = False, busy: str = "") -> Iterator[int]:
     """Hold the lock file `path`, of which this gives the descriptor; released when the process ends, however it ends.
 
-    Who holds it is waited for, or, with `busy`, is a `RequestError` that says so. `shared` holders exclude only those that
-    are not. The file stays: deleting it would give two processes two locks.
+    Who holds it is waited for, or, with `busy`, is a `RequestError` that says so. `shared` holders exclude only those
+    that are not. The file stays: deleting it would give two processes two locks.
     """
     with path.open("a") as stream:
         try:

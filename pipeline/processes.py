@@ -66,7 +66,7 @@ def _die_with_parent() -> None:
 
 
 def end_with_parent() -> None:
-    """For a command that is started (`preexec_fn`): SIGTERM when the process that started it is gone, however it went."""
+    """For a command that is started (`preexec_fn`): SIGTERM when who started it is gone, however it went."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
@@ -115,12 +115,12 @@ class _Worker:
 
 
 class Workers:
-    """A pool of worker processes that replaces those that are killed and gives their tasks, which must stand being begun
-    twice, to others. ``Workers(0)`` runs every task at once in this process.
+    """A pool of worker processes that replaces those that are killed and gives their tasks, which must stand being
+    begun twice, to others. ``Workers(0)`` runs every task at once in this process.
 
-    `prepare` with its `arguments` is called once in every process, before its first task; where there are `places`, with
-    the worker's own one after them. A task at which `max_deaths` processes died is given up; of every death before that
-    `died` is told, in the pool's thread, with the process's exit code.
+    `prepare` with its `arguments` is called once in every process, before its first task; where there are `places`,
+    with the worker's own one after them. A task at which `max_deaths` processes died is given up; of every death before
+    that `died` is told, in the pool's thread, with the process's exit code.
     """
 
     def __init__(

@@ -78,7 +78,8 @@ def test_shared_locks_exclude_only_others(tmp_path: Path) -> None:
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    code = "import os, sys, pathlib; from pipeline.files import locked\nwith locked(pathlib.Path(sys.argv[1])): os._exit(7)"
+    code = "import os, pathlib, sys; from pipeline.files import locked\n"
+    code += "with locked(pathlib.Path(sys.argv[1])): os._exit(7)"
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "l")]).returncode == 7
     with locked(tmp_path / "l", busy="held by nobody"):
         pass

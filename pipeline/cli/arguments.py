@@ -1,4 +1,4 @@
-"""Command lines: the flags of verbs that take settings of runs, studies or sources, and the parser of all other verbs."""
+"""Command lines: the flags of verbs with settings of runs, studies or sources, and the parser of all other verbs."""
 
 import argparse
 import dataclasses
@@ -56,7 +56,7 @@ class Flags:
     """What a command line asks of a run's or a study's settings, before their types are known to be right."""
 
     def __init__(self, cls: type[C], argv: Sequence[str], own: Collection[str] = ()) -> None:
-        """`own` are flags of the verb beside the settings of `cls`, each of which may be repeated. Raises `RequestError`."""
+        """`own` are flags of the verb beside the settings of `cls`; each may be repeated. Raises `RequestError`."""
         lists = [f.name for f in dataclasses.fields(cls) if isinstance(f.default, tuple)]
         given = _read(argv, keys(cls), {*lists, "config", "data", *own})
         for name in given.keys() & {*lists, "config", "data"}:
@@ -98,7 +98,7 @@ def _print_config(cls: type, values: dict[str, Any], how: list[str]) -> NoReturn
 
 
 def _read(argv: Sequence[str], once: Collection[str], repeated: Collection[str]) -> dict[str, Any]:
-    """The texts of flags, of those that may be `repeated` all of them, empty where there is none. Raises `RequestError`."""
+    """The texts of flags; of those that may be `repeated` all, empty where there is none. Raises `RequestError`."""
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`pipeline coordcheck`: a few steps at several widths, looked at from inside; or what a study recorded, looked at again."""
+"""`pipeline coordcheck`: a few steps at several widths, seen from inside; or what a study recorded, looked at again."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -30,8 +30,10 @@ With STUDY, such as runs/coordcheck, it trains nothing and looks at what its run
   --workers WORKERS         Worker processes, single-threaded each; 0: one per GPU or, without one, per core.
   --dry_run                 Print what would run, and run nothing.
 
-The learning rate is constant: --warmup_steps 0 --lr_min_ratio 1 unless given. The first {STEPS} steps are looked at, and of longer
-runs about 20 more (--diagnostics.first, --diagnostics.interval); --diagnostics.spectra true adds operator norms and alignments.
+The learning rate is constant: --warmup_steps 0 --lr_min_ratio 1 unless given. The first {STEPS} steps are looked at, \
+and of longer
+runs about 20 more (--diagnostics.first, --diagnostics.interval); --diagnostics.spectra true adds operator norms and \
+alignments.
 Runs go into runs/coordcheck (--out, --study); finished ones are not repeated.
 
 Every flag of `pipeline train` may be given beside these:

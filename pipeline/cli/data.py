@@ -13,11 +13,13 @@ from pipeline.errors import RequestError
 from pipeline.files import file_sha256
 from pipeline.recipes import shipped
 
-USAGE = """usage: pipeline data prepare SOURCE [--KEY VALUE ...]   text -> token shards; goes on where it was interrupted
+USAGE = """\
+usage: pipeline data prepare SOURCE [--KEY VALUE ...]   text -> token shards; goes on where it was interrupted
        pipeline data info [SOURCE [--KEY VALUE ...]]  what is prepared; without SOURCE, all there is
        pipeline data verify SOURCE [--KEY VALUE ...]  read every byte and compare with the manifest
 
-SOURCE is a data recipe's name, a YAML, a text file or glob, or a prepared folder; pipeline data prepare --help lists the keys."""
+SOURCE is a data recipe's name, a YAML, a text file or glob, or a prepared folder; \
+pipeline data prepare --help lists the keys."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -30,7 +30,7 @@ VERBS = {
     "export": ("pipeline.cli.export", "a run's weights for litgpt and transformers: pipeline export runs/STUDY/RUN"),
     "report": ("pipeline.cli.report", "one self-contained HTML page and figures: pipeline report runs/STUDY"),
 }
-"""Verb -> the module whose ``main(argv)`` gives the exit code, imported when the verb is asked for; and a line of help."""
+"""Verb -> the module whose ``main(argv)`` gives the exit code, imported when it is asked for; and a line of help."""
 
 USAGE = f"""usage: pipeline <verb> [flags]
 

@@ -37,7 +37,8 @@ class SweepConfig(RunConfig):
     target_half_width: float = 0.05
     """Adaptive: end when the 95 % intervals of both exponents are +- this."""
     budget: str = ""
-    """Adaptive: also end when so much has been spent: runs, such as 200, or hours of all devices together, such as 20h."""
+    """Adaptive: also end when so much has been spent: runs, such as 200, or hours of all devices together, such as
+    20h."""
     launcher: LauncherName = "local"
     """local: worker processes on this machine. slurm: one job array per width."""
     profile: str = ""

@@ -60,7 +60,7 @@ def study(config: SweepConfig, given: Collection[str]) -> SweepConfig:
 
 
 def plan(config: SweepConfig, exponents: Sequence[Fraction]) -> dict[RunConfig, list[Fraction]]:
-    """Every run, most expensive first, with the exponents that ask for it: at the base width they all ask for the same."""
+    """Every run, most expensive first, with the exponents that ask for it: at the base width all ask for the same."""
     asked: dict[RunConfig, list[Fraction]] = {}
     for exponent in exponents:
         for width in config.widths:

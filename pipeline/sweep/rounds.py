@@ -1,7 +1,7 @@
 """The adaptive plan: rounds of runs, each chosen from what the finished ones say, every decision on record.
 
-``runs/STUDY/plan.jsonl`` holds one line per round: the runs, why each, and what was known. A sweep that was stopped first
-finishes its last round, so that the plan of the next depends on results alone.
+``runs/STUDY/plan.jsonl`` holds one line per round: the runs, why each, and what was known. A sweep that was stopped
+first finishes its last round, so that the plan of the next depends on results alone.
 """
 
 import dataclasses

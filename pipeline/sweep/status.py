@@ -98,7 +98,7 @@ def _status(folder: Path, job: Job | None, held: set[int]) -> RunStatus:
 
 
 def _state(folder: Path, job: Job | None, held: set[int]) -> tuple[str, str | None]:
-    """The first of these that holds: it has ended, a launcher works on it, a process of this machine does, it failed."""
+    """The first that holds: it has ended, a launcher works on it, a process of this machine does, it failed."""
     result = _result(folder / "result.json")
     if result.get("status") in _OF_RESULT:
         return _OF_RESULT[result["status"]], None

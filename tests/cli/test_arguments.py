@@ -90,9 +90,11 @@ def test_a_wrong_source_is_one_line(argv: list[str], line: str) -> None:
         (["--width", "wide"], "--width: expected an integer, got 'wide'"),
         (["--optimizer", "adan"], "--optimizer: expected adamw or adam or sgd, got 'adan'"),
         (["--model.kv_heads", "few"], "--model.kv_heads: expected an integer or all, got 'few'"),
-        (["--config", "nope.yaml"], "--config nope.yaml: no such file, and no recipe of that name (mlp-digits, mlp-multi-index, pythia-adamw, quick)"),
+        (["--config", "nope.yaml"], "--config nope.yaml: no such file, and no recipe of that name "
+                                    "(mlp-digits, mlp-multi-index, pythia-adamw, quick)"),
         (["--config"], "--config needs a value"),
-        (["--data", "nope"], "--data nope: no such file, and no data recipe of that name (dclm, digits, fineweb-edu, multi-index, sotu)"),
+        (["--data", "nope"], "--data nope: no such file, and no data recipe of that name "
+                             "(dclm, digits, fineweb-edu, multi-index, sotu)"),
         (["64"], "unrecognized arguments: 64"),
     ],
 )  # fmt: skip

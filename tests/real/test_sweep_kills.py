@@ -45,9 +45,10 @@ def written(out: Path) -> int:
 
 
 def workers(sweep: subprocess.Popen[str]) -> list[int]:
-    """The processes that the sweep has started."""
-    children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children")
-    found = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    """The processes that the sweep has started, by any of its threads."""
+    found = [
+        int(pid) for path in Path(f"/proc/{sweep.pid}/task").glob("*/children") for pid in path.read_text().split()
+    ]
     return [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 

@@ -19,5 +19,5 @@ def finish(run: RunConfig, **result: Any) -> None:
     directory = RunDir(run.run_dir)
     directory.create(run, "text")
     final = {"final_train_loss": 5.0, "final_val_loss": 5.0}
-    directory.write_result(RunResult(**{"status": "completed", "final": final, "steps": 1, "tokens": 1, "seconds": 600.0,
-                                        "tokens_per_second": 1.0, "parameters": 1, "diverged_at": None} | result))  # fmt: skip
+    whole = {"status": "completed", "final": final, "steps": 1, "tokens": 1, "seconds": 600.0} | result
+    directory.write_result(RunResult(**{"tokens_per_second": 1.0, "parameters": 1, "diverged_at": None, **whole}))

@@ -124,7 +124,7 @@ def config(tmp_path: Path) -> SweepConfig:
 
 
 def trained(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[str]:
-    """Replace training by a known valley, noisy; `stop_after` so many runs there comes Ctrl-C. The runs made, in order."""
+    """Replace training by a known valley, noisy; `stop_after` so many runs comes Ctrl-C. The runs made, in order."""
     made: list[str] = []
 
     def submit(config: SweepConfig, planned: Planned) -> int:

@@ -55,8 +55,8 @@ def test_status_joins_the_queue_with_the_run_directories(
     rest = "\n".join(said[4:])
     assert f"queued: {waiting.run_name}: launch failed requeued held, job 103_0" in rest
     assert (
-        f"failed: {dead.run_name}: job failed (NonZeroExitCode): pipeline: error: out of memory: use --micro_batch 2 (log {log})"
-        in rest
+        f"failed: {dead.run_name}: job failed (NonZeroExitCode): pipeline: error: out of memory: use --micro_batch 2 "
+        f"(log {log})" in rest
     )
     assert f"running: {going.run_name}: step 7/12, last record " in rest
     assert rest.endswith("report: job 104 pending (Priority)")

@@ -25,7 +25,7 @@ def phase(place: int, seed: int) -> float:
 
 
 def scan_runs(state: State) -> Iterator[Proposal]:
-    """What the scan of the narrowest width still needs: coarse steps, and more of them beyond an end that is interesting."""
+    """What the scan of the narrowest width still needs: coarse steps, and more of them past an end that asks for it."""
     aim = state.aim
     width, seed = aim.widths[0], aim.first_seed
     done = np.sort(state.cell(width, seed).x)
@@ -51,8 +51,8 @@ def scan_runs(state: State) -> Iterator[Proposal]:
 
 
 def edge_runs(state: State, width: int, seed: int) -> Iterator[Proposal]:
-    """What this cell still needs: the first seed's a bracket of its edge, the others' one run near it. A little above the
-    edge such a run tells as much, and it costs less, since it is soon aborted."""
+    """What this cell still needs: the first seed's a bracket of its edge, the others' one run near it. A little above
+    the edge such a run tells as much, and it costs less, since it is soon aborted."""
     own = state.cell(width, seed)
     place = state.aim.widths.index(width)
     if seed != state.aim.first_seed:

@@ -1,8 +1,8 @@
 """Which runs an adaptive sweep makes next: a pure function of the runs that are finished, so that it can be stopped,
 continued and repeated.
 
-Units: x = log2(lr), in octaves; z = log2(width). A *cell* is a width and a seed: in it, the stability edge is bracketed and
-bisected, and the valley is sampled on both its walls, where the loss says more of the optimum than at the bottom.
+Units: x = log2(lr), in octaves; z = log2(width). A *cell* is a width and a seed: in it, the stability edge is bracketed
+and bisected, and the valley is sampled on both its walls, where the loss says more of the optimum than at the bottom.
 
 1. The narrowest width is scanned with coarse steps over twelve octaves, further where an end turns out interesting.
 2. The other widths, one after the other, start from what the narrower ones predict.

@@ -32,8 +32,8 @@ def start_sweep(config: SweepConfig, path: Path) -> subprocess.Popen[str]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Child processes of a sweep that train (the resource tracker is one too, and does not)."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    """Child processes of a sweep, started by any of its threads, that train (the resource tracker does not)."""
+    children = [c for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
     return [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
 
 

@@ -1,0 +1,1 @@
+"""The launcher for clusters that run SLURM."""

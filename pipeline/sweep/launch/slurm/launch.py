@@ -1,7 +1,8 @@
-"""A study through SLURM: one array of jobs per width, and a last job that fits and reports. Training knows nothing of it.
+"""A study through SLURM: one array of jobs per width, and a last job that fits and reports. Training knows nothing of
+it.
 
-Under the study's lock: what is finished or still in the queue is left alone, everything else is submitted. Of an adaptive
-study that is one round; the job that follows the round's arrays plans and submits the next.
+Under the study's lock: what is finished or still in the queue is left alone, everything else is submitted. Of an
+adaptive study that is one round; the job that follows the round's arrays plans and submits the next.
 """
 
 import os
@@ -43,7 +44,7 @@ def jobs(study: Path) -> Jobs:
 
 
 def submit(config: SweepConfig, planned: Planned) -> int:
-    """Submit what is neither finished nor in the queue; 1 if SLURM refused a part of it, which the next call tries again.
+    """Submit what is neither finished nor in the queue; 1 if SLURM refused some, which the next call tries again.
 
     Raises `RequestError` before anything is submitted, `SlurmError` if SLURM does not answer.
     """

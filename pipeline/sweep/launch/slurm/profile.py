@@ -1,5 +1,5 @@
-"""A site profile: what a cluster is called, what a run gets there at each width. One YAML, `slurm/profiles/example.yaml`
-explains every key."""
+"""A site profile: what a cluster is called, what a run gets there at each width. `slurm/profiles/example.yaml` explains
+every key."""
 
 import dataclasses
 import re
@@ -33,7 +33,7 @@ class Profile:
     memory_per_node: str | None = None
     memory_per_device: str | None = None
     max_time: str | int = "24h"
-    """Longest time limit that is asked for: 90min, 24h, 2d, 1d12h. Never 24:00:00, which YAML reads as the number 86400."""
+    """Longest time limit that is asked for: 90min, 24h, 2d, 1d12h. Never 24:00:00, which YAML reads as 86400."""
     throttle: int | None = None
     """Tasks of an array that run at the same time."""
     devices: int | None = None

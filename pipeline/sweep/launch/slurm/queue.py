@@ -48,7 +48,8 @@ def tasks(names: Sequence[str]) -> list[Task]:
     """Tasks of the jobs of these names, also those that ended minutes ago. Raises `SlurmError`."""
     if not names:
         return []
-    output = _call(["squeue", "--noheader", "--array", "--states=all", "--format=%F|%K|%j|%T|%r", f"--name={','.join(names)}"])  # fmt: skip
+    asked = ["--noheader", "--array", "--states=all", "--format=%F|%K|%j|%T|%r"]
+    output = _call(["squeue", *asked, f"--name={','.join(names)}"])
     found = []
     for line in output.splitlines():
         job, index, name, state, reason = line.split("|", 4)
@@ -61,7 +62,8 @@ def accounted(jobs: Sequence[str]) -> list[Task]:
     if not jobs or shutil.which("sacct") is None:
         return []
     try:
-        output = _call(["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,JobName,State,ExitCode", f"--jobs={','.join(jobs)}"])  # fmt: skip
+        asked = ["--noheader", "--allocations", "--parsable2", "--format=JobID,JobName,State,ExitCode"]
+        output = _call(["sacct", *asked, f"--jobs={','.join(jobs)}"])
     except SlurmError:
         return []
     found = []

@@ -67,7 +67,8 @@ def report_job(study: Path, profile: Profile, after: list[str], number: int, aga
 def _sbatch(study: Path, name: str, log: str) -> list[str]:
     logs = str(slurm_folder(study) / "logs").replace("%", "%%")
     # the environment and the folder of who submits: caches, tokens, relative paths
-    return ["sbatch", "--parsable", f"--job-name={name}", f"--output={logs}/{log}", "--export=ALL", f"--chdir={Path.cwd()}"]  # fmt: skip
+    here = ["--export=ALL", f"--chdir={Path.cwd()}"]
+    return ["sbatch", "--parsable", f"--job-name={name}", f"--output={logs}/{log}", *here]
 
 
 def _account(profile: Profile) -> dict[str, str | None]:

@@ -1,5 +1,5 @@
-"""submissions.jsonl: what a study gave to SLURM. A line is written and durable before sbatch is called, and another when
-it answered, so a crash in between leaves a job that can be found again by its unique name."""
+"""submissions.jsonl: what a study gave to SLURM. A line is written and durable before sbatch is called, and another
+when it answered, so a crash in between leaves a job that can be found again by its unique name."""
 
 import dataclasses
 import json

@@ -57,7 +57,8 @@ def time_limit(run: RunConfig, profile: Profile, measured: list[Measured]) -> Ti
     nearest = min(measured, key=lambda m: abs(math.log(m.width / run.width)), default=None)
     if nearest is not None:
         seconds = nearest.device_seconds * cost(run) / nearest.cost / run.world_size
-        what = f"the longest of {nearest.runs} finished runs of this width" if nearest.runs > 1 else "a finished run of this width"  # fmt: skip
+        some = f"the longest of {nearest.runs} finished runs" if nearest.runs > 1 else "a finished run"
+        what = f"{some} of this width"
         if nearest.width != run.width:
             what = f"scaled by cost from width {nearest.width}"
     elif profile.flops_per_second:

@@ -31,7 +31,8 @@ def test_one_array_per_width_and_a_report_after_them(
     setup = tmp_path / "set up.sh"
     setup.touch()
     profile_file(
-        tmp_path, partition="gpu", account="lab", gres="gpu:h100", cpus_per_device=3, memory_per_device="7G", throttle=5,
+        tmp_path, partition="gpu", account="lab", gres="gpu:h100", cpus_per_device=3, memory_per_device="7G",
+        throttle=5,
         modules=["cuda/12"], setup="set up.sh", environment={"A": "x; $(rm -rf /)", "B": True}, max_requeues=4,
         options={"mail-type": "END", "exclusive": None}, report={"partition": "cpu"}, python="/opt/my python",
         widths=[{"from": 64, "devices": 2, "strategy": "ddp", "constraint": "fast"}],
@@ -266,5 +267,6 @@ def test_names_that_sbatch_would_expand_are_escaped_or_refused(
 
 
 def test_submitting_and_status_import_no_torch() -> None:
-    code = "import sys, pipeline.cli.sweep, pipeline.sweep.launch.slurm.launch, pipeline.sweep.status; sys.exit('torch' in sys.modules)"
+    modules = "pipeline.cli.sweep, pipeline.sweep.launch.slurm.launch, pipeline.sweep.status"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -22,7 +22,8 @@ SCRIPTS = shipped_folder("slurm")
         ("a: [", "not YAML"),
         ("partitoin: gpu", "unknown key partitoin, did you mean partition?"),
         ("max_time: 24:00:00", "max_time must be a time such as 90min, 24h or 2d, got 86400"),
-        ("max_time: 3min", "max_time 3min leaves too little before the signal: give at least 5min, or a smaller signal_seconds than 120"),
+        ("max_time: 3min", "max_time 3min leaves too little before the signal: give at least 5min, or a smaller "
+                           "signal_seconds than 120"),
         ("throttle: 0", "throttle must be at least 1, got 0"),
         ("devices: true", "devices: expected an integer or null, got 'True'"),
         ("memory_per_node: 64 GB", "memory_per_node must be a size such as 64G, got '64 GB'"),

@@ -19,7 +19,8 @@ SCRIPTS = shipped_folder("slurm")
 SRUN = """
 signal.signal(signal.SIGUSR1, lambda *_: (time.sleep(0.3), os._exit(int(os.environ.get("AFTER_SIGNAL", "1")))))
 signal.signal(signal.SIGTERM, lambda *_: os._exit(99))
-pathlib.Path("argv").write_text(json.dumps([sys.argv[1:], {k: os.environ.get(k) for k in ("SPACED", "FROM_SETUP", "SLURM_CPUS_PER_TASK")}]))
+names = ("SPACED", "FROM_SETUP", "SLURM_CPUS_PER_TASK")
+pathlib.Path("argv").write_text(json.dumps([sys.argv[1:], {k: os.environ.get(k) for k in names}]))
 if not pathlib.Path("wait").exists(): sys.exit(int(os.environ.get("CODE", "0")))
 time.sleep(20)
 """
@@ -49,14 +50,15 @@ class Script:
 
     def start(self, index: int = 1, script: str = "train_array.sbatch", **environment: str) -> subprocess.Popen[str]:
         slurm_says = {
-            "SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_JOB_ID": "12", "SLURM_JOB_ID": "13", "SLURM_JOB_NODELIST": "n1",
-            "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "3",
+            "SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_JOB_ID": "12", "SLURM_JOB_ID": "13",
+            "SLURM_JOB_NODELIST": "n1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "3",
         }  # fmt: skip
         arguments = ["--python", "/opt/my python", "--max_requeues", "2", "--setup", str(self.setup)]
         return subprocess.Popen(
             ["bash", str(SCRIPTS / script), str(SCRIPTS / "environment.sh"), *arguments, "--env",
              "SPACED=a  'b' $(touch owned) \"c\"", "--", str(self.manifest)],
-            cwd=self.folder, env=os.environ | {"PATH": f"{self.folder}:{os.environ['PATH']}"} | slurm_says | environment,
+            cwd=self.folder,
+            env=os.environ | {"PATH": f"{self.folder}:{os.environ['PATH']}"} | slurm_says | environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
