@@ -36,6 +36,7 @@ class RunDir:
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.result_file = path / "result.json"
+        self.weights_file = path / "weights.json"
         self.starts_file = path / "starts.jsonl"
         self.checkpoints = path / "checkpoints"
         self.checkpoint = self.checkpoints / LAST
@@ -125,6 +126,24 @@ class RunDir:
         content = load_yaml(self.config_file)
         content[RECORDED_KEY] |= found
         write_atomic(self.config_file, yaml.safe_dump(content, sort_keys=False))
+
+    def record_weights(self, weights: Mapping[str, Any]) -> None:
+        """Write weights.json, once: what every weight is, by name (`training.weights`)."""
+        if not self.weights_file.exists():
+            lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in weights.items())
+            write_atomic(self.weights_file, f"{{\n{lines}\n}}\n")
+
+    def weights(self) -> dict[str, dict[str, Any]]:
+        """What `record_weights` wrote; empty for a run that is older than the file. Raises `RequestError` for a damaged one."""
+        try:
+            weights = json.loads(self.weights_file.read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise self._damaged(self.weights_file, error) from None
+        if not isinstance(weights, dict) or not all(isinstance(entry, dict) for entry in weights.values()):
+            raise self._damaged(self.weights_file, "not an object of objects")
+        return weights
 
     def record_start(self, config: RunConfig, step: int) -> None:
         """A line in starts.jsonl: when and where the run was started or continued, and from which step."""

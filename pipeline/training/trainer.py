@@ -23,6 +23,7 @@ from pipeline.training.parallel.strategies import environment, strategy_of
 from pipeline.training.progress import RunProgress
 from pipeline.training.recorder import Recorder
 from pipeline.training.resume import checkpoint_of
+from pipeline.training.weights import describe_weights
 
 
 def train(config: RunConfig, *, show_progress: bool = True) -> RunResult:
@@ -51,6 +52,7 @@ def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: 
     run.create(config, fingerprint)
     with run.lock():
         try:
+            run.record_weights(describe_weights(module.model, module.specs, config))
             resumed = checkpoint_of(config, run)
             run.cut_back(resumed.step if resumed else 0)
             run.record_start(config, resumed.step if resumed else 0)

@@ -1,5 +1,6 @@
 """Which runs of a study make a family: those of one learning-rate rule, at two widths or more."""
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -13,6 +14,7 @@ import pandas as pd
 
 from pipeline.analysis.inside.check import Family, Records
 from pipeline.analysis.study.load import GROUP, Study
+from pipeline.entries.kinds import Place
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
 from pipeline.parameterization import rules
@@ -73,19 +75,31 @@ def family(
     folder = next(path for path in study.dirs if (path / first / "config.yaml").is_file())
     by_point = {(int(row["width"]), int(row["seed"])): row for row in rows.to_dict("records")}
     bad = Counter(width for (width, _), row in by_point.items() if row["status"] == "diverged")
+    run = RunDir(folder / first)
     yield Family(
         param,
         optimizer,
         loss,
         lr,
         lr_exponent,
-        RunDir(folder / first).config(),
+        run.config(),
         widths,
         tuple(sorted(rows["seed"].unique().tolist())),
         {point: records[row["run"]] for point, row in by_point.items() if row["run"] in records},
         dict(bad),
         name,
+        _places(run),
     )
+
+
+def _places(run: RunDir) -> dict[str, Place]:
+    fields = [f.name for f in dataclasses.fields(Place)]
+    try:
+        return {weight: Place(**{f: entry[f] for f in fields}) for weight, entry in run.weights().items()}
+    except KeyError as error:
+        raise RequestError(
+            f"{run.weights_file} has no {error}: delete it, and the names of weights are read again"
+        ) from None
 
 
 Rule = tuple[float, Fraction | float]
