@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.analysis.inside.check import Exponent, Family
 from pipeline.analysis.inside.weights import FIRST, GPT_GROUPS, MLP_GROUPS
 from pipeline.analysis.page import words, words_inside
-from pipeline.analysis.page.figures import STYLE, width_colours
+from pipeline.analysis.page.figures import STYLE
+from pipeline.analysis.page.transfer import width_colours
 from pipeline.analysis.study.runs import Floats
 
 if TYPE_CHECKING:
