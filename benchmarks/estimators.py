@@ -60,7 +60,7 @@ def cells(worlds: Sequence[str]) -> Iterator[Cell]:
 def paper_exponents(runs: Runs) -> tuple[float, float]:
     """The published practice on arrays: optimal and max-stable exponent."""
     fitted = published.fit(grid_of(runs, LANGUAGE))
-    return fitted.exponent("optimal").exponent, fitted.exponent("max_stable").exponent
+    return fitted.laws["optimal"].exponent, fitted.laws["max_stable"].exponent
 
 
 def _scores(posterior: Mixture | None, truth: float) -> tuple[float, float, float]:

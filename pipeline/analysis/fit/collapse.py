@@ -1,9 +1,10 @@
-"""Runs -> optimum, stability edge and their power laws, with everything that qualifies them. numpy and scipy only.
+"""The collapse fit: one valley shape for all widths and interval-censored edges; optimum, stability edge and their power laws
+as posteriors, with everything that qualifies them. numpy and scipy only.
 
-found = estimate(Runs.of(width, lr, seed, loss))
-found.optimal.exponent.interval(0.95)      # 95 % interval of d log(lr) / d log(n)
-found.at("optimal", 8192).median           # log2 of the optimal learning rate at a width that was not trained
-found.at("max_stable", 8192).interval(0.9)
+known = estimate(Runs.of(width, lr, seed, loss))
+known.optimal.exponent.interval(0.95)      # 95 % interval of d log(lr) / d log(n)
+known.at("optimal", 8192).median           # log2 of the optimal learning rate at a width that was not trained
+known.at("max_stable", 8192).interval(0.9)
 """
 
 import math
@@ -15,9 +16,17 @@ import numpy as np
 from pipeline.analysis.fit.drift import extrapolated
 from pipeline.analysis.fit.evidence import check_power_law
 from pipeline.analysis.fit.exponent import from_posterior
-from pipeline.analysis.fit.fitted import QUANTITIES, Fitted, FittedWidth, Lr, Observed, Quantity, lr_of
+from pipeline.analysis.fit.fitted import QUANTITIES, Fitted, FittedWidth, LeftOut, Lr, Observed, Quantity, lr_of
 from pipeline.analysis.fit.posterior import Mixture
-from pipeline.analysis.fit.powerlaw import EdgeLaw, OptimumLaw, PowerLaw, edge_law, edge_of_width, optimum_law
+from pipeline.analysis.fit.powerlaw import (
+    SEED_SCATTER,
+    EdgeLaw,
+    OptimumLaw,
+    PowerLaw,
+    edge_law,
+    edge_of_width,
+    optimum_law,
+)
 from pipeline.analysis.fit.valley import Valley, fit_valley
 from pipeline.analysis.study.grid import Grid, GridEnd
 from pipeline.analysis.study.runs import Bools, Floats, Runs
@@ -33,32 +42,6 @@ _LOG_RATIO = 3.0
 # A finite loss this many times the noise and this many nats above the fitted valley, beyond the optimum, belongs to a run
 # that has half recovered from an instability: too bad for a stable run, too good for the unstable label.
 _FAR, _FAR_NATS = 8.0, 0.1
-
-
-@dataclass(frozen=True)
-class WidthEstimate:
-    """What one width adds, and what it lacks. x in octaves."""
-
-    width: int
-    n_runs: int
-    n_seeds: int
-    tried: tuple[float, float]
-    """log2 of the smallest and the largest learning rate."""
-    grid_x: float
-    """log2 of the best learning rate tried, over the seeds' medians; nan: none is usable."""
-    at_edge: GridEnd
-    """Which end of the grid that is."""
-    optimum: Mixture | None
-    """Of this width's own optimum, the other widths and the shared shape used; None: it took no part."""
-    edge: Mixture | None
-    """Of this width's edge, likewise; None: neither its seeds nor other widths bound it."""
-    bottom: float
-    """Loss at the bottom of the fitted valley; nan: it took no part."""
-    dropped: str
-    """Why it took no part in the fit of the optimum; empty: it did."""
-    all_unstable: bool
-    n_unstable_seeds: int
-    """Seeds that saw an unstable learning rate at or above the optimum."""
 
 
 @dataclass(frozen=True)
@@ -127,41 +110,11 @@ class Estimate:
             return law.at(width)
         return extrapolated(law, width) if len(law.widths) > 1 else None
 
-    @cached_property
-    def widths(self) -> tuple[WidthEstimate, ...]:
-        return tuple(self._of_width(place, width) for place, width in enumerate(self.runs.widths))
-
-    def _bottom(self, width: int) -> float:
+    def bottom(self, width: int) -> float:
+        """Loss at the bottom of the fitted valley of a width that has one."""
         assert self.valley is not None
         level = float(self.valley.level[self.valley.widths.index(width)])
         return math.exp(level) if self.log_loss else level
-
-    def _of_width(self, place: int, width: int) -> WidthEstimate:
-        here = self.runs.where(self.runs.width == width)
-        tried = (float(here.x.min()), float(here.x.max()))
-        grid_x = float(self.labels.best_x[place])
-        low, high = abs(grid_x - tried[0]) < 1e-9, abs(grid_x - tried[1]) < 1e-9
-        fitted = self.valley is not None and width in self.valley.widths
-        if self.labels.all_unstable[place]:
-            dropped = "nothing trained stably there"
-        elif not fitted:
-            dropped = "fewer than three stable runs, or one learning rate alone, lie near its optimum"
-        else:
-            dropped = "" if self.own_optimum is not None else "no width shows both sides of its valley"
-        return WidthEstimate(
-            width=width,
-            n_runs=len(here),
-            n_seeds=len(np.unique(here.seed)),
-            tried=tried,
-            grid_x=grid_x,
-            at_edge="both" if low and high else "low" if low else "high" if high else "no",
-            optimum=None if dropped else self.at("optimal", width),
-            edge=self.at("max_stable", width),
-            bottom=math.nan if dropped else self._bottom(width),
-            dropped=dropped,
-            all_unstable=bool(self.labels.all_unstable[place]),
-            n_unstable_seeds=int(np.sum(np.isfinite(self.seen.of(width).high))),
-        )
 
 
 def estimate(runs: Runs, rule: Rule = LANGUAGE) -> Estimate:
@@ -180,54 +133,6 @@ def estimate(runs: Runs, rule: Rule = LANGUAGE) -> Estimate:
         own_optimum=optimum_law(valley) if valley is not None and _bracketed(runs, labels, valley) else None,
         max_stable=edge_law(seen),
         log_loss=log_loss,
-    )
-
-
-# How far the edge scatters over seeds, octaves, where the runs do not tell: the mean of its prior (`powerlaw`).
-_SEED_SCATTER = 0.24
-
-
-def fit(grid: Grid) -> Fitted:
-    """`estimate` as an estimator of studies."""
-    known = estimate(grid.runs, grid.rule)
-    posteriors = {quantity: known.exponent(quantity) for quantity in QUANTITIES}
-
-    def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:
-        posterior = known.at(quantity, width)
-        return None if posterior is None else lr_of(posterior, level)
-
-    def stands(width: int) -> Mixture | None:
-        threshold = known.at("max_stable", width)
-        scatter = _SEED_SCATTER if known.max_stable is None else known.max_stable.seed_scatter
-        return None if threshold is None else threshold.shifted(0.0, scatter)
-
-    return Fitted(
-        widths=tuple(_fitted_width(known, width) for width in known.widths),
-        exponents={quantity: from_posterior(known.law(quantity)) for quantity in QUANTITIES},
-        lr_at=lr_at,
-        posteriors={quantity: posterior for quantity, posterior in posteriors.items() if posterior is not None},
-        stands=stands,
-        observed={
-            quantity: Observed(law.widths, np.diag(law.observed[1]), law.jitter)
-            for quantity in QUANTITIES
-            if (law := known.law(quantity)) is not None and len(law.widths) > 1
-        },
-        checks={quantity: check_power_law(known.law(quantity), known.seen) for quantity in QUANTITIES},
-        edge_limited=known.edge_limited,
-        log_loss=known.log_loss,
-    )
-
-
-def _fitted_width(known: Estimate, w: WidthEstimate) -> FittedWidth:
-    laws = {quantity: known.law(quantity) for quantity in QUANTITIES}
-    return FittedWidth(
-        best=None if w.optimum is None else lr_of(w.optimum),
-        best_loss=w.bottom,
-        edge=None if w.edge is None else lr_of(w.edge),
-        at_edge=w.at_edge,
-        entered=frozenset(quantity for quantity, law in laws.items() if law is not None and w.width in law.widths),
-        dropped=w.dropped,
-        n_unstable_seeds=w.n_unstable_seeds,
     )
 
 
@@ -257,10 +162,70 @@ def _below_edge(runs: Runs, seen: Intervals) -> Bools:
 
 def _half_recovered(runs: Runs, labels: Labels, valley: Valley | None) -> Bools:
     """Runs that tell nothing of the edge: finite, not labelled unstable, and yet far above the valley beyond its bottom."""
-    found = np.zeros(len(runs), dtype=np.bool_)
+    half_recovered = np.zeros(len(runs), dtype=np.bool_)
     for place, width in enumerate(valley.widths if valley else ()):
         assert valley is not None
         beyond = (runs.width == width) & (runs.x > valley.x[place]) & np.isfinite(runs.loss)
         excess: Floats = runs.loss[beyond] - valley.loss(place, runs.x[beyond])
-        found[beyond] = excess > max(_FAR * float(valley.noise[place]), _FAR_NATS)
-    return found & ~labels.unstable
+        half_recovered[beyond] = excess > max(_FAR * float(valley.noise[place]), _FAR_NATS)
+    return half_recovered & ~labels.unstable
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# As an estimator of studies
+
+
+def fit(grid: Grid) -> Fitted:
+    """`estimate` as an estimator of studies."""
+    known = estimate(grid.runs, grid.rule)
+    posteriors = {quantity: known.exponent(quantity) for quantity in QUANTITIES}
+
+    def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:
+        posterior = known.at(quantity, width)
+        return None if posterior is None else lr_of(posterior, level)
+
+    def stands(width: int) -> Mixture | None:
+        threshold = known.at("max_stable", width)
+        scatter = SEED_SCATTER if known.max_stable is None else known.max_stable.seed_scatter
+        return None if threshold is None else threshold.shifted(0.0, scatter)
+
+    return Fitted(
+        widths=tuple(_width(known, place, width) for place, width in enumerate(grid.runs.widths)),
+        laws={quantity: from_posterior(known.law(quantity)) for quantity in QUANTITIES},
+        lr_at=lr_at,
+        posteriors={quantity: posterior for quantity, posterior in posteriors.items() if posterior is not None},
+        stands=stands,
+        observed={
+            quantity: Observed(law.widths, np.diag(law.observed[1]), law.jitter)
+            for quantity in QUANTITIES
+            if (law := known.law(quantity)) is not None and len(law.widths) > 1
+        },
+        checks={quantity: check_power_law(known.law(quantity), known.seen) for quantity in QUANTITIES},
+        edge_limited=known.edge_limited,
+        log_loss=known.log_loss,
+    )
+
+
+def _width(known: Estimate, place: int, width: int) -> FittedWidth:
+    left_out = _left_out(known, place, width)
+    optimum, edge = None if left_out else known.at("optimal", width), known.at("max_stable", width)
+    return FittedWidth(
+        best=None if optimum is None else lr_of(optimum),
+        best_loss=math.nan if left_out else known.bottom(width),
+        edge=None if edge is None else lr_of(edge),
+        at_edge=_at_edge(known.runs.x[known.runs.width == width], float(known.labels.best_x[place])),
+        left_out=left_out,
+    )
+
+
+def _left_out(known: Estimate, place: int, width: int) -> LeftOut | None:
+    if known.labels.all_unstable[place]:
+        return LeftOut.UNSTABLE
+    if known.valley is None or width not in known.valley.widths:
+        return LeftOut.FEW_RUNS
+    return LeftOut.ONE_SIDED if known.own_optimum is None else None
+
+
+def _at_edge(x: Floats, best_x: float) -> GridEnd:
+    low, high = abs(best_x - float(x.min())) < 1e-9, abs(best_x - float(x.max())) < 1e-9
+    return "both" if low and high else "low" if low else "high" if high else "no"

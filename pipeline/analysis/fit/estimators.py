@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline.analysis.fit import collapse, published
 from pipeline.analysis.fit.fitted import Fitted
 from pipeline.analysis.study.grid import Grid
+from pipeline.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,10 @@ ESTIMATORS: dict[str, Estimator] = {
     )
 }
 DEFAULT = next(iter(ESTIMATORS))
+
+
+def get(name: str) -> Estimator:
+    """Raises `RequestError` for an unknown one."""
+    if name not in ESTIMATORS:
+        raise RequestError(f"no estimator {name!r}: choose one of {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[name]

@@ -6,10 +6,11 @@ What an estimator cannot tell is None, nan or empty here, so that nobody asks wh
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal
 
-from pipeline.analysis.fit.evidence import UNCHECKED, PowerLawCheck
-from pipeline.analysis.fit.exponent import NOT_ESTIMABLE, Exponent
+from pipeline.analysis.fit.evidence import PowerLawCheck
+from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.study.grid import GridEnd
 from pipeline.analysis.study.runs import Floats
@@ -26,11 +27,23 @@ class Lr:
     low: float = math.nan
     high: float = math.nan
 
+    @property
+    def has_interval(self) -> bool:
+        return not math.isnan(self.low)
+
 
 def lr_of(posterior: Mixture, level: float = 0.95) -> Lr:
     """Median and central interval of log2 lr, as learning rates."""
     low, median, high = posterior.quantiles([(1 - level) / 2, 0.5, (1 + level) / 2])
     return Lr(2.0**median, 2.0**low, 2.0**high)
+
+
+class LeftOut(Enum):
+    """Why a width took no part in the fit of the optimum."""
+
+    UNSTABLE = "nothing there is stable"
+    FEW_RUNS = "too few runs are near its optimum"
+    ONE_SIDED = "no width shows both sides of its valley"
 
 
 @dataclass(frozen=True)
@@ -45,12 +58,8 @@ class FittedWidth:
     """The edge as the estimator draws it (`Estimator.edge_name`)."""
     at_edge: GridEnd
     """Which end of the grid the best learning rate tried is."""
-    entered: frozenset[Quantity]
-    """The exponents that the width took part in."""
-    n_unstable_seeds: int
-    """Seeds that the estimator takes to have seen an unstable learning rate at or above the optimum."""
-    dropped: str = ""
-    """Why it took no part in the fit of the optimum; empty: it did, or the estimator does not say."""
+    left_out: LeftOut | None = None
+    """Of the fit of the optimum; None: it took part, or the estimator does not say."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,8 @@ class Fitted:
 
     widths: tuple[FittedWidth, ...]
     """In the order of the grid's."""
-    exponents: Mapping[Quantity, Exponent]
+    laws: Mapping[Quantity, LrLaw]
+    """Of both quantities."""
     lr_at: Callable[[Quantity, int, float], Lr | None]
     """Of a quantity, a width, trained or not, and a level: the learning rate and the interval that holds so much mass; None
     where nothing is known."""
@@ -87,14 +97,8 @@ class Fitted:
     observed: Mapping[Quantity, Observed] = field(default_factory=dict)
     """Of the quantities that have a power law with an error, over two widths at least."""
     checks: Mapping[Quantity, PowerLawCheck] = field(default_factory=dict)
-    """Whether one power law describes all widths."""
+    """Whether one power law describes all widths; an estimator that does not check it has none."""
     edge_limited: bool = False
     """The optimum saturates at the edge, so that its exponent is the edge's."""
     log_loss: bool = False
     """Valleys were fitted to log losses."""
-
-    def exponent(self, quantity: Quantity) -> Exponent:
-        return self.exponents.get(quantity, NOT_ESTIMABLE)
-
-    def check(self, quantity: Quantity) -> PowerLawCheck:
-        return self.checks.get(quantity, UNCHECKED)

@@ -135,6 +135,7 @@ def optimum_law(valley: Valley) -> OptimumLaw:
 # The edge: interval likelihoods on grids.
 _OUTLIER, _OUTLIER_SPAN = 0.02, 8.0  # share of seeds that tell nothing of the edge, and the octaves they spread over
 _SEED_SCALE = 0.3  # prior scale of the scatter over seeds, octaves
+SEED_SCATTER = 0.24  # mean of that prior: what is assumed where the runs do not tell
 _REACH, _STEP = 4.0, 0.05  # octaves to either side of the pilot line, and the resolution there
 _N_TAU = 8
 _N_JITTER = (6, 1)

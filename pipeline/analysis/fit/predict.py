@@ -43,7 +43,7 @@ class Doubt:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class LrPrediction:
     """At one width, for one group. What is not known is None."""
 
     group: GroupFit
@@ -59,7 +59,7 @@ class Prediction:
     advice: dict[Quantity, tuple[Advice, ...]]
 
 
-def predict(group: GroupFit, width: int, level: float) -> Prediction:
+def predict(group: GroupFit, width: int, level: float) -> LrPrediction:
     """From one fitted group."""
     fitted = group.fitted
     optimal, max_stable = (fitted.lr_at(quantity, width, level) for quantity in QUANTITIES)
@@ -75,7 +75,7 @@ def predict(group: GroupFit, width: int, level: float) -> Prediction:
     recommended = _recommend(group, optimal, safe)
     bare = [] if fitted.intervals else [Doubt("no interval")]
     doubts = (*bare, *_far(group, width), *_doubts(group, width, trained))
-    return Prediction(group, width, level, optimal, max_stable, safe, recommended, doubts, advice)
+    return LrPrediction(group, width, level, optimal, max_stable, safe, recommended, doubts, advice)
 
 
 def _recommend(group: GroupFit, optimum: Lr | None, safe: float | None) -> Recommendation:
@@ -107,10 +107,9 @@ def _doubts(group: GroupFit, width: int, trained: bool) -> list[Doubt]:
     fitted = group.fitted
     doubts = []
     for quantity in QUANTITIES:
-        if quantity not in fitted.observed or trained:
-            continue
-        if fitted.check(quantity).verdict != "one power law":
-            doubts.append(Doubt("drift" if fitted.check(quantity).verdict == "drift" else "unchecked", quantity))
+        check = fitted.checks.get(quantity)
+        if quantity in fitted.observed and not trained and check is not None and check.verdict != "one power law":
+            doubts.append(Doubt(check.verdict, quantity))
     if fitted.edge_limited:
         doubts.append(Doubt("edge-limited"))
     at_end = [w.width for w in group.widths if w.fitted.at_edge != "no" and not w.grid.all_unstable]

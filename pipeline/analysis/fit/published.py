@@ -1,7 +1,7 @@
 """The published practice (paper, D.4) as an estimator: grid values and a straight line through them, without an error of
 their own."""
 
-from pipeline.analysis.fit.exponent import fit_exponent
+from pipeline.analysis.fit.exponent import LrLaw, fit_exponent
 from pipeline.analysis.fit.fitted import Fitted, FittedWidth, Lr, Quantity
 from pipeline.analysis.study.grid import Grid, GridWidth
 
@@ -11,31 +11,26 @@ def fit(grid: Grid) -> Fitted:
     minimal unstable ones, without the widths where none was seen."""
     optima = [w for w in grid.widths if w.optimum.index is not None]
     edges = [w for w in grid.widths if not w.edge.censored]
-    lines = {
+    laws: dict[Quantity, LrLaw] = {
         "optimal": fit_exponent([w.width for w in optima], [w.optimum.lr for w in optima]),
         "max_stable": fit_exponent([w.width for w in edges], [w.edge.min_unstable_lr for w in edges]),
     }
 
     def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:
-        return Lr(lines[quantity].lr_at(width)) if lines[quantity].estimable else None
+        return Lr(laws[quantity].lr_at(width)) if laws[quantity].estimable else None
 
     return Fitted(
         widths=tuple(map(_width, grid.widths)),
-        exponents={"optimal": lines["optimal"], "max_stable": lines["max_stable"]},
+        laws=laws,
         lr_at=lr_at,
         intervals=False,
     )
 
 
 def _width(w: GridWidth) -> FittedWidth:
-    entered: set[Quantity] = set()
-    entered |= {"optimal"} if w.optimum.index is not None else set()
-    entered |= set() if w.edge.censored else {"max_stable"}
     return FittedWidth(
         best=None if w.optimum.index is None else Lr(w.optimum.lr),
         best_loss=w.optimum.loss,
         edge=None if w.edge.censored else Lr(w.edge.min_unstable_lr),
         at_edge=w.optimum.at_edge,
-        entered=frozenset(entered),
-        n_unstable_seeds=w.n_unstable_seeds,
     )

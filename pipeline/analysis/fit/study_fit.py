@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.analysis.fit.estimators import DEFAULT, ESTIMATORS, Estimator
-from pipeline.analysis.fit.exponent import Exponent
+from pipeline.analysis.fit import estimators
+from pipeline.analysis.fit.estimators import Estimator
+from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import Fitted, FittedWidth, Lr, Quantity
 from pipeline.analysis.fit.theory import Predicted, predicted
 from pipeline.analysis.study.grid import Curve, Edge, Grid, GridWidth, Optimum, grid_of
@@ -89,12 +90,12 @@ class GroupFit:
         return tuple(WidthFit(*pair) for pair in zip(self.grid.widths, self.fitted.widths, strict=True))
 
     @property
-    def optimal(self) -> Exponent:
-        return self.fitted.exponent("optimal")
+    def optimal(self) -> LrLaw:
+        return self.fitted.laws["optimal"]
 
     @property
-    def max_stable(self) -> Exponent:
-        return self.fitted.exponent("max_stable")
+    def max_stable(self) -> LrLaw:
+        return self.fitted.laws["max_stable"]
 
     @property
     def lr_ratio(self) -> float:
@@ -118,10 +119,10 @@ class StudyFit:
     groups: tuple[GroupFit, ...]
 
 
-def fit(study_dirs: Sequence[Path], measure: Measure = TRAINING_LOSS, estimator: str = DEFAULT) -> StudyFit:
-    """Loads the studies as one and fits every group of curves. Raises `RequestError` (see `load.load_study`), `KeyError` for
-    an unknown estimator."""
-    chosen = ESTIMATORS[estimator]
+def fit(study_dirs: Sequence[Path], measure: Measure = TRAINING_LOSS, estimator: str = estimators.DEFAULT) -> StudyFit:
+    """Loads the studies as one and fits every group of curves. Raises `RequestError` (see `load.load_study`), also for an
+    unknown estimator."""
+    chosen = estimators.get(estimator)
     study = load_study(study_dirs)
     completed = study.runs[study.runs["status"] == "completed"]
     if measure.column not in study.runs or (len(completed) and completed[measure.column].isna().all()):

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.fit.fitted import Lr
-from pipeline.analysis.fit.study_fit import GroupFit, StudyFit, WidthFit
+from pipeline.analysis.fit.study_fit import WidthFit
 from pipeline.analysis.page import words
-from pipeline.analysis.page.figures import EDGE_COLOUR, OPTIMUM_COLOUR, colour_by_width, loss_range
+from pipeline.analysis.page.transfer import LossCurve, Transfer
+from pipeline.analysis.study.stability import MARGIN, Cause
 
 Chart = dict[str, Any]
 
@@ -30,22 +31,21 @@ _LAYOUT: dict[str, Any] = {
 }
 
 
-def loss_curves(fit: StudyFit, group: GroupFit) -> Chart:
+def loss_curves(shown: Transfer) -> Chart:
     """Final loss against the base learning rate, a line per width."""
-    layout = _curve_layout(fit, group, "learning rate") | {"xaxis": _lr_axis(group, "learning rate")}
-    return {"data": _curve_traces(fit, group, 0.0), "layout": layout}
+    return {"data": _curve_traces(shown, 0.0), "layout": _curve_layout(shown, "learning rate")}
 
 
-def scaled_curves(fit: StudyFit, group: GroupFit) -> Chart:
+def scaled_curves(shown: Transfer) -> Chart:
     """The same against lr * (n / n_base)^-exponent, with buttons for the exponent: fitted (if any), 0, -1/2, -1."""
-    base_width = fit.study.config.base_width
-    choices = [("fitted", group.optimal.exponent)] if group.optimal.estimable else []
+    law = shown.optimal.law
+    choices = [("fitted", law.exponent)] if law.estimable else []
     choices += [("0", 0.0), (f"{words.MINUS}1/2", -0.5), (f"{words.MINUS}1", -1.0)]
 
     def title(exponent: float) -> str:
-        return f"learning rate {words.TIMES} (n/{base_width})<sup>{words.number(-exponent)}</sup>"
+        return f"learning rate {words.TIMES} (n/{shown.base_width})<sup>{words.number(-exponent)}</sup>"
 
-    traces = {exponent: _curve_traces(fit, group, exponent) for _, exponent in choices}
+    traces = {exponent: _curve_traces(shown, exponent) for _, exponent in choices}
     buttons = [
         {
             "label": name,
@@ -60,63 +60,56 @@ def scaled_curves(fit: StudyFit, group: GroupFit) -> Chart:
     menu = {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom",
             "pad": {"t": 0, "b": 2}, "showactive": True, "buttons": buttons, "font": {"size": 12}}  # fmt: skip
     first = choices[0][1]
-    layout = _curve_layout(fit, group, title(first)) | {
-        "xaxis": _lr_axis(group, title(first)),
-        "updatemenus": [menu],
-        "showlegend": False,
-    }
+    layout = _curve_layout(shown, title(first)) | {"updatemenus": [menu], "showlegend": False}
     return {"data": traces[first], "layout": layout}
 
 
-def exponents(group: GroupFit) -> Chart:
+def exponents(shown: Transfer) -> Chart:
     """Optimal and max-stable (as published: minimal unstable) learning rate against width, with the fitted power laws."""
     data: list[dict[str, Any]] = []
-    optima = [(w.width, w.best) for w in group.widths if w.best is not None]
-    edges = [(w.width, w.largest) for w in group.widths if w.largest is not None]
-    open_at = {w.width for w in group.widths if w.optimum.at_edge != "no"}
-    edge_name = group.estimator.edge_name
-    for name, fit, points, colour, dash, hollow in (
-        ("optimal", group.optimal, optima, OPTIMUM_COLOUR, "solid", open_at),
-        (edge_name, group.max_stable, edges, EDGE_COLOUR, "dash", set[int]()),
-    ):
-        widths = [width for width, _ in points]
-        line = [min(widths), max(widths)] if fit.estimable else []
+    for law, dash in ((shown.optimal, "solid"), (shown.edge, "dash")):
+        widths, (ends, line) = [width for width, _ in law.points], law.line
+        faces = ["#fff" if n in law.hollow else law.colour for n in widths]
         data += [
             {
-                "x": line, "y": [fit.lr_at(n) for n in line], "mode": "lines", "line": {"color": colour, "dash": dash},
-                "name": f"{name}: {words.exponent(fit)}", "legendgroup": name, "hoverinfo": "skip",
+                "x": ends, "y": line, "mode": "lines", "line": {"color": law.colour, "dash": dash},
+                "name": law.label, "legendgroup": law.name, "hoverinfo": "skip",
             },
             {
-                "x": widths, "y": [lr.value for _, lr in points], "mode": "markers",
-                "text": [words.lr_with_interval(lr) for _, lr in points],
-                "marker": {"color": ["#fff" if n in hollow else colour for n in widths], "size": 9, "line": {"color": colour, "width": 2}},
-                "name": name, "legendgroup": name, "showlegend": False,
-                "hovertemplate": f"width %{{x}}<br>{name} %{{text}}<extra></extra>",
-                "error_y": _error_bars([lr for _, lr in points], colour),
+                "x": widths, "y": [lr.value for _, lr in law.points], "mode": "markers",
+                "text": [words.lr_with_interval(lr) for _, lr in law.points],
+                "marker": {"color": faces, "size": 9, "line": {"color": law.colour, "width": 2}},
+                "name": law.name, "legendgroup": law.name, "showlegend": False,
+                "hovertemplate": f"width %{{x}}<br>{law.name} %{{text}}<extra></extra>",
+                "error_y": _error_bars([lr for _, lr in law.points], law.colour),
             },
         ]  # fmt: skip
-    bracketed = [w for w in group.widths if not w.edge.censored]
     data.append({  # the grid's bracket of the edge: from the last stable to the smallest unstable learning rate
-        "x": [w.width for w in bracketed], "y": [w.edge.min_unstable_lr for w in bracketed], "mode": "markers",
-        "marker": {"opacity": 0}, "showlegend": False, "legendgroup": edge_name, "hoverinfo": "skip",
+        "x": [w.width for w in shown.brackets], "y": [w.edge.min_unstable_lr for w in shown.brackets], "mode": "markers",
+        "marker": {"opacity": 0}, "showlegend": False, "legendgroup": shown.edge.name, "hoverinfo": "skip",
         "error_y": {
             "type": "data", "symmetric": False, "width": 0, "thickness": 6, "color": "rgba(213,94,0,0.25)",
-            "array": [0] * len(bracketed),
-            "arrayminus": [w.edge.min_unstable_lr - w.edge.last_stable_lr for w in bracketed],
+            "array": [0] * len(shown.brackets),
+            "arrayminus": [w.edge.min_unstable_lr - w.edge.last_stable_lr for w in shown.brackets],
         },
     })  # fmt: skip
-    beyond = [w for w in group.widths if w.edge.censored and w.optimum.index is not None and w.largest is None]
+    beyond = [w.edge.last_stable_lr for w in shown.beyond]
     if beyond:
         data.append({
-            "x": [w.width for w in beyond], "y": [w.edge.last_stable_lr for w in beyond], "mode": "markers",
-            "marker": {"symbol": "triangle-up-open", "color": EDGE_COLOUR, "size": 11}, "name": "stable up to the grid's end",
+            "x": [w.width for w in shown.beyond], "y": beyond, "mode": "markers",
+            "marker": {"symbol": "triangle-up-open", "color": shown.edge.colour, "size": 11},
+            "name": "stable up to the grid's end",
             "hovertemplate": "width %{x}<br>stable up to %{y:.2e}, the largest tried<extra></extra>",
         })  # fmt: skip
-    widths = [w.width for w in group.widths]
-    values = [lr.value for _, lr in optima + edges] + [w.edge.last_stable_lr for w in beyond]
+    values = [lr.value for law in (shown.optimal, shown.edge) for _, lr in law.points] + beyond
     layout = _LAYOUT | {
         "xaxis": _AXIS
-        | {"type": "log", "title": {"text": "width n"}, "tickvals": widths, "ticktext": [str(n) for n in widths]},
+        | {
+            "type": "log",
+            "title": {"text": "width n"},
+            "tickvals": shown.widths,
+            "ticktext": list(map(str, shown.widths)),
+        },
         "yaxis": _AXIS | {"type": "log", "title": {"text": "learning rate"}, **_lr_ticks(np.array(values))},
         "legend": _LAYOUT["legend"] | {"orientation": "v"},
         "margin": _LAYOUT["margin"] | {"l": 70, "t": 64},
@@ -125,7 +118,7 @@ def exponents(group: GroupFit) -> Chart:
 
 
 def _error_bars(points: Sequence[Lr], colour: str) -> dict[str, Any]:
-    if any(math.isnan(lr.low) for lr in points):
+    if not all(lr.has_interval for lr in points):
         return {"visible": False}
     up, down = [lr.high - lr.value for lr in points], [lr.value - lr.low for lr in points]
     return {
@@ -133,96 +126,97 @@ def _error_bars(points: Sequence[Lr], colour: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _curve_layout(fit: StudyFit, group: GroupFit, xtitle: str) -> dict[str, Any]:
-    rows = len(group.widths)
+def _curve_layout(shown: Transfer, xtitle: str) -> dict[str, Any]:
+    rows = len(shown.curves)
     return _LAYOUT | {
-        "yaxis": _AXIS | {"title": {"text": fit.measure.name}, "range": list(loss_range(fit)), "domain": [0, 0.86]},
+        "yaxis": _AXIS | {"title": {"text": shown.loss_name}, "range": list(shown.loss_range), "domain": [0, 0.86]},
         "yaxis2": {"domain": [0.88, 1], "range": [rows - 0.2, -0.8], "showgrid": False, "zeroline": False, "fixedrange": True,
                    "tickvals": [(rows - 1) / 2], "ticktext": ["unstable"], "tickfont": {"size": 11, "color": "#666"}},
+        "xaxis": _lr_axis(shown, xtitle),
     }  # fmt: skip
 
 
-def _curve_traces(fit: StudyFit, group: GroupFit, exponent: float) -> list[dict[str, Any]]:
-    colours, base_width = colour_by_width(fit), fit.study.config.base_width
+def _curve_traces(shown: Transfer, exponent: float) -> list[dict[str, Any]]:
     traces = []
-    for place, w in enumerate(group.widths):
-        factor = (w.width / base_width) ** -exponent
-        traces += [_line(w, factor, colours[w.width]), _crosses(w, factor, colours[w.width], place)]
-    traces += [_star(w, (w.width / base_width) ** -exponent, colours[w.width]) for w in group.widths]
-    return traces
+    for place, curve in enumerate(shown.curves):
+        traces += [_line(curve, exponent), _crosses(curve, exponent, place)]
+    return traces + [_star(curve, exponent) for curve in shown.curves]
 
 
-def _line(w: WidthFit, factor: float, colour: str) -> dict[str, Any]:
-    places = np.flatnonzero(np.isfinite(w.curve.losses))
+def _line(curve: LossCurve, exponent: float) -> dict[str, Any]:
+    places = np.flatnonzero(curve.finite)
     return {
-        "x": (w.curve.lrs[places] * factor).tolist(),
-        "y": w.curve.losses[places].tolist(),
-        "text": [_hover(w, int(place)) for place in places],
+        "x": (curve.lrs[places] * curve.scale(exponent)).tolist(),
+        "y": curve.losses[places].tolist(),
+        "text": [_hover(curve.fit, int(place)) for place in places],
         "hovertemplate": "%{text}<extra></extra>",
         "mode": "lines+markers",
-        "line": {"color": colour, "width": 2},
-        "marker": {"color": colour, "size": 6},
-        "name": f"width {w.width}",
-        "legendgroup": str(w.width),
+        "line": {"color": curve.colour, "width": 2},
+        "marker": {"color": curve.colour, "size": 6},
+        "name": f"width {curve.fit.width}",
+        "legendgroup": str(curve.fit.width),
     }
 
 
-def _star(w: WidthFit, factor: float, colour: str) -> dict[str, Any]:
-    """The width's optimum, which may lie between the learning rates tried."""
-    best = [] if w.best is None else [w.best]
+def _star(curve: LossCurve, exponent: float) -> dict[str, Any]:
+    width, stars = curve.fit.width, [] if curve.star is None else [curve.star]
     return {
-        "x": [lr.value * factor for lr in best],
-        "y": [w.best_loss for _ in best],
-        "text": [f"width {w.width}<br>optimum of this width: {words.lr_with_interval(lr)}" for lr in best],
+        "x": [lr.value * curve.scale(exponent) for lr in stars],
+        "y": [curve.fit.best_loss for _ in stars],
+        "text": [f"width {width}<br>optimum of this width: {words.lr_with_interval(lr)}" for lr in stars],
         "hovertemplate": "%{text}<extra></extra>",
         "mode": "markers",
-        "marker": {"symbol": "star", "size": 15, "color": colour, "line": {"color": "#fff", "width": 1}, "opacity": 1},
-        "legendgroup": str(w.width),
+        "marker": {
+            "symbol": "star", "size": 15, "color": curve.colour, "line": {"color": "#fff", "width": 1}, "opacity": 1
+        },
+        "legendgroup": str(width),
         "showlegend": False,
-    }
+    }  # fmt: skip
 
 
-def _crosses(w: WidthFit, factor: float, colour: str, place: int) -> dict[str, Any]:
-    unstable = np.flatnonzero(w.unstable)
+def _crosses(curve: LossCurve, exponent: float, place: int) -> dict[str, Any]:
+    unstable = np.flatnonzero(curve.fit.unstable)
     return {
-        "x": (w.curve.lrs[unstable] * factor).tolist(),
+        "x": (curve.lrs[unstable] * curve.scale(exponent)).tolist(),
         "y": [place] * len(unstable),
         "yaxis": "y2",
-        "text": [_hover(w, int(i)) for i in unstable],
+        "text": [_hover(curve.fit, int(i)) for i in unstable],
         "hovertemplate": "%{text}<extra></extra>",
         "mode": "markers",
-        "marker": {"symbol": "x-thin", "size": 7, "line": {"color": colour, "width": 2}},
-        "legendgroup": str(w.width),
+        "marker": {"symbol": "x-thin", "size": 7, "line": {"color": curve.colour, "width": 2}},
+        "legendgroup": str(curve.fit.width),
         "showlegend": False,
     }
 
 
 def _hover(w: WidthFit, place: int) -> str:
-    """Learning rate, loss and seeds of one point of the curve."""
-    curve, n = w.curve, int(w.curve.n_seeds[place])
+    """Learning rate, loss and seeds of one point of the curve, and what it is unstable by."""
+    curve, n, cause = w.curve, int(w.curve.n_seeds[place]), Cause(int(w.grid.cause[place]))
     seeds = f"{n} seed{'s' * (n > 1)}"
-    if curve.n_lost[place]:
+    if cause is Cause.LOST:
         outcome = f"unstable in {curve.n_lost[place]} of {seeds}"
     else:
-        outcome = f"loss {curve.losses[place]:.3f}, {seeds}"
-        if w.unstable[place]:
-            accuracy = curve.accuracies[place]
-            reason = (
-                f"more than 1 above the best {w.optimum.loss:.3f}"
-                if math.isnan(accuracy)
-                else f"accuracy {accuracy:.0%}"
-            )
-            outcome += f"<br>unstable: {reason}"
+        reason = _reason(w, place, cause)
+        outcome = f"loss {curve.losses[place]:.3f}, {seeds}{reason and f'<br>unstable: {reason}'}"
     best = "<br>best of those tried" if place == w.optimum.index else ""
     return f"width {w.width}<br>lr {words.lr(float(curve.lrs[place]))}<br>{outcome}{best}"
 
 
-def _lr_axis(group: GroupFit, title: str) -> dict[str, Any]:
-    return _AXIS | {
-        "type": "log",
-        "title": {"text": title},
-        **_lr_ticks(np.concatenate([w.curve.lrs for w in group.widths])),
-    }
+def _reason(w: WidthFit, place: int, cause: Cause) -> str:
+    accuracy = w.curve.accuracies[place]
+    return {
+        Cause.STABLE: "",
+        Cause.WIDTH: "nothing at this width trains as well as at a narrower one",
+        Cause.LEFT: "left for good",
+        Cause.FAILED: f"more than {MARGIN:g} above the best {w.optimum.loss:.3f}"
+        if math.isnan(accuracy)
+        else f"accuracy {accuracy:.0%}",
+    }[cause]
+
+
+def _lr_axis(shown: Transfer, title: str) -> dict[str, Any]:
+    ticks = _lr_ticks(np.concatenate([curve.lrs for curve in shown.curves]))
+    return _AXIS | {"type": "log", "title": {"text": title}, **ticks}
 
 
 def _lr_ticks(lrs: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:

@@ -3,17 +3,15 @@
 matplotlib's object-oriented API only, imported where it is used: `pipeline fit` does not pay for it.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.analysis.fit.exponent import Exponent
-from pipeline.analysis.fit.fitted import Lr
-from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
+from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words
+from pipeline.analysis.page.transfer import LawPoints, LossCurve, Transfer, colour_by_width, transfer
 from pipeline.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 FORMATS = ("pdf", "svg", "png")
-OPTIMUM_COLOUR, EDGE_COLOUR = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
 
 STYLE: Any = {  # matplotlib's own type for it is a Literal of every key
     "font.size": 9,
@@ -40,35 +37,6 @@ STYLE: Any = {  # matplotlib's own type for it is a Literal of every key
 }
 
 
-def width_colours(n: int) -> list[str]:
-    """`n` colours in order of width, from light (narrow) to dark (wide), readable on white and told apart by lightness."""
-    import matplotlib as mpl
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colour) for colour in mpl.colormaps["viridis"](np.linspace(0.78, 0.08, n) if n > 1 else [0.35])]
-
-
-def colour_by_width(fit: StudyFit) -> dict[int, str]:
-    """One colour per width of the study, the same in every panel."""
-    widths = sorted({w.width for group in fit.groups for w in group.widths})
-    return dict(zip(widths, width_colours(len(widths)), strict=True))
-
-
-def loss_range(fit: StudyFit) -> tuple[float, float]:
-    """Limits of the loss axis, the same in all panels, between which the valleys are readable: from just below the best
-    loss up to 1.5 above the worst width's best, or to the initial loss where that is smaller."""
-    widths = [w for group in fit.groups for w in group.widths]
-    best = [w.optimum.loss for w in widths if w.optimum.index is not None]
-    initial = float(fit.study.runs["initial_loss"].mean())  # skips runs whose first loss is not finite
-    if not best:
-        return (initial - 1, initial + 1) if math.isfinite(initial) else (0.0, 1.0)
-    top = min(max(best) + 1.5, max(float(w.curve.losses[np.isfinite(w.curve.losses)].max(initial=0)) for w in widths))
-    if initial > max(best):
-        top = min(top, initial)
-    room = 0.06 * max(top - min(best), 0.1)
-    return min(best) - room, top + room
-
-
 def lr_curves(fit: StudyFit) -> "Figure":
     """One row per group: loss against base learning rate; the same against lr * (n/n_base)^-alpha with the fitted optimal
     exponent alpha, so that curves which share their optimum transfer; optimum and stability edge against width."""
@@ -77,12 +45,10 @@ def lr_curves(fit: StudyFit) -> "Figure":
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.5, 0.35 + 3.3 * len(fit.groups)), layout="constrained")
-        colours = colour_by_width(fit)
-        base_width = fit.study.config.base_width
         rows = figure.subfigures(len(fit.groups), 1, squeeze=False)[:, 0]
         for row, group in zip(rows, fit.groups, strict=True):
-            _draw_row(row, group, fit, colours, base_width)
-        _legend(figure, colours)
+            _draw_row(row, transfer(fit, group), words.group_title(group))
+        _legend(figure, colour_by_width(fit))
     return figure
 
 
@@ -102,26 +68,27 @@ def save(figure: "Figure", folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def _draw_row(row: "SubFigure", group: GroupFit, fit: StudyFit, colours: dict[int, str], base_width: int) -> None:
+def _draw_row(row: "SubFigure", shown: Transfer, title: str) -> None:
     grid = row.add_gridspec(2, 3, height_ratios=(1, 7), width_ratios=(1, 1, 0.9), hspace=0.0)
-    limits = loss_range(fit)
-    panels = [(0.0, "learning rate")]
-    if group.optimal.estimable:
-        panels.append((group.optimal.exponent, _scaled_axis(group.optimal.exponent, base_width)))
+    panels, law = [(0.0, "learning rate")], shown.optimal.law
+    if law.estimable:
+        panels.append((law.exponent, _scaled_axis(law.exponent, shown.base_width)))
     for column, (exponent, xlabel) in enumerate(panels):
         main = row.add_subplot(grid[1, column])
         strip = row.add_subplot(grid[0, column], sharex=main)
-        _draw_curves(main, strip, group, colours, exponent, base_width)
-        main.set(xscale="log", ylim=limits, xlabel=xlabel, ylabel=fit.measure.name if column == 0 else "")
+        _draw_curves(main, strip, shown.curves, exponent)
+        main.set(
+            xscale="log", ylim=shown.loss_range, xlabel=xlabel, ylabel=shown.loss_name if column == 0 else ""
+        )  # fmt: skip
         _label_lr_axis(main)
-        strip.set_title(words.group_title(group) if column == 0 else "scaled by the fitted exponent", loc="left",
+        strip.set_title(title if column == 0 else "scaled by the fitted exponent", loc="left",
                         fontweight="bold" if column == 0 else "normal")  # fmt: skip
-    if not group.optimal.estimable:
+    if not law.estimable:
         _say(row.add_subplot(grid[:, 1]), "exponent of the optimum\nnot estimable")
-    if all(w.optimum.index is None for w in group.widths):
+    if shown.all_unstable:
         _say(row.add_subplot(grid[:, 2]), "every learning rate\nwas unstable")
     else:
-        _draw_exponents(row.add_subplot(grid[:, 2]), group)
+        _draw_exponents(row.add_subplot(grid[:, 2]), shown)
 
 
 def _say(axes: "Axes", text: str) -> None:
@@ -134,48 +101,45 @@ def _scaled_axis(exponent: float, base_width: int) -> str:
     return rf"learning rate $\times\ (n/{base_width})^{{{round(-exponent, 2) + 0.0:.2f}}}$"
 
 
-def _draw_curves(
-    main: "Axes", strip: "Axes", group: GroupFit, colours: dict[int, str], exponent: float, base_width: int
-) -> None:
+def _draw_curves(main: "Axes", strip: "Axes", curves: Sequence[LossCurve], exponent: float) -> None:
     """Curves below; above them a strip with a row per width, where a cross marks each unstable learning rate."""
-    for place, w in enumerate(group.widths):
-        x, colour = w.curve.lrs * (w.width / base_width) ** -exponent, colours[w.width]
-        finite = np.isfinite(w.curve.losses)
-        main.plot(x[finite], w.curve.losses[finite], color=colour, lw=1.6, marker="o", ms=3, zorder=2)
-        shown = finite & w.unstable
-        main.plot(x[shown], w.curve.losses[shown], "o", color=colour, mfc="white", ms=3.5, zorder=3)
-        if w.best is not None:
-            star = w.best.value * (w.width / base_width) ** -exponent
-            main.plot(star, w.best_loss, "*", ms=13, color=colour, mec="white", mew=0.8, zorder=4)
-        strip.plot(x[w.unstable], [place] * int(w.unstable.sum()), "x", color=colour, ms=4.5, mew=1.5)
-    if not any(w.unstable.any() for w in group.widths):
+    for place, curve in enumerate(curves):
+        scale, colour, finite, unstable = curve.scale(exponent), curve.colour, curve.finite, curve.fit.unstable
+        x, hollow = curve.lrs * scale, finite & unstable
+        main.plot(x[finite], curve.losses[finite], color=colour, lw=1.6, marker="o", ms=3, zorder=2)
+        main.plot(x[hollow], curve.losses[hollow], "o", color=colour, mfc="white", ms=3.5, zorder=3)
+        if curve.star is not None:
+            star = curve.star.value * scale
+            main.plot(star, curve.fit.best_loss, "*", ms=13, color=colour, mec="white", mew=0.8, zorder=4)
+        strip.plot(x[unstable], [place] * int(unstable.sum()), "x", color=colour, ms=4.5, mew=1.5)
+    if not any(curve.fit.unstable.any() for curve in curves):
         strip.text(0.01, 0.5, "none", transform=strip.transAxes, va="center", fontsize=7.5, color="#666666")
-    strip.set(ylim=(len(group.widths) - 0.3, -0.7), yticks=[])
+    strip.set(ylim=(len(curves) - 0.3, -0.7), yticks=[])
     strip.set_ylabel("unstable", rotation=0, ha="right", va="center", fontsize=7.5, color="#666666")
     strip.tick_params(bottom=False, labelbottom=False, which="both")
     strip.spines["left"].set_visible(False)
     strip.grid(False)
 
 
-def _draw_exponents(axes: "Axes", group: GroupFit) -> None:
-    beyond = [w for w in group.widths if w.edge.censored and w.optimum.index is not None and w.largest is None]
-    for w in group.widths:
-        if not w.edge.censored:
-            axes.plot([w.width] * 2, [w.edge.last_stable_lr, w.edge.min_unstable_lr], color=EDGE_COLOUR, lw=5, alpha=0.25,
-                      solid_capstyle="butt")  # fmt: skip
-    edges = [(w.width, w.largest, True) for w in group.widths if w.largest is not None]
-    optima = [(w.width, w.best, w.optimum.at_edge == "no") for w in group.widths if w.best is not None]
-    _draw_law(axes, group.max_stable, edges, EDGE_COLOUR, "--", group.estimator.edge_name)
-    _draw_law(axes, group.optimal, optima, OPTIMUM_COLOUR, "-", "optimal")
-    if beyond:
-        ends, lrs = [w.width for w in beyond], [w.edge.last_stable_lr for w in beyond]
-        axes.plot(ends, lrs, "^", color=EDGE_COLOUR, mfc="white", ms=7, zorder=2, label="stable up to the grid's end")
+def _draw_exponents(axes: "Axes", shown: Transfer) -> None:
+    for w in shown.brackets:
+        axes.plot([w.width] * 2, [w.edge.last_stable_lr, w.edge.min_unstable_lr], color=shown.edge.colour, lw=5, alpha=0.25,
+                  solid_capstyle="butt")  # fmt: skip
+    _draw_law(axes, shown.edge, "--")
+    _draw_law(axes, shown.optimal, "-")
+    if shown.beyond:
+        ends, lrs = [w.width for w in shown.beyond], [w.edge.last_stable_lr for w in shown.beyond]
+        axes.plot(
+            ends, lrs, "^", color=shown.edge.colour, mfc="white", ms=7, zorder=2, label="stable up to the grid's end"
+        )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="width $n$", ylabel="learning rate")
-    axes.set_xticks([w.width for w in group.widths], [str(w.width) for w in group.widths])
+    axes.set_xticks(shown.widths, list(map(str, shown.widths)))
     axes.minorticks_off()
     axes.margins(x=0.12)
-    bounds = [lr for _, point, _ in optima + edges for lr in (point.value, point.low, point.high)]
-    bounds += [lr for w in group.widths for lr in (w.edge.last_stable_lr, w.edge.min_unstable_lr, w.optimum.lr)]
+    points = [lr for law in (shown.optimal, shown.edge) for _, lr in law.points]
+    bounds = [bound for lr in points for bound in (lr.value, lr.low, lr.high)]
+    for w in (curve.fit for curve in shown.curves):
+        bounds += [w.edge.last_stable_lr, w.edge.min_unstable_lr, w.optimum.lr]
     low, high = np.nanmin(bounds), np.nanmax(bounds)
     room = max((high / low) ** 0.15, 1.3)  # on a log axis the same learning rate everywhere would span nothing
     axes.set_ylim(low / room, high * room)
@@ -192,17 +156,13 @@ def _draw_exponents(axes: "Axes", group: GroupFit) -> None:
     )
 
 
-def _draw_law(
-    axes: "Axes", fit: Exponent, points: Sequence[tuple[int, Lr, bool]], colour: str, style: str, name: str
-) -> None:
-    """Learning rates with their intervals, hollow where the grid shows them from one side only, and the fitted line."""
-    for width, lr, interior in points:
-        if not math.isnan(lr.low):
-            axes.plot([width] * 2, [lr.low, lr.high], color=colour, lw=1.4, zorder=2)
-        axes.plot(width, lr.value, "o", color=colour, mfc=colour if interior else "white", ms=6, zorder=3)
-    ends = [width for width, _, _ in points]
-    line = [min(ends), max(ends)] if fit.estimable else []
-    axes.plot(line, [fit.lr_at(n) for n in line], style, color=colour, lw=1.6, label=f"{name}: {words.exponent(fit)}")
+def _draw_law(axes: "Axes", law: LawPoints, style: str) -> None:
+    for width, lr in law.points:
+        if lr.has_interval:
+            axes.plot([width] * 2, [lr.low, lr.high], color=law.colour, lw=1.4, zorder=2)
+        face = "white" if width in law.hollow else law.colour
+        axes.plot(width, lr.value, "o", color=law.colour, mfc=face, ms=6, zorder=3)
+    axes.plot(*law.line, style, color=law.colour, lw=1.6, label=law.label)
 
 
 def _label_lr_axis(axes: "Axes", which: str = "x") -> None:

@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.analysis.inside.check import Exponent, Family
 from pipeline.analysis.page import words, words_inside
-from pipeline.analysis.page.figures import STYLE, width_colours
+from pipeline.analysis.page.figures import STYLE
+from pipeline.analysis.page.transfer import width_colours
 from pipeline.analysis.study.runs import Floats
 from pipeline.entries.kinds import FIRST
 

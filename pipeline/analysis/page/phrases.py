@@ -1,34 +1,36 @@
-"""Phrases of a fit: how the result of an estimator reads. One entry per estimator with a wording of its own; the others read
-as posteriors do, without what they do not tell."""
+"""Phrases of a fit: how the result of an estimator reads. One entry per estimator with a wording of its own; the others have
+the general one."""
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from pipeline.analysis.fit.estimators import Estimator
 from pipeline.analysis.fit.study_fit import GroupFit
-from pipeline.analysis.page import words_paper, words_posterior
+from pipeline.analysis.page import words_collapse, words_fit, words_paper
 
 
-class Phrases(Protocol):
+@dataclass(frozen=True)
+class Phrases:
     """What a wording provides."""
 
-    READING: str
+    reading: str = words_fit.READING
     """How to read the exponents and their errors."""
-
-    def answer(self, group: GroupFit) -> str:
-        """Where optimum and stability edge went with width: the paragraph a hurried reader takes away."""
-
-    def brief(self, group: GroupFit) -> str:
-        """That of a terminal; empty: none."""
-
-    def notes(self, group: GroupFit) -> list[str]:
-        """What qualifies the numbers of `group`, one sentence each."""
-
-    def width_rows(self, group: GroupFit) -> list[tuple[str, ...]]:
-        """The table of the widths, header first."""
+    width_rows: Callable[[GroupFit], list[tuple[str, ...]]] = words_fit.width_rows
+    """The table of the widths, header first."""
+    answer: Callable[[GroupFit], str] = words_fit.answer
+    """Where optimum and stability edge went with width: the paragraph a hurried reader takes away."""
+    notes: Callable[[GroupFit], list[str]] = words_fit.notes
+    """What qualifies the numbers of a group, one sentence each."""
+    answers_on_terminal: bool = True
 
 
-OWN: dict[str, Phrases] = {"paper": words_paper}
+OWN = {
+    "collapse": Phrases(words_collapse.READING, notes=words_collapse.notes),
+    "paper": Phrases(
+        words_paper.READING, words_paper.width_rows, words_paper.answer, words_paper.notes, answers_on_terminal=False
+    ),
+}
 
 
 def phrases(estimator: Estimator) -> Phrases:
-    return OWN.get(estimator.name, words_posterior)
+    return OWN.get(estimator.name, Phrases())

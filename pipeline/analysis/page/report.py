@@ -11,6 +11,7 @@ import pipeline
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.page import charts, inside, words
 from pipeline.analysis.page.phrases import phrases
+from pipeline.analysis.page.transfer import transfer
 from pipeline.errors import RequestError
 
 _TEMPLATE = Path(__file__).with_name("report.html.template")
@@ -23,7 +24,8 @@ _READING = (
 
 
 def render(fit: StudyFit, looked: inside.Section | None = None) -> str:
-    """The page. The same fit gives the same bytes; nothing in it is fetched from anywhere. Raises `RequestError` without plotly.
+    """The page. The same fit gives the same bytes; nothing in it is fetched from anywhere. Raises `RequestError` without
+    plotly.
 
     `looked`: the section on what the runs recorded of their inside, if it is there already."""
     study = fit.study
@@ -87,15 +89,16 @@ def _exponents(fit: StudyFit) -> str:
         for name, e in (("optimal", group.optimal), ("max-stable", group.max_stable))
     ]
     table = _table(("", "learning rate", "exponent", "95 % interval", "widths used"), rows)
-    return f'{table}<p class="soft">{_READING} {phrases(fit.estimator).READING}</p>'
+    return f'{table}<p class="soft">{_READING} {phrases(fit.estimator).reading}</p>'
 
 
 def _group_section(fit: StudyFit, group: GroupFit, key: str, specs: dict[str, charts.Chart]) -> str:
     """The section of a group; its charts go into `specs` under the ids of their elements."""
+    shown = transfer(fit, group)
     drawn = {
-        "Loss against learning rate": charts.loss_curves(fit, group),
-        "The same, scaled by an exponent": charts.scaled_curves(fit, group),
-        "Optimum and stability edge against width": charts.exponents(group),
+        "Loss against learning rate": charts.loss_curves(shown),
+        "The same, scaled by an exponent": charts.scaled_curves(shown),
+        "Optimum and stability edge against width": charts.exponents(shown),
     }
     cells = []
     for place, (title, spec) in enumerate(drawn.items()):

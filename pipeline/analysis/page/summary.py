@@ -11,17 +11,12 @@ def summary(fit: StudyFit) -> str:
     study, left_out, say = fit.study, words.left_out(fit), phrases(fit.estimator)
     lines = [f"{study.name}: {len(study.runs)} runs, by {fit.measure.name}{left_out and f' ({left_out})'}"]
     for group in fit.groups:
-        lines += [
-            "",
-            words.group_title(group),
-            *words.aligned(say.width_rows(group)),
-            "",
-        ]
-        exponents = [("optimal lr", group.optimal), ("max-stable lr", group.max_stable)]
-        cells = [(name, words.exponent(e), words.interval(e), str(e.n_widths)) for name, e in exponents]
+        lines += ["", words.group_title(group), *words.aligned(say.width_rows(group)), ""]
+        laws = [("optimal lr", group.optimal), ("max-stable lr", group.max_stable)]
+        cells = [(name, words.exponent(law), words.interval(law), str(law.n_widths)) for name, law in laws]
         lines += words.aligned([("", "exponent", "95 % interval", "widths"), *cells])
-        brief = say.brief(group)
-        lines += ["", *wrapped(brief, "  ")] if brief else []
+        if say.answers_on_terminal:
+            lines += ["", *wrapped(say.answer(group), "  ")]
         for note in say.notes(group):
             lines += wrapped(note, "  - ")
     return words.plain("\n".join(lines))

@@ -13,6 +13,7 @@ from pipeline.analysis.fit.evidence import agreement, clean_exponents
 from pipeline.analysis.fit.fitted import QUANTITIES, Lr, Quantity
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit, WidthFit
 from pipeline.analysis.page.phrases import phrases
+from pipeline.analysis.page.words_fit import LEFT_OUT
 from pipeline.analysis.study.load import GROUP
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
@@ -49,14 +50,14 @@ def _optima_row(group: GroupFit, w: WidthFit) -> dict[str, Any]:
         "max_stable_ci_low": largest.low,
         "max_stable_ci_high": largest.high,
         "grid_lr": w.optimum.lr,
-        "left_out": w.fitted.dropped,
+        "left_out": "" if w.fitted.left_out is None else LEFT_OUT[w.fitted.left_out],
     }
 
 
 def exponent_table(fit: StudyFit) -> pd.DataFrame:
     """Two rows per group, optimal and max_stable; n_runs counts the runs of the widths that entered.
 
-    Columns of the judgement, empty as published: the probabilities p_* that a clean exponent is the nearest one, nearest
+    Columns of the judgement, empty without a posterior: the probabilities p_* that a clean exponent is the nearest one, nearest
     (the one with at least 95 %, or undecided), compatible (those in the 95 % interval), one_power_law (yes, no or
     unchecked), edge_limited (the optimum's exponent is the edge's), theory (the predicted exponent) and theory_inside.
     """
@@ -64,21 +65,24 @@ def exponent_table(fit: StudyFit) -> pd.DataFrame:
 
 
 def _exponent_row(group: GroupFit, quantity: Quantity) -> dict[str, Any]:
-    exponent = group.fitted.exponent(quantity)
+    law = group.fitted.laws[quantity]
     return {
         "param": group.param,
         "optimizer": group.optimizer,
         "loss": group.loss,
         "quantity": quantity,
         "estimator": group.estimator.name,
-        "exponent": exponent.exponent,
-        "ci_low": exponent.ci_low,
-        "ci_high": exponent.ci_high,
-        "n_widths": exponent.n_widths,
-        "n_runs": sum(w.grid.n_runs for w in group.widths if quantity in w.fitted.entered),
-        "standard_error": exponent.standard_error,
+        "exponent": law.exponent,
+        "ci_low": law.ci_low,
+        "ci_high": law.ci_high,
+        "n_widths": law.n_widths,
+        "n_runs": sum(w.grid.n_runs for w in group.widths if w.width in law.widths),
+        "standard_error": law.standard_error,
         **_judgement(group, quantity),
     }
+
+
+_ONE_POWER_LAW = {"one power law": "yes", "drift": "no", "unchecked": "unchecked"}
 
 
 def _judgement(group: GroupFit, quantity: Quantity) -> dict[str, Any]:
@@ -91,12 +95,12 @@ def _judgement(group: GroupFit, quantity: Quantity) -> dict[str, Any]:
     if posterior is None:
         return row
     clean = clean_exponents(posterior)
-    verdict = group.fitted.check(quantity).verdict
+    check = group.fitted.checks.get(quantity)
     row |= {
         **{name: c.p_nearest for name, c in zip(("p_minus_1", "p_minus_half", "p_0"), clean, strict=True)},
         "nearest": next((f"{c.value:g}" for c in clean if c.nearest), "undecided"),
         "compatible": " ".join(f"{c.value:g}" for c in clean if c.compatible),
-        "one_power_law": {"one power law": "yes", "drift": "no", "unchecked": "unchecked"}[verdict],
+        "one_power_law": "" if check is None else _ONE_POWER_LAW[check.verdict],
         "edge_limited": "yes" if group.fitted.edge_limited else "no",
     }
     if claim is not None:

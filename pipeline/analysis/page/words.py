@@ -1,17 +1,14 @@
-"""What a fit says, in words and numbers for people, with typographic signs; `plain` turns them into ASCII."""
+"""Words and numbers for people, with typographic signs; `plain` turns them into ASCII."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from pipeline.analysis.fit.exponent import Exponent
+from pipeline.analysis.fit.exponent import LrLaw
+from pipeline.analysis.fit.fitted import Lr
+from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.console import table
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
-
-if TYPE_CHECKING:
-    from pipeline.analysis.fit.fitted import Lr
-    from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 
 MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
 
@@ -31,7 +28,7 @@ _ASCII = {
 }
 
 
-def unit(fit: "StudyFit") -> str:
+def unit(fit: StudyFit) -> str:
     """What losses are measured in."""
     config = fit.study.config
     if fit.measure.is_accuracy:
@@ -45,7 +42,7 @@ def label(name: str) -> str:
     return _LABELS.get(name, entry.label if entry else name)
 
 
-def group_title(group: "GroupFit") -> str:
+def group_title(group: GroupFit) -> str:
     return " · ".join(part for part in map(label, (group.param, group.optimizer, group.loss)) if part)
 
 
@@ -65,20 +62,20 @@ def number(value: float, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
 
 
-def exponent(fit: Exponent) -> str:
+def exponent(law: LrLaw) -> str:
     """``-0.50 ± 0.10``, without an error where two widths or points on a line allow none."""
-    if not fit.estimable:
+    if not law.estimable:
         return "not estimable"
-    if math.isnan(fit.standard_error) or fit.exact:
-        return number(fit.exponent)
-    return f"{number(fit.exponent)} ± {number(fit.standard_error)}"
+    if math.isnan(law.standard_error) or law.exact:
+        return number(law.exponent)
+    return f"{number(law.exponent)} ± {number(law.standard_error)}"
 
 
-def interval(fit: Exponent) -> str:
-    return DASH if math.isnan(fit.ci_low) or fit.exact else f"{number(fit.ci_low)} to {number(fit.ci_high)}"
+def interval(law: LrLaw) -> str:
+    return f"{number(law.ci_low)} to {number(law.ci_high)}" if law.has_interval else DASH
 
 
-def left_out(fit: "StudyFit") -> str:
+def left_out(fit: StudyFit) -> str:
     """Empty, or which runs the fit did not use."""
     study = fit.study
     parts = [f"{study.n_unfinished} unfinished"] if study.n_unfinished else []
@@ -87,9 +84,14 @@ def left_out(fit: "StudyFit") -> str:
     return f"{' and '.join(parts)} run{'s' * (total > 1)} left out" if parts else ""
 
 
-def lr_with_interval(value: "Lr") -> str:
+def lr_with_interval(value: Lr) -> str:
     """``4e-3 (3.5e-3 to 4.6e-3)``, or the value alone where there is no interval."""
-    return lr(value.value) if math.isnan(value.low) else f"{lr(value.value)} ({lr(value.low)} to {lr(value.high)})"
+    return f"{lr(value.value)} ({span(value)})" if value.has_interval else lr(value.value)
+
+
+def span(value: Lr) -> str:
+    """``3.5e-3 to 4.6e-3``, of a learning rate with an interval."""
+    return f"{lr(value.low)} to {lr(value.high)}"
 
 
 def widths_text(widths: Sequence[int]) -> str:

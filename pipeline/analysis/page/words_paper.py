@@ -1,22 +1,20 @@
 """The published practice in words: what grid values and a straight line through them say, and what they cannot."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from pipeline.analysis.fit.exponent import Exponent, slope_step
+from pipeline.analysis.fit.exponent import LrLaw, slope_step
+from pipeline.analysis.fit.study_fit import GroupFit, WidthFit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.words import MINUS, TIMES, label, lr, number
 
-if TYPE_CHECKING:
-    from pipeline.analysis.fit.study_fit import GroupFit, WidthFit
-
 READING = (
-    "± is the standard error of a least-squares line through the values found on the grid, and the 95 % interval Student's t "
-    f"on (widths {MINUS} 2) degrees of freedom, at three widths 12.7 standard errors to either side."
+    "± is the standard error of a least-squares line through the values found on the grid, and the 95 % interval "
+    f"Student's t on (widths {MINUS} 2) degrees of freedom, at three widths 12.7 standard errors to either side."
 )
 
 
-def width_rows(group: "GroupFit") -> list[tuple[str, ...]]:
+def width_rows(group: GroupFit) -> list[tuple[str, ...]]:
     rows = [
         (
             str(w.width),
@@ -31,7 +29,7 @@ def width_rows(group: "GroupFit") -> list[tuple[str, ...]]:
     return [("width", "best lr", "loss there", "stable up to", "unstable from", "runs"), *rows]
 
 
-def optimum_cell(width: "WidthFit") -> str:
+def optimum_cell(width: WidthFit) -> str:
     optimum = width.optimum
     if optimum.index is None:
         return f"< {lr(width.curve.lrs[0])}"
@@ -39,61 +37,57 @@ def optimum_cell(width: "WidthFit") -> str:
     return lr(optimum.lr) + where[optimum.at_edge]
 
 
-def unstable_cell(width: "WidthFit") -> str:
+def unstable_cell(width: WidthFit) -> str:
     if width.optimum.index is None:
         return f"≤ {lr(width.curve.lrs[0])}"
     return f"> {lr(width.curve.lrs[-1])}" if width.edge.censored else lr(width.edge.min_unstable_lr)
 
 
-def answer(group: "GroupFit") -> str:
+def answer(group: GroupFit) -> str:
     return f"{_optimum_sentence(group)} {_edge_sentence(group)}".rstrip()
 
 
-def brief(group: "GroupFit") -> str:
-    """The paragraph of a terminal: none."""
-    return ""
-
-
-def notes(group: "GroupFit") -> list[str]:
-    found = []
+def notes(group: GroupFit) -> list[str]:
+    said = []
     lost = [w for w in group.widths if w.optimum.index is None]
     if lost:
-        found.append(f"{_widths(lost).capitalize()} took no part in the exponents; extend the grid downwards there.")
+        said.append(f"{_widths(lost).capitalize()} took no part in the exponents; extend the grid downwards there.")
     for end, side, way in (("low", "lowest", "downwards"), ("high", "highest", "upwards")):
         at_end = [w for w in group.widths if w.optimum.at_edge in (end, "both")]
         if at_end:
-            found.append(
+            said.append(
                 f"At {_widths(at_end)} the best learning rate is the {side} tried, so the true optimum may lie beyond "
                 f"it and the exponent of the optimum is not to be trusted; extend the grid {way}."
             )
-    for quantity, fit in (("optimum", group.optimal), ("stability edge", group.max_stable)):
-        if fit.n_widths == 2:
-            found.append(f"The exponent of the {quantity} is the slope between two widths: it has no error estimate.")
-        elif fit.exact:
-            found.append(
-                f"The exponent of the {quantity} has no error estimate: the grid points found happen to lie exactly on a "
-                "line, which is the grid's doing and no certainty."
+    for quantity, law in (("optimum", group.optimal), ("stability edge", group.max_stable)):
+        if law.n_widths == 2:
+            said.append(f"The exponent of the {quantity} is the slope between two widths: it has no error estimate.")
+        elif law.exact:
+            said.append(
+                f"The exponent of the {quantity} has no error estimate: the grid points found happen to lie exactly on "
+                "a line, which is the grid's doing and no certainty."
             )
     if group.optimal.estimable and not math.isnan(group.lr_ratio):
-        step = slope_step([w.width for w in group.widths if w.optimum.index is not None], group.lr_ratio)
-        found.append(
-            f"Learning rates were tried in steps of {TIMES}{group.lr_ratio:.3g}: one step at the narrowest or widest width "
-            f"moves the exponent of the optimum by {number(step)}. Errors show scatter around the line only, not this."
+        step = slope_step(group.optimal.widths, group.lr_ratio)
+        said.append(
+            f"Learning rates were tried in steps of {TIMES}{group.lr_ratio:.3g}: one step at the narrowest or widest "
+            f"width moves the exponent of the optimum by {number(step)}. Errors show scatter around the line only, not this."
         )
     if group.n_seeds == 1:
-        found.append("One seed per point: differences between neighbouring learning rates may be seed noise.")
-    return found
+        said.append("One seed per point: differences between neighbouring learning rates may be seed noise.")
+    return said
 
 
-def _optimum_sentence(group: "GroupFit") -> str:
-    found = [w for w in group.widths if w.optimum.index is not None]
+def _optimum_sentence(group: GroupFit) -> str:
+    best = [w for w in group.widths if w.optimum.index is not None]
     lost = [w for w in group.widths if w.optimum.index is None]
     under = f"Under {label(group.param)} with {label(group.optimizer)}"
-    if not found:
+    if not best:
         return f"{under} no learning rate trained stably at any width, so there is no optimum."
-    first, last = found[0], found[-1]
-    if len(found) == 1:
-        return f"{under} the best learning rate at width {first.width} is {lr(first.optimum.lr)}; an exponent needs two widths."
+    first, last = best[0], best[-1]
+    if len(best) == 1:
+        at_first = f"the best learning rate at width {first.width} is {lr(first.optimum.lr)}"
+        return f"{under} {at_first}; an exponent needs two widths."
     if first.optimum.lr == last.optimum.lr:
         moved = f"is {optimum_cell(first)} at width {first.width} and {optimum_cell(last)} at width {last.width}"
     else:
@@ -103,7 +97,7 @@ def _optimum_sentence(group: "GroupFit") -> str:
     )
 
 
-def _edge_sentence(group: "GroupFit") -> str:
+def _edge_sentence(group: GroupFit) -> str:
     seen = [w for w in group.widths if not w.edge.censored]
     unseen = [w for w in group.widths if w.edge.censored and w.optimum.index is not None]
     beyond = ""
@@ -117,18 +111,19 @@ def _edge_sentence(group: "GroupFit") -> str:
     if len(seen) == 1:
         text = f"{start}; an exponent needs two widths."
     else:
-        text = f"{start} and from {lr(last.edge.min_unstable_lr)} at width {last.width}: exponent {_with_interval(group.max_stable)}."
+        end = f"from {lr(last.edge.min_unstable_lr)} at width {last.width}"
+        text = f"{start} and {end}: exponent {_with_interval(group.max_stable)}."
     return f"{text} {beyond}".rstrip()
 
 
-def _with_interval(fit: Exponent) -> str:
-    if fit.exact:
-        return f"{words.exponent(fit)} (grid points exactly on a line, so there is no error estimate)"
-    if math.isnan(fit.ci_low):
-        return f"{words.exponent(fit)} (two widths, so there is no error estimate)"
-    verdict = f", too wide to tell {number(-1, 0)} from 0" if fit.ci_low < -1 and fit.ci_high > 0 else ""
-    return f"{words.exponent(fit)} (95 % interval {words.interval(fit)}{verdict})"
+def _with_interval(law: LrLaw) -> str:
+    if law.exact:
+        return f"{words.exponent(law)} (grid points exactly on a line, so there is no error estimate)"
+    if math.isnan(law.ci_low):
+        return f"{words.exponent(law)} (two widths, so there is no error estimate)"
+    verdict = f", too wide to tell {number(-1, 0)} from 0" if law.ci_low < -1 and law.ci_high > 0 else ""
+    return f"{words.exponent(law)} (95 % interval {words.interval(law)}{verdict})"
 
 
-def _widths(widths: list["WidthFit"]) -> str:
+def _widths(widths: Sequence[WidthFit]) -> str:
     return words.widths_text([w.width for w in widths])

@@ -1,24 +1,24 @@
 """A prediction in words, and as JSON that says the same."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.analysis.fit.advice import Advice
 from pipeline.analysis.fit.estimators import DEFAULT
 from pipeline.analysis.fit.fitted import Lr, Quantity
-from pipeline.analysis.fit.predict import Doubt, Prediction
+from pipeline.analysis.fit.predict import Doubt, LrPrediction
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.words import TIMES
+from pipeline.analysis.page.words_fit import NAME
 from pipeline.analysis.study.load import GROUP
 from pipeline.console import wrapped
 
-_NAME: dict[Quantity, str] = {"optimal": "optimum", "max_stable": "stability edge"}
+_ADVISED: dict[Quantity, str] = {"optimal": "optimum", "max_stable": "max-stable lr"}
 
 
-def reason(one: Prediction) -> str:
+def reason(one: LrPrediction) -> str:
     """Where the recommended learning rate comes from, or why there is none."""
     r = one.recommended
     match r.why:
@@ -42,9 +42,9 @@ def reason(one: Prediction) -> str:
             )
 
 
-def warning(one: Prediction, doubt: Doubt) -> str:
+def warning(one: LrPrediction, doubt: Doubt) -> str:
     """A doubt in a sentence."""
-    width, name = one.width, _NAME[doubt.quantity]
+    width, name = one.width, NAME[doubt.quantity]
     match doubt.kind:
         case "no interval":
             called = words.capital(one.group.estimator.called)
@@ -71,7 +71,7 @@ def warning(one: Prediction, doubt: Doubt) -> str:
             )
 
 
-def sentences(one: Prediction) -> list[str]:
+def sentences(one: LrPrediction) -> list[str]:
     """The prediction in words; the first lines answer, the rest qualify."""
     percent = f"{100 * one.level:g} %"
     edge = "max-stable lr " if one.group.estimator.max_stable else "unstable from "
@@ -81,8 +81,8 @@ def sentences(one: Prediction) -> list[str]:
     else:
         lines.append(f"recommended lr  {words.lr(one.recommended.lr)}: {reason(one)}.")
     lines += [f"! {warning(one, doubt)}" for doubt in one.doubts]
-    for quantity, name in (("optimal", "optimum"), ("max_stable", "max-stable lr")):
-        ways = [way for way in one.advice.get(quantity, ()) if way.shrink < 0.97]  # type: ignore[call-overload]
+    for quantity, advice in one.advice.items():
+        name, ways = _ADVISED[quantity], [way for way in advice if way.shrink < 0.97]
         if ways:
             lines.append(f"To narrow the interval of the {name}: {'; '.join(map(_way, ways))}.")
     return lines
@@ -91,9 +91,7 @@ def sentences(one: Prediction) -> list[str]:
 def _value(lr: Lr | None, percent: str) -> str:
     if lr is None:
         return "not estimable"
-    if math.isnan(lr.low):
-        return f"{words.lr(lr.value)} (no interval)"
-    return f"{words.lr(lr.value)} ({percent} interval {words.lr(lr.low)} to {words.lr(lr.high)})"
+    return f"{words.lr(lr.value)} ({f'{percent} interval {words.span(lr)}' if lr.has_interval else 'no interval'})"
 
 
 def _way(way: Advice) -> str:
@@ -108,7 +106,7 @@ def _way(way: Advice) -> str:
     return f"{what}, by {100 * (1 - way.shrink):.0f} % for {cost} the study's compute so far"
 
 
-def summary(fitted: StudyFit, predictions: Sequence[Prediction]) -> str:
+def summary(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> str:
     """Plain text for a terminal."""
     width = predictions[0].width
     trained = "trained" if any(width == w.width for g in fitted.groups for w in g.widths) else "not trained"
@@ -121,7 +119,7 @@ def summary(fitted: StudyFit, predictions: Sequence[Prediction]) -> str:
     return words.plain("\n".join(lines))
 
 
-def as_json(fitted: StudyFit, predictions: Sequence[Prediction]) -> dict[str, Any]:
+def as_json(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> dict[str, Any]:
     """Everything that `summary` says."""
     return {
         "study": fitted.study.name,

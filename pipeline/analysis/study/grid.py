@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.study.runs import Bools, Floats, Runs
-from pipeline.analysis.study.stability import Intervals, Labels, Rule, intervals, label
+from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs
+from pipeline.analysis.study.stability import Cause, Intervals, Labels, Rule, intervals, label
 
 GridEnd = Literal["no", "low", "high", "both"]
 
@@ -87,8 +87,8 @@ class GridWidth:
 
     width: int
     curve: Curve
-    unstable: Bools
-    """Per learning rate of the curve: any of its runs is (`stability.label`)."""
+    cause: Ints
+    """Per learning rate of the curve, what any of its runs is unstable by (`stability.label`)."""
     all_unstable: bool
     optimum: Optimum
     edge: Edge
@@ -99,6 +99,12 @@ class GridWidth:
     """Those that saw an unstable learning rate at or above the optimum."""
     n_missing: int
     """Points of the width's grid (learning rates x seeds) without a finished run."""
+
+    @property
+    def unstable(self) -> Bools:
+        """Per learning rate of the curve."""
+        unstable: Bools = self.cause != Cause.STABLE
+        return unstable
 
     @property
     def n_seeds(self) -> int:
@@ -129,7 +135,9 @@ def _width(runs: Runs, labels: Labels, seen: Intervals, place: int) -> GridWidth
     here = runs.width == width
     of_width = runs.where(here)
     curve = seed_mean_curve(of_width)
-    unstable = np.isin(curve.lrs, of_width.lr[labels.unstable[here]])
+    cause = np.zeros(len(curve.lrs), dtype=np.int64)
+    np.maximum.at(cause, np.searchsorted(curve.lrs, of_width.lr), labels.cause[here])
+    unstable = cause != Cause.STABLE
     optimum = grid_optimum(curve, unstable)
     n_lrs, n_seeds = len(curve.lrs), len(np.unique(of_width.seed))
     # where seeds have grids of their own, nothing is missing
@@ -137,7 +145,7 @@ def _width(runs: Runs, labels: Labels, seen: Intervals, place: int) -> GridWidth
     return GridWidth(
         width=width,
         curve=curve,
-        unstable=unstable,
+        cause=cause,
         all_unstable=bool(labels.all_unstable[place]),
         optimum=optimum,
         edge=stability_edge(curve.lrs, unstable, optimum.index),
@@ -161,7 +169,8 @@ def grid_optimum(curve: Curve, unstable: Bools) -> Optimum:
 
 
 def stability_edge(lrs: NDArray[np.float64], unstable: NDArray[np.bool_], best: int | None) -> Edge:
-    """The last stable and the minimal unstable learning rate: the smallest unstable one above the optimum (paper, D.4)."""
+    """The last stable and the minimal unstable learning rate: the smallest unstable one above the optimum (paper,
+    D.4)."""
     if best is None:
         return Edge(math.nan, math.nan)
     beyond = np.flatnonzero(unstable[best:]) + best

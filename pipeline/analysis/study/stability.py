@@ -5,6 +5,7 @@ The one definition: estimators, tables, figures and pages read these labels.
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,8 @@ from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs
 # More than one, because batches are noisy; few, because catapults recover and must be given the time to.
 PATIENCE = 5
 
-# Cross-entropy by which a language model's final loss may exceed the width's best and still count as stable (paper, D.4:
-# Fig. 5 and 6).
+# Cross-entropy by which a language model's final loss may exceed the width's best and still count as stable
+# (paper, D.4: Fig. 5 and 6).
 MARGIN = 1.0
 
 
@@ -69,18 +70,38 @@ class Rule:
 LANGUAGE = Rule()
 
 
+class Cause(IntEnum):
+    """What a run is unstable by. Where several runs are, the largest is told."""
+
+    STABLE = 0
+    WIDTH = 1
+    """Nothing at its width trains as well as at a narrower one, or nothing there is usable."""
+    LEFT = 2
+    """It left the stable region for good."""
+    FAILED = 3
+    """Its final loss or accuracy is too bad beside its width's best (`Rule`)."""
+    LOST = 4
+    """It has no usable final loss."""
+
+
 @dataclass(frozen=True)
 class Labels:
     """Labels of `runs`, and per width (in the order of `runs.widths`) what they were taken against."""
 
-    unstable: Bools
-    """Per run."""
+    cause: Ints
+    """Per run, a `Cause`."""
     best_x: Floats
     """Per width: log2 of the learning rate with the smallest median loss over seeds; nan: no usable run."""
     best_loss: Floats
     """Per width: that median; nan: no usable run."""
     all_unstable: Bools
     """Per width: nothing there trained stably, so the edge lies below the smallest learning rate tried."""
+
+    @property
+    def unstable(self) -> Bools:
+        """Per run."""
+        unstable: Bools = self.cause != Cause.STABLE
+        return unstable
 
 
 def label(runs: Runs, rule: Rule = LANGUAGE) -> Labels:
@@ -94,7 +115,7 @@ def label(runs: Runs, rule: Rule = LANGUAGE) -> Labels:
     the largest learning rate tried, where it would rather be under-trained.
     """
     n = len(runs.widths)
-    unstable = ~np.isfinite(runs.loss)
+    cause = np.where(np.isfinite(runs.loss), Cause.STABLE, Cause.LOST)
     best_x, best_loss = np.full(n, math.nan), np.full(n, math.nan)
     all_unstable = np.zeros(n, dtype=np.bool_)
     narrower, passed = math.inf, False
@@ -104,7 +125,7 @@ def label(runs: Runs, rule: Rule = LANGUAGE) -> Labels:
         x, median = _medians(of_width)
         if not np.isfinite(median).any():
             all_unstable[place] = True
-            unstable[here] = True
+            cause[here] = np.maximum(cause[here], Cause.WIDTH)
             continue
         best = int(np.argmin(median))
         beyond = of_width.x >= x[best] - 1e-9
@@ -114,14 +135,15 @@ def label(runs: Runs, rule: Rule = LANGUAGE) -> Labels:
         known = passed if rule.n_classes is not None else math.isfinite(narrower)
         if rule.cross_entropy and known and worse and best < len(x) - 1:
             all_unstable[place] = True
-            unstable[here] = True
+            cause[here] = np.maximum(cause[here], Cause.WIDTH)
             continue
         best_x[place], best_loss[place] = x[best], median[best]
         # a classifier that never passes the floor is untrained or hopeless; its failures say nothing of stability
         bad = failed if works else np.zeros(len(of_width), dtype=np.bool_)
-        unstable[here] |= beyond & (of_width.left | bad)
+        told = np.where(bad, Cause.FAILED, np.where(of_width.left, Cause.LEFT, Cause.STABLE))
+        cause[here] = np.maximum(cause[here], np.where(beyond, told, Cause.STABLE))
         narrower, passed = min(narrower, float(median[best])), passed or works
-    return Labels(unstable, best_x, best_loss, all_unstable)
+    return Labels(cause, best_x, best_loss, all_unstable)
 
 
 def _medians(runs: Runs) -> tuple[Floats, Floats]:
@@ -130,9 +152,9 @@ def _medians(runs: Runs) -> tuple[Floats, Floats]:
     lrs, place = np.unique(runs.lr, return_inverse=True)
     usable = np.where(runs.left, math.inf, runs.loss)
     if len(lrs) == len(runs):
-        found = np.empty(len(lrs))
-        found[place] = usable
-        return np.log2(lrs), found
+        median = np.empty(len(lrs))
+        median[place] = usable
+        return np.log2(lrs), median
     order = np.lexsort((usable, place))
     counts = np.bincount(place)
     start = np.cumsum(counts) - counts

@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.analysis.fit.collapse import estimate
+from pipeline.analysis.fit.collapse import estimate, fit
 from pipeline.analysis.fit.study_fit import runs_of
 from pipeline.analysis.fit.theory import predicted
 from pipeline.analysis.fit.valley_shape import shape
+from pipeline.analysis.study.grid import grid_of
 from pipeline.analysis.study.measure import Measure
 from pipeline.analysis.study.runs import Runs
+from pipeline.analysis.study.stability import LANGUAGE
 from pipeline.config import DataConfig, ModelConfig
 from tests.support.synthetic_study import BASE
 
@@ -31,12 +33,16 @@ def study(change=lambda place, u, loss: loss, edge=2.2):
     return Runs.of(*zip(*rows, strict=True))
 
 
+def of_widths(runs):
+    return fit(grid_of(runs, LANGUAGE)).widths
+
+
 def test_the_optimum_lies_between_the_learning_rates_tried():
     found = estimate(study())
     assert found.exponent("optimal").median == pytest.approx(-0.5, abs=0.02)
     assert found.exponent("max_stable").median == pytest.approx(-0.5, abs=0.15)
-    assert [w.optimum.median for w in found.widths] == pytest.approx([0, -1, -2], abs=0.1)
-    assert [w.bottom for w in found.widths] == pytest.approx([5] * 3, abs=0.01)
+    assert [math.log2(w.best.value) for w in of_widths(study())] == pytest.approx([0, -1, -2], abs=0.1)
+    assert [w.best_loss for w in of_widths(study())] == pytest.approx([5] * 3, abs=0.01)
     assert not found.edge_limited
     assert found.at("optimal", 512).median == pytest.approx(-1.5, abs=0.1)
     far = 2**16  # the law may bend until there
@@ -61,17 +67,17 @@ def test_what_comes_through_above_the_first_unstable_rate_is_no_part_of_the_vall
         return loss + 0.3 if place == 2 and u > 1.6 else loss
 
     found = estimate(study(gap))
-    assert found.widths[2].optimum.median == pytest.approx(-2, abs=0.15)
+    assert found.at("optimal", 1024).median == pytest.approx(-2, abs=0.15)
     assert found.valley.n_used[2] == found.valley.n_used[1] - 3
 
 
 def test_losses_that_fall_several_fold_are_fitted_on_a_log_scale():
     runs = study()
     scale = np.where(runs.width == 64, 1.0, np.where(runs.width == 256, 0.2, 0.04))
-    found = estimate(runs.with_loss(runs.loss * scale))
+    found = estimate(scaled := runs.with_loss(runs.loss * scale))
     assert found.log_loss
     assert found.exponent("optimal").median == pytest.approx(-0.5, abs=0.03)
-    assert found.widths[2].bottom == pytest.approx(0.2, abs=0.01)
+    assert of_widths(scaled)[2].best_loss == pytest.approx(0.2, abs=0.01)
 
 
 def test_it_is_deterministic():

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from pipeline.analysis.fit.study_fit import fit
-from pipeline.analysis.page import figures
+from pipeline.analysis.page import figures, transfer
 from tests.support.synthetic_study import LRS, valley, write_study
 
 
@@ -42,10 +42,10 @@ def test_unstable_learning_rates_are_crossed_out(fitted):
 
 
 def test_the_loss_axis_shows_the_valleys(fitted, tmp_path):
-    low, high = figures.loss_range(fitted)
+    low, high = transfer.loss_range(fitted)
     assert low < 4.5 < 5.0 < high < 5.0 + 1.5 + 0.2
     flat = write_study(tmp_path, lambda config: 7.5 - config.lr, widths=(64,))  # barely trained: up to the initial loss
-    low, high = figures.loss_range(fit([flat]))
+    low, high = transfer.loss_range(fit([flat]))
     assert 7.3 < low < 7.44 < high < 7.7
 
 
@@ -68,9 +68,9 @@ def test_hopeless_studies_still_draw(tmp_path, loss, grid):
 def test_colours_go_from_light_to_dark():
     from matplotlib.colors import to_rgb
 
-    lightness = [sum(to_rgb(colour)) for colour in figures.width_colours(5)]
+    lightness = [sum(to_rgb(colour)) for colour in transfer.width_colours(5)]
     assert lightness == sorted(lightness, reverse=True)
-    assert len(set(figures.width_colours(1))) == 1
+    assert len(set(transfer.width_colours(1))) == 1
 
 
 def test_fitting_does_not_load_plotting():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.study.runs import Runs
-from pipeline.analysis.study.stability import Rule, accuracy_floor, intervals, is_lost, label, records_above
+from pipeline.analysis.study.stability import Cause, Rule, accuracy_floor, intervals, is_lost, label, records_above
 
 NAN, INF = math.nan, math.inf
 LRS = [1.0, 2.0, 4.0, 8.0, 16.0]
@@ -148,3 +148,11 @@ def test_is_lost(status, loss, expected):
 def test_the_accuracy_floor_is_the_papers_at_ten_classes():
     assert accuracy_floor(10) == pytest.approx(0.2)
     assert accuracy_floor(2) == pytest.approx(0.5 + 0.5 / 9)
+
+
+def test_every_run_says_what_it_is_unstable_by():
+    good = one_width([6.0, 5.0, 5.1, 6.5, NAN], left=[True, False, True, True, True])
+    worse = one_width([6.1, 6.4, 7.0, NAN, 7.7], width=128)
+    stable, left, failed, lost, whole = Cause.STABLE, Cause.LEFT, Cause.FAILED, Cause.LOST, Cause.WIDTH
+    causes = label(join(good, worse)).cause.tolist()
+    assert causes == [stable, stable, left, failed, lost, whole, whole, whole, lost, whole]
