@@ -1,4 +1,7 @@
-"""The settings of a run, with their defaults, as frozen dataclasses. `recipes` reads them from YAML and flags."""
+"""The settings of a run, with their defaults, as frozen dataclasses. `recipes` reads them from YAML and flags.
+
+Long: every setting of a run stands here with its meaning.
+"""
 
 import dataclasses
 import functools

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.data.open import Batch
+from pipeline.data.batches import Batch
 
 DEPTH = 2
 

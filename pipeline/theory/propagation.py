@@ -14,6 +14,8 @@ n^1/2 in hidden layers (q = 1/2) and n in the readout (q = 1). No floats: expone
 Batch size, training time, depth and d_in do not grow with n; Adam's epsilon is small against every gradient that is not
 zero; weight decay, whose product with the learning rate is held fixed, moves no exponent. An embedding row that no token
 of a batch names has no gradient and no update; the rows that are named move like any input weight.
+
+Long: one derivation, to be read from top to bottom.
 """
 
 from collections.abc import Mapping

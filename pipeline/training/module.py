@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.config import RunConfig
-from pipeline.data.open import Batch, Data, Shuffled
+from pipeline.data.batches import Batch, Shuffled
+from pipeline.data.open import Data
 from pipeline.data.order import sample_order, validation_batches
 from pipeline.data.prefetch import prefetched, together
 from pipeline.diagnostics.logits import logit_metrics, logit_sums

@@ -209,7 +209,7 @@ def test_two_ranks_under_srun_train_one_run(tiny: RunConfig, tmp_path: Path, clu
     assert "1 run on 1 node x 2 devices, strategy ddp, micro-batch 2" in s.sweep()
     s.wait_until_idle()
     (run,) = s.runs
-    assert (RunDir(run.run_dir).result() or {}).get("status") == "completed", s.log(run)
+    assert getattr(RunDir(run.run_dir).result(), "status", None) == "completed", s.log(run)
     recorded = yaml.safe_load(RunDir(run.run_dir).config_file.read_text())
     assert (recorded["devices"], recorded["strategy"]) == (2, "ddp")
     alone = changed(tiny, steps=20, study="alone")
@@ -229,7 +229,7 @@ def test_a_preempted_run_resumes(tiny: RunConfig, tmp_path: Path, cluster: Clust
     cluster.call("sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wrap=sleep 1")
     cluster.wait(lambda: "back in the queue" in s.log(run), 60, "preemption")
     s.wait_until_idle()
-    assert (RunDir(run.run_dir).result() or {}).get("status") == "completed", s.log(run)
+    assert getattr(RunDir(run.run_dir).result(), "status", None) == "completed", s.log(run)
     assert cluster.job_field(s.task(run), "Restarts") == "1"
     alone = changed(long, study="alone", lr=1e-2)
     train(alone)

@@ -48,7 +48,7 @@ def test_resuming_remembers_how_long_it_has_been_gone(tiny: RunConfig, monkeypat
         patched.setattr(Recorder, "on_train_batch_end", crash)
         with pytest.raises(KeyboardInterrupt):
             train(gone)
-    result, expected = train(gone), RunDir(undisturbed.run_dir).result() or {}
+    result, expected = train(gone), RunDir(undisturbed.run_dir).result()
     assert (result.status, result.steps) == (expected.status, expected.steps) == ("aborted", result.steps)
 
 

@@ -93,7 +93,7 @@ def test_stop_signals_leave_a_checkpoint_where_the_run_stopped(tiny: RunConfig, 
         assert start["job"] == os.environ.get("SLURM_JOB_ID")
         assert timedelta() < datetime.now(UTC) - datetime.fromisoformat(start["time"]) < timedelta(minutes=10)
     assert starts[0]["time"] < starts[1]["time"] < starts[2]["time"]
-    seconds = (run.result() or {})["seconds"]
+    seconds = run.result().seconds
     assert seconds > Checkpoint(run.checkpoint).state["seconds"] - 1
     assert Checkpoint(run.checkpoint).state["seconds"] > 0
 

@@ -146,7 +146,7 @@ def test_resume_is_bit_identical_wherever_it_stopped(
     assert json.loads(RunDir(config.run_dir).result_file.read_text()) == {"status": "failed", "error": "Crash: "}
     train(config)
     assert curve(config) == curve(undisturbed)
-    results = [RunDir(c.run_dir).result() or {} for c in (config, undisturbed)]
+    results = [RunDir(c.run_dir).result() for c in (config, undisturbed)]
     assert results[0].final["final_train_loss"] == results[1].final["final_train_loss"]
     ours, theirs = (Checkpoint(RunDir(c.run_dir).checkpoint) for c in (config, undisturbed))
     assert {name.partition(".")[0] for name in theirs.shapes} == {"model", "optimizer"}

@@ -14,19 +14,12 @@ from functools import cached_property
 import numpy as np
 
 from pipeline.analysis.fit.drift import extrapolated
+from pipeline.analysis.fit.edgelaw import SEED_SCATTER, EdgeLaw, edge_law, edge_of_width
 from pipeline.analysis.fit.evidence import check_power_law
 from pipeline.analysis.fit.exponent import from_posterior
 from pipeline.analysis.fit.fitted import QUANTITIES, Fitted, FittedWidth, LeftOut, Lr, Observed, Quantity, lr_of
 from pipeline.analysis.fit.posterior import Mixture
-from pipeline.analysis.fit.powerlaw import (
-    SEED_SCATTER,
-    EdgeLaw,
-    OptimumLaw,
-    PowerLaw,
-    edge_law,
-    edge_of_width,
-    optimum_law,
-)
+from pipeline.analysis.fit.powerlaw import OptimumLaw, PowerLaw, optimum_law
 from pipeline.analysis.fit.valley import Valley, fit_valley
 from pipeline.analysis.study.grid import Grid, GridEnd
 from pipeline.analysis.study.runs import Bools, Floats, Runs

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.analysis.fit.edgelaw import edge_law, edge_of_width
 from pipeline.analysis.fit.posterior import Mixture
-from pipeline.analysis.fit.powerlaw import OptimumLaw, PowerLaw, edge_law, edge_of_width
+from pipeline.analysis.fit.powerlaw import OptimumLaw, PowerLaw
 from pipeline.analysis.study.stability import Intervals
 
 CLEAN = (-1.0, -0.5, 0.0)

@@ -13,7 +13,6 @@ import numpy as np
 
 from pipeline.analysis.inside.check import Family, Records
 from pipeline.analysis.inside.slopes import fit_width_exponents
-from pipeline.analysis.page import words_inside
 
 Regime = Literal["stable", "controlled divergence", "catastrophic", "undecided"]
 Growth = Literal["grows", "bounded", "unclear"]
@@ -38,9 +37,6 @@ class Trend:
         if self.exponent - self.half_width > GROWS:
             return "grows"
         return "bounded" if self.exponent + self.half_width < BOUNDED else "unclear"
-
-    def __str__(self) -> str:
-        return words_inside.power(self.exponent, self.standard_error)
 
 
 @dataclass(frozen=True)
@@ -81,38 +77,6 @@ class Inside:
         if "unclear" in (logits, activations):
             return "undecided"
         return "stable" if logits == activations == "bounded" else "controlled divergence"
-
-    @property
-    def words(self) -> str:
-        """The regime with its evidence."""
-        said = f"Regime: {self.regime}"
-        if self.regime == "undecided":
-            said += f", {self._why()}"
-        predictions = self.family.predictions
-        if predictions is not None and predictions.regime is not None:
-            said += f" (theory: {predictions.regime})"
-        sentences = [said]
-        if self.lost:
-            n, widths = sum(self.family.diverged.values()), self.family.widths
-            sentences.append(
-                f"{n} of {len(self.family.records)} runs diverged: all at width {widths[-1]}, none at width {widths[0]}"
-            )
-        if self.trends:
-            evidence = ", ".join(f"{name} {trend}" for name, trend in self.trends.items())
-            sentences.append(f"After step {self.step}: {evidence}")
-        return f"{'. '.join(sentences)}."
-
-    def _why(self) -> str:
-        unclear = [f"{what}s" for what in ("logit", "activation") if self.growth(what) == "unclear"]
-        known = [
-            trend for name, trend in self.trends.items() if name.removesuffix(" changes").rstrip("s") + "s" in unclear
-        ]
-        names = " and ".join(unclear)
-        if not known:
-            return f"since {names} were not recorded at every width"
-        if all(math.isnan(trend.half_width) for trend in known):
-            return "since two widths with one seed allow no error"
-        return f"since the errors of {names} allow growth and none alike: more widths or seeds would tell"
 
 
 def inside(family: Family) -> Inside | None:
@@ -175,16 +139,6 @@ def last(records: Records, *names: str) -> list[float] | None:
         if all(value is not None for value in values):
             return [float(value) for value in values if value is not None]
     return None
-
-
-def calibration_words(found: Mapping[int, tuple[float, float]]) -> str | None:
-    """A sentence on how calibration goes with width; None with fewer than two widths."""
-    if len(found) < 2:
-        return None
-    widths = sorted(found)
-    errors = ", ".join(f"{found[n][0]:.3f} at width {n}" for n in (widths[0], widths[-1]))
-    sure = ", ".join(f"{found[n][1]:.2f} at width {n}" for n in (widths[0], widths[-1]))
-    return f"Calibration on the validation split: expected calibration error {errors}; mean largest probability {sure}."
 
 
 def sharpness_curves(family: Family) -> dict[int, list[tuple[Any, Any]]]:

@@ -17,6 +17,7 @@ from pipeline.analysis.inside.check import Family, Records, table
 from pipeline.analysis.inside.lr_rules import families, family, recorded, requests
 from pipeline.analysis.page import figures, figures_inside, words, words_inside
 from pipeline.analysis.page.tables import write_text
+from pipeline.analysis.page.words_regime import calibration_words, regime_words
 from pipeline.analysis.study.load import GROUP, load_study
 from pipeline.console import wrapped
 from pipeline.errors import RequestError
@@ -89,7 +90,7 @@ def said(f: Family) -> list[str]:
 def regime(f: Family) -> list[str]:
     """The regime with its evidence, and calibration by width."""
     found = regimes.inside(f)
-    sentences = [] if found is None else [found.words, regimes.calibration_words(found.calibration)]
+    sentences = [] if found is None else [regime_words(found), calibration_words(found.calibration)]
     return [sentence for sentence in sentences if sentence]
 
 

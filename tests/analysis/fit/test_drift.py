@@ -5,7 +5,8 @@ import pytest
 
 from pipeline.analysis.fit import drift
 from pipeline.analysis.fit.drift import DRIFT, Line, extrapolated
-from pipeline.analysis.fit.powerlaw import OptimumLaw, edge_law
+from pipeline.analysis.fit.edgelaw import edge_law
+from pipeline.analysis.fit.powerlaw import OptimumLaw
 from pipeline.analysis.study.stability import Intervals
 
 WIDTHS = (64, 256, 1024, 4096)

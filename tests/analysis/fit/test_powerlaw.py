@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.analysis.fit.powerlaw import OptimumLaw, edge_law, edge_of_width
+from pipeline.analysis.fit.edgelaw import edge_law, edge_of_width
+from pipeline.analysis.fit.powerlaw import OptimumLaw
 from pipeline.analysis.study.stability import Intervals
 
 WIDTHS = (256, 1024, 4096, 16384)

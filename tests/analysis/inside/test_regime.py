@@ -14,6 +14,7 @@ from pipeline.analysis.inside.check import Family
 from pipeline.analysis.inside.lr_rules import families, recorded
 from pipeline.analysis.inside.regime import Inside, Trend, inside
 from pipeline.analysis.page import figures_inside
+from pipeline.analysis.page.words_regime import calibration_words, regime_words
 from pipeline.analysis.study.load import load_study
 from pipeline.config import RunConfig
 from tests.support.synthetic_coordinates import GPT, MLP, WIDTHS, write_coordinates
@@ -63,9 +64,11 @@ def test_definition_1(tmp_path: Path, logits: float, activations: float, regime:
     assert found.trends["activation changes"].exponent == pytest.approx(activations, abs=0.05)
     assert found.trends["gradients"].exponent == pytest.approx(-0.5, abs=0.05)
     assert found.trends["activations"].exponent == pytest.approx(0, abs=0.05)
-    assert found.words.startswith(f"Regime: {regime} (theory: controlled divergence). After step 3: logit changes n^")
-    assert "gradients n^\u22120." in found.words
-    assert "loss n^" in found.words
+    assert regime_words(found).startswith(
+        f"Regime: {regime} (theory: controlled divergence). After step 3: logit changes n^"
+    )
+    assert "gradients n^\u22120." in regime_words(found)
+    assert "loss n^" in regime_words(found)
 
 
 def test_the_readout_is_no_activation(tmp_path: Path) -> None:
@@ -133,15 +136,15 @@ def test_what_the_errors_leave_open_is_not_decided(tmp_path: Path) -> None:
     found = study(tmp_path / "s", 0.2, 0.0, seeds=(0, 1), noise=0.3)
     assert found.trends["logit changes"].growth == "unclear"
     assert found.regime == "undecided"
-    assert "since the errors of logits" in found.words
+    assert "since the errors of logits" in regime_words(found)
     alone = study(tmp_path / "t", 0.5, 0.0, seeds=(0,), widths=(64, 128))
     assert alone.regime == "undecided"
-    assert "since two widths with one seed allow no error" in alone.words
+    assert "since two widths with one seed allow no error" in regime_words(alone)
     exponents = {("effective", ""): 0.0}
     missing = inside(family_of(write_coordinates(tmp_path / "u", MLP, exponents)))
     assert missing is not None
     assert missing.regime == "undecided"
-    assert "since activations were not recorded at every width" in missing.words
+    assert "since activations were not recorded at every width" in regime_words(missing)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ def test_wide_runs_that_all_diverge_are_a_catastrophe(tmp_path: Path) -> None:
 
     found = study(tmp_path / "s", 0.0, 0.0, diverged=lost)
     assert found.regime == "catastrophic"
-    assert "3 of 12 runs diverged: all at width 512, none at width 64." in found.words
+    assert "3 of 12 runs diverged: all at width 512, none at width 64." in regime_words(found)
     some = study(tmp_path / "t", 0.0, 0.0, diverged=lambda config: lost(config) and config.seed == 0)
     assert some.regime == "stable"
     every = study(tmp_path / "u", 0.0, 0.0, diverged=lambda config: config.width in (64, 512))
@@ -185,7 +188,7 @@ def test_a_catastrophe_at_the_first_step_is_still_told(tmp_path: Path) -> None:
 
     found = study(tmp_path / "s", 0.0, 0.0, extra=gone, diverged=lambda config: config.width == 512)
     assert found.regime == "catastrophic"
-    assert found.words.endswith("3 of 12 runs diverged: all at width 512, none at width 64.")
+    assert regime_words(found).endswith("3 of 12 runs diverged: all at width 512, none at width 64.")
 
 
 def test_calibration_by_width(tmp_path: Path) -> None:
@@ -199,11 +202,11 @@ def test_calibration_by_width(tmp_path: Path) -> None:
         64: pytest.approx((3.1, 0.064)), 128: pytest.approx((3.1, 0.128)), 256: pytest.approx((3.1, 0.256)),
         512: pytest.approx((2.1, 0.512)),
     }  # fmt: skip
-    assert regime.calibration_words(found.calibration) == (
+    assert calibration_words(found.calibration) == (
         "Calibration on the validation split: expected calibration error 3.100 at width 64, 2.100 at width 512; mean largest "
         "probability 0.06 at width 64, 0.51 at width 512."
     )
-    assert regime.calibration_words({64: (0.1, 0.2)}) is None
+    assert calibration_words({64: (0.1, 0.2)}) is None
     axes = figures_inside.calibration_figure({"SP": found.calibration}).axes
     assert axes[1].lines[0].get_ydata().tolist() == pytest.approx([0.064, 0.128, 0.256, 0.512])
 
@@ -231,7 +234,7 @@ def test_a_setting_unknown_to_theory_still_has_its_regime(tmp_path: Path) -> Non
     found = study(tmp_path / "s", 0.5, 0.0)
     unknown = dataclasses.replace(found, family=dataclasses.replace(found.family, lr_exponent=None))
     assert unknown.regime == "controlled divergence"
-    assert "theory" not in unknown.words
+    assert "theory" not in regime_words(unknown)
 
 
 def test_gpts_too(tmp_path: Path) -> None:
