@@ -1,4 +1,5 @@
-"""Draws the coordinate check (paper, Fig. 4 and E.16) of a study: ``python analysis/coordinate_check.py runs/STUDY [--lr LR] [--out DIR]``."""
+"""Draws the coordinate check (paper, Fig. 4 and E.16) of a study: ``python analysis/coordinate_check.py runs/STUDY
+[--lr LR] [--out DIR]``."""
 
 import math
 import sys

@@ -1,4 +1,5 @@
-"""Draws the LR-transfer figure (paper, Fig. 5) from any study: ``python analysis/lr_transfer.py runs/STUDY [--out DIR]``."""
+"""Draws the LR-transfer figure (paper, Fig. 5) from any study: ``python analysis/lr_transfer.py runs/STUDY [--out
+DIR]``."""
 
 import sys
 from pathlib import Path

@@ -1,9 +1,11 @@
-"""What an adaptive sweep costs, in simulation: compute until both exponents are as certain as asked, against a full grid.
+"""What an adaptive sweep costs, in simulation: compute until both exponents are as certain as asked, against a full
+grid.
 
     python -m benchmarks.adaptive [--studies 200]
 
-Cost is counted in full runs of the widest width, one run costing as the square of its width. The full grid is x2, its phase
-staggered over seeds and widths, without abort, with as many seeds as it takes for the median study to be as certain.
+Cost is counted in full runs of the widest width, one run costing as the square of its width. The full grid is x2, its
+phase staggered over seeds and widths, without abort, with as many seeds as it takes for the median study to be as
+certain.
 """
 
 import argparse
@@ -78,7 +80,8 @@ def main() -> None:
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
     flags = parser.parse_args()
     print(
-        "| world | +- | cost: median (90 %) | runs | rounds | reached | coverage opt / max | full grid: cost (seeds) | share |"
+        "| world | +- | cost: median (90 %) | runs | rounds | reached | coverage opt / max | full grid: cost (seeds) "
+        "| share |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for name in flags.worlds:
@@ -92,7 +95,8 @@ def main() -> None:
             full, seeds = grid_cost(WORLDS[name], target, min(flags.studies, 40))
             print(
                 f"| {name} | {target:g} | {np.median(spent):.1f} ({np.quantile(spent, 0.9):.1f}) "
-                f"| {np.median([f['runs'] for f in found]):.0f} | {np.median([f['rounds'] for f in found]):.0f} | {reached:.1%} "
+                f"| {np.median([f['runs'] for f in found]):.0f} | {np.median([f['rounds'] for f in found]):.0f} | "
+                f"{reached:.1%} "
                 f"| {np.mean([f['opt_hit'] for f in found]):.1%} / {np.mean([f['max_hit'] for f in found]):.1%} "
                 f"| {full:.1f} ({seeds}) | {np.median(spent) / full:.1%} |",
                 flush=True,

@@ -1,9 +1,10 @@
 """Reading and preparing tokens, each against the obvious alternative in the same run.
 
-``python benchmarks/data.py reader`` compares windows read from our shards with litdata's StreamingDataset + TokensLoader
-(``pip install litdata==0.2.76``), tokens per second of CPU time of the whole process. ``python benchmarks/data.py prepare``
-compares `prepare` with the NeoX tokenizer alone, encoding the same documents from memory in as many processes, and watches
-the workers' resident memory. Variants alternate, each measurement in a process of its own; medians are reported.
+``python benchmarks/data.py reader`` compares windows read from our shards with litdata's StreamingDataset +
+TokensLoader (``pip install litdata==0.2.76``), tokens per second of CPU time of the whole process. ``python
+benchmarks/data.py prepare`` compares `prepare` with the NeoX tokenizer alone, encoding the same documents from memory
+in as many processes, and watches the workers' resident memory. Variants alternate, each measurement in a process of its
+own; medians are reported.
 """
 
 import argparse
@@ -69,7 +70,8 @@ def reader(scratch: Path, rounds: int) -> None:
             speeds.append(measured(name, scratch / name))
     base = statistics.median(found["litdata"])
     print(
-        f"litdata {metadata.version('litdata')}, windows of {SEQ_LEN} + 1, batches of {BATCH}, shuffled, no worker processes\n"
+        f"litdata {metadata.version('litdata')}, windows of {SEQ_LEN} + 1, batches of {BATCH}, shuffled, no worker "
+        "processes\n"
     )
     print("| reader | M tokens per CPU-second | over litdata |\n|---|---|---|")
     for name, speeds in found.items():
@@ -155,7 +157,8 @@ def preparation(scratch: Path, args: argparse.Namespace) -> None:
                 found.setdefault((name, processes), []).append(measured(name, scratch, processes))
     print(f"{args.megabytes} MB of text in 8 files of packed JSON lines, NeoX tokenizer, {args.rounds} rounds\n")
     print(
-        "| | M tokens per CPU-second, 1 process | M tokens/s, 1 process | 2 processes | 2 over 1 |\n|---|---|---|---|---|"
+        "| | M tokens per CPU-second, 1 process | M tokens/s, 1 process | 2 processes | 2 over 1 "
+        "|\n|---|---|---|---|---|"
     )
     for name in ("tokenizer", "prepare"):
         cpu, one = (
@@ -264,7 +267,15 @@ def _watch(samples: list[float], done: threading.Event) -> None:
         for listing in Path("/proc/self/task").glob("*/children"):
             for child in listing.read_text().split():
                 try:
-                    largest = max(largest, *(int(line.split()[1]) for line in Path(f"/proc/{child}/status").read_text().splitlines() if line.startswith("VmRSS")), 0)  # fmt: skip
+                    largest = max(
+                        largest,
+                        *(
+                            int(line.split()[1])
+                            for line in Path(f"/proc/{child}/status").read_text().splitlines()
+                            if line.startswith("VmRSS")
+                        ),
+                        0,
+                    )
                 except OSError:
                     continue
         samples.append(largest / 1024)

@@ -1,13 +1,13 @@
 """What looking inside costs: coordinate checks against the package torch-module-monitor, and as a share of training.
 
 ``pip install --no-deps torch-module-monitor==0.1.0`` (Bordt; the refined coordinate check of Haas et al. 2025), then
-``python -m benchmarks.diagnostics`` prints Markdown tables. Each variant runs in processes of its own, in turns, so that a
-machine's slow minutes fall on all of them; medians of processor seconds are reported. In each, plain and monitored training steps alternate,
-and a monitored step's cost is what it takes beyond a plain one.
+``python -m benchmarks.diagnostics`` prints Markdown tables. Each variant runs in processes of its own, in turns, so
+that a machine's slow minutes fall on all of them; medians of processor seconds are reported. In each, plain and
+monitored training steps alternate, and a monitored step's cost is what it takes beyond a plain one.
 
-Ours runs on a probe of 8 sequences after the step, theirs on the batch that is trained on, since it compares activations
-of the training forward pass with those of a second model. Their memory and time would fall with a smaller batch, but only
-together with training's.
+Ours runs on a probe of 8 sequences after the step, theirs on the batch that is trained on, since it compares
+activations of the training forward pass with those of a second model. Their memory and time would fall with a smaller
+batch, but only together with training's.
 """
 
 import argparse
@@ -100,7 +100,8 @@ def _theirs(training: Training) -> tuple[Any, Callable[[], None]]:
 
 
 def cost(variant: str, batch: int, repeats: int) -> dict[str, float]:
-    """Median seconds of a plain step and of what a monitored one takes beyond it; MB above the peak of plain training."""
+    """Median seconds of a plain step and of what a monitored one takes beyond it; MB above the peak of plain
+    training."""
     training = Training(RunConfig(**{**vars(CONFIG), "global_batch": batch, "micro_batch": batch}))
     training.step()
     training.step()
@@ -255,7 +256,8 @@ def main() -> None:
         return
     c = CONFIG
     print(f"torch {torch.__version__}, Python {platform.python_version()}, one thread, fp32, {args.rounds} rounds of "
-          f"{args.repeats} repeats. GPT with {c.model.n_layer} blocks, {c.seq_len} tokens, vocabulary {c.model.vocab_size}, "
+          f"{args.repeats} repeats. GPT with {c.model.n_layer} blocks, {c.seq_len} tokens, vocabulary "
+          f"{c.model.vocab_size}, "
           f"AdamW.\n")  # fmt: skip
     print(
         "The same quantities on the same batch (width 128, 8 sequences, after 3 steps), largest relative difference:\n"
@@ -264,7 +266,8 @@ def main() -> None:
     print(f"| {' | '.join(same)} |\n|{'---|' * len(same)}")
     print(f"| {' | '.join(f'{v:.0f}' if k == 'weights' else f'{v:.1e}' for k, v in same.items())} |\n", flush=True)
     print(
-        "| batch | variant | plain step, s | a monitored step's extra, s | time / theirs | extra memory, MB | memory / theirs |"
+        "| batch | variant | plain step, s | a monitored step's extra, s | time / theirs | extra memory, MB | memory "
+        "/ theirs |"
     )
     print("|---|---|---|---|---|---|---|")
     for batch in map(int, args.batches.split(",")):

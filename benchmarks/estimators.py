@@ -1,9 +1,10 @@
-"""How right are the exponents? Simulated studies with known truth, both estimators: ``python -m benchmarks.estimators``.
+"""How right are the exponents? Simulated studies with known truth, both estimators: ``python -m
+benchmarks.estimators``.
 
-Per cell (world, widths, jitter, seeds, grid): root-mean-square error of `paper` on the same runs, of `paper` as published,
-on a grid aligned over seeds and widths, of `collapse`, and the ratio of the last two, at equally many runs; coverage of the
-95 % intervals, median half-width, bias. Then the note's other acceptance figures: the optimum that the edge limits, and the
-rule for clean exponents. Results go to benchmarks/results/.
+Per cell (world, widths, jitter, seeds, grid): root-mean-square error of `paper` on the same runs, of `paper` as
+published, on a grid aligned over seeds and widths, of `collapse`, and the ratio of the last two, at equally many runs;
+coverage of the 95 % intervals, median half-width, bias. Then the note's other acceptance figures: the optimum that the
+edge limits, and the rule for clean exponents. Results go to benchmarks/results/.
 """
 
 import argparse
@@ -138,7 +139,8 @@ def simulated(
 
 
 def clean_rule(world: str, alpha: float, seeds: range) -> tuple[float, float]:
-    """How often the clean exponent nearest to the optimum's is decided, and how often decided wrongly, if it is `alpha`."""
+    """How often the clean exponent nearest to the optimum's is decided, and how often decided wrongly, if it is
+    `alpha`."""
     right = min((-1.0, -0.5, 0.0), key=lambda value: abs(value - alpha))
     answers = []
     for seed in seeds:

@@ -1,7 +1,8 @@
 """Time and peak memory of the chunked loss against torch's, forward and backward, each in a process of its own.
 
-``python benchmarks/loss.py`` prints a Markdown table of ratios to ``F.cross_entropy(F.linear(h, weight), targets)``. Runs
-of the variants alternate, so that a machine's slow minutes fall on all of them; the median over rounds is reported.
+``python benchmarks/loss.py`` prints a Markdown table of ratios to ``F.cross_entropy(F.linear(h, weight), targets)``.
+Runs of the variants alternate, so that a machine's slow minutes fall on all of them; the median over rounds is
+reported.
 """
 
 import argparse

@@ -1,13 +1,14 @@
 """Simulated width-scaling studies with a known truth, for `estimators.py` and the tests. No training, no torch.
 
-Units: x = log2(lr) in octaves, z = log2(n / 256). A study's optimum and stability edge lie at mu + alpha z + xi_n, where
-the irregularity xi_n of single widths ("jitter") has a standard deviation of 0.04 octave (`mild`) or 0.12 (`hard`).
+Units: x = log2(lr) in octaves, z = log2(n / 256). A study's optimum and stability edge lie at mu + alpha z + xi_n,
+where the irregularity xi_n of single widths ("jitter") has a standard deviation of 0.04 octave (`mild`) or 0.12
+(`hard`).
 
-Three worlds. `NOTE` is rebuilt from the description in the project's statistics note: three asymmetric valleys (slow left,
-steep right), an edge with scatter per seed and per run, NaN and half-recovered divergences, loss spikes. `OTHER` shares no
-formula with it: piecewise, cosh-walled, softplus-walled and quartic valleys, noise that grows towards the edge, heavy-tailed or
-correlated jitter, skewed edge scatter. Estimators were tuned on these two. `FRESH` was written when they stood, and is for
-judging alone: other valleys and jitter again; nothing may be chosen by looking at it.
+Three worlds. `NOTE` is rebuilt from the description in the project's statistics note: three asymmetric valleys (slow
+left, steep right), an edge with scatter per seed and per run, NaN and half-recovered divergences, loss spikes. `OTHER`
+shares no formula with it: piecewise, cosh-walled, softplus-walled and quartic valleys, noise that grows towards the
+edge, heavy-tailed or correlated jitter, skewed edge scatter. Estimators were tuned on these two. `FRESH` was written
+when they stood, and is for judging alone: other valleys and jitter again; nothing may be chosen by looking at it.
 """
 
 import math
@@ -24,7 +25,8 @@ from pipeline.analysis.study.runs import Runs
 
 Floats = NDArray[np.float64]
 Valley = Callable[[Floats, float], Floats]
-"""Height above the bottom at u octaves from it, of unit curvature there or thereabouts; the number is an asymmetry in 0..1."""
+"""Height above the bottom at u octaves from it, of unit curvature there or thereabouts; the number is an asymmetry in
+0..1."""
 Jitter = Callable[[np.random.Generator, int], Floats]
 """Irregularities of n widths, of standard deviation 1."""
 
@@ -263,8 +265,8 @@ def draw(
     alpha: float | None = None,
 ) -> Truth:
     """A random study whose optimum lies `gap` octaves below the edge on average over widths, and never less than 2/3 of
-    the smaller bound at any width, jitter apart; `alpha` fixes the exponent of the optimum. Where the gap may be smaller
-    than 0.3, optimum and edge share their exponent."""
+    the smaller bound at any width, jitter apart; `alpha` fixes the exponent of the optimum. Where the gap may be
+    smaller than 0.3, optimum and edge share their exponent."""
     widths = WIDTHS[n_widths]
     z = np.log2(np.array(widths) / 256)
     drawn, middle = rng.uniform(-1.1, 0.2), rng.uniform(*gap)

@@ -126,7 +126,8 @@ def config_hash(settings: Settings, defaults: Settings) -> str:
 
 
 def older_hash(settings: Settings, defaults: Settings) -> str:
-    """The same as it was before idle settings and the spelling of paths were left out: runs named by it keep their names."""
+    """The same as it was before idle settings and the spelling of paths were left out: runs named by it keep their
+    names."""
     return _digest(counted(settings, defaults))
 
 
@@ -155,7 +156,8 @@ def _idle(settings: Settings) -> set[str]:
 
 
 def _sources(settings: Settings) -> dict[str, Any]:
-    """What the files that the settings name hold; nothing for files that are not here, which stay known by their paths."""
+    """What the files that the settings name hold; nothing for files that are not here, which stay known by their
+    paths."""
     found: dict[str, Any] = {}
     if path := settings["data.path"]:
         content = _prepared(path) if settings["data.format"] == "shards" else _files(path)
@@ -168,7 +170,8 @@ def _sources(settings: Settings) -> dict[str, Any]:
 
 
 def _files(pattern: str) -> list[list[str]] | None:
-    """Suffixes, which decide how a file is read, and checksums, in the order of reading (`data.sources.local_source`)."""
+    """Suffixes, which decide how a file is read, and checksums, in the order of reading
+    (`data.sources.local_source`)."""
     paths = sorted(path for name in glob.glob(pattern, recursive=True) if (path := Path(name)).is_file())
     return [["".join(path.suffixes), content_sha256(path)] for path in paths] or None
 

@@ -8,7 +8,8 @@ from pipeline.cli.studies import study_args, study_parser
 
 
 def main(argv: Sequence[str]) -> int:
-    """`pipeline fit STUDY... [--metric ...] [--value ...] [--estimator ...]`. Files go into the first study's folder."""
+    """`pipeline fit STUDY... [--metric ...] [--value ...] [--estimator ...]`. Files go into the first study's
+    folder."""
     parser = study_parser("fit", "Optimal and max-stable learning rate per width, and their exponents.")
     fitted = study_args(parser.parse_args(argv)).fit()
     paths = write(fitted)

@@ -1,4 +1,5 @@
-"""`pipeline report`: one self-contained HTML page with the study's answer, interactive charts and tables, and the figures."""
+"""`pipeline report`: one self-contained HTML page with the study's answer, interactive charts and tables, and the
+figures."""
 
 from collections.abc import Sequence
 
@@ -10,7 +11,8 @@ from pipeline.cli.studies import study_args, study_parser
 
 
 def main(argv: Sequence[str]) -> int:
-    """`pipeline report STUDY... [--metric ...] [--value ...] [--estimator ...]`. Files go into the first study's folder."""
+    """`pipeline report STUDY... [--metric ...] [--value ...] [--estimator ...]`. Files go into the first study's
+    folder."""
     parser = study_parser("report", "One HTML page and the figures of a study.")
     fitted = study_args(parser.parse_args(argv)).fit()
     folder = fitted.study.dirs[0]

@@ -41,7 +41,8 @@ class DataConfig:
     file_seed: int = 0
     """Seed of the order in which the files of repo are taken."""
     tokens: int | str | None = None
-    """Prepared: training tokens to keep, such as 1.4B, cut at a document's end; null: all. Streaming has no such end."""
+    """Prepared: training tokens to keep, such as 1.4B, cut at a document's end; null: all. Streaming has no such
+    end."""
     tokenizer: str = "bpe"
     """bpe: a byte-level BPE of model.vocab_size entries, trained on training documents; or a tokenizer.json; or a model
     repository on the hub, such as EleutherAI/pythia-14m, that has one."""

@@ -44,8 +44,8 @@ class RunConfig:
     optimizer: OptimizerName = "adamw"
     """Optimizer."""
     loss: LossName = "cross_entropy"
-    """Training loss: cross-entropy, or the squared distance of the logits (mse) or of their softmax (softmax_mse) to the
-    one-hot target, summed over the outputs."""
+    """Training loss: cross-entropy, or the squared distance of the logits (mse) or of their softmax (softmax_mse) to
+    the one-hot target, summed over the outputs."""
     z_loss: float = 0.0
     """Weight of the squared log-partition function that is added to the loss."""
     seed: int = 0
@@ -61,8 +61,8 @@ class RunConfig:
     global_batch: int = 256
     """Sequences per optimizer step over all devices."""
     micro_batch: int | Literal["auto"] | None = None
-    """Sequences per forward pass on one device, gradients accumulate in between; null: global_batch / devices; auto: the
-    most that fit into memory, found when the run first starts and recorded in its config.yaml."""
+    """Sequences per forward pass on one device, gradients accumulate in between; null: global_batch / devices; auto:
+    the most that fit into memory, found when the run first starts and recorded in its config.yaml."""
     seq_len: int = 512
     """Tokens per sequence."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -72,7 +72,8 @@ class RunConfig:
     num_nodes: int = 1
     """Nodes."""
     strategy: Literal["auto", "ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"] = "auto"
-    """How the processes share the work: ddp (auto, where there are several), FSDP2, or DeepSpeed's ZeRO at stage 1-3."""
+    """How the processes share the work: ddp (auto, where there are several), FSDP2, or DeepSpeed's ZeRO at stage
+    1-3."""
     base_width: int = 256
     """Width n_base at which all parameterizations are the same model and take the same steps."""
     embedding_init: EmbeddingInit = "neox"
@@ -110,8 +111,8 @@ class RunConfig:
     keep_checkpoint: bool = True
     """Keep the last checkpoint of a finished run."""
     abort_after: int | None = None
-    """End a run as aborted once so many records in a row, after warm-up, have a loss 10 % above the first one's and that of
-    guessing: it has left the stable region; null: never."""
+    """End a run as aborted once so many records in a row, after warm-up, have a loss 10 % above the first one's and
+    that of guessing: it has left the stable region; null: never."""
     stall_minutes: float | None = 30.0
     """End a run, and say where it hangs, when it has taken no step for so long; null: wait for ever."""
     study: str = "default"
@@ -294,17 +295,22 @@ class RunConfig:
         require(self.micro_batch >= 1, f"--micro_batch must be at least 1, got {self.micro_batch}")
         require(
             self.global_batch % (self.micro_batch * self.world_size) == 0,
-            f"--global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch} x {self.world_size} processes",
+            (
+                f"--global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch} x "
+                f"{self.world_size} processes"
+            ),
         )
 
 
 def run_settings(config: RunConfig, of: type[RunConfig] = RunConfig) -> dict[str, Any]:
-    """The settings as plain nested values, in the order of the fields `of` the class: a run's, without a study's grid."""
+    """The settings as plain nested values, in the order of the fields `of` the class: a run's, without a study's
+    grid."""
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(of)}
 
 
 def counted_settings(config: RunConfig) -> dict[str, Any]:
-    """Flat ``{"model.n_layer": 6, ...}`` of every setting that may change the mathematics of a run (`identity.counted`)."""
+    """Flat ``{"model.n_layer": 6, ...}`` of every setting that may change the mathematics of a run
+    (`identity.counted`)."""
     return identity.counted(_flat(config), default_settings())
 
 

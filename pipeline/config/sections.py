@@ -75,8 +75,8 @@ class MultConfig:
 
 @dataclass(frozen=True)
 class DiagnosticsConfig:
-    """What is measured inside the model while it trains (refined coordinate check, spectra, sharpness); it never changes
-    the run."""
+    """What is measured inside the model while it trains (refined coordinate check, spectra, sharpness); it never
+    changes the run."""
 
     interval: int = 0
     """Steps between coordinate checks; the last step is always checked. 0: none."""

@@ -54,7 +54,8 @@ def _prepared(config: RunConfig) -> Path:
         if not (folder / MANIFEST).exists():
             tokens = f" --tokens {data.tokens}" if data.tokens else ""
             raise RequestError(
-                f"{data.name} is not prepared ({folder}): run pipeline data prepare {data.name}{tokens} first, with the "
+                f"{data.name} is not prepared ({folder}): run pipeline data prepare {data.name}{tokens} first, with "
+                "the "
                 "settings of --data, or train with --data.mode stream"
             )
     return prepare(data, config.model.vocab_size)

@@ -1,4 +1,5 @@
-"""The seeded order in which training reads its samples: a pure function, so that a step number is all the state there is."""
+"""The seeded order in which training reads its samples: a pure function, so that a step number is all the state there
+is."""
 
 import hashlib
 from collections.abc import Iterator
@@ -56,8 +57,8 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def sample_order(consumed: Indices, size: int, seed: int) -> Indices:
     """The samples that an endless training run reads at the given places of its sequence.
 
-    Place j holds sample ``permute(j mod size)`` of epoch ``j // size``: a pure function of (seed, epoch, j mod size), so
-    that the number of consumed samples is all the state there is.
+    Place j holds sample ``permute(j mod size)`` of epoch ``j // size``: a pure function of (seed, epoch, j mod size),
+    so that the number of consumed samples is all the state there is.
     """
     epochs, offsets = np.divmod(consumed, size)
     order = np.empty_like(consumed)

@@ -14,14 +14,16 @@ FIRST = " (first block)"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a weight stands in its network: its group in tables, and the layer of `theory` whose exponents it follows."""
+    """Where a weight stands in its network: its group in tables, and the layer of `theory` whose exponents it
+    follows."""
 
     group: str
     layer: str | None
     """As `theory.predict` calls it; None: no prediction."""
     part: Part = "matrix"
     first: bool = False
-    """Reads the embedding directly, or, with blocks whose MLP follows the attention, what the first attention adds to it."""
+    """Reads the embedding directly, or, with blocks whose MLP follows the attention, what the first attention adds to
+    it."""
 
     @property
     def label(self) -> str:
@@ -43,8 +45,8 @@ class Kind:
     """As people write them."""
     takes: Literal["text", "vectors"]
     module: str
-    """Has ``of_run(config)``, the model and the specs of its tensors, and ``flops(model, config)`` per predicted token or
-    example."""
+    """Has ``of_run(config)``, the model and the specs of its tensors, and ``flops(model, config)`` per predicted token
+    or example."""
     settings: frozenset[str]
     """The `model` settings it uses; the others must be at their defaults."""
     check: Callable[[Any], None]
@@ -60,8 +62,8 @@ class Kind:
     groups: tuple[str, ...]
     """Of large weights, in the order of tables and figures."""
     place: Callable[[Sequence[str], Any], Place]
-    """Of a weight, by the parts of its name. The one place that reads names: training writes what it says into the run's
-    weights.json, once, beside the roles that the module decides."""
+    """Of a weight, by the parts of its name. The one place that reads names: training writes what it says into the
+    run's weights.json, once, beside the roles that the module decides."""
 
 
 def place_of(weight: str, config: Any) -> Place:

@@ -17,8 +17,8 @@ class Optimizer:
     family: Family
     """Whose learning-rate factors of the parameterizations hold for it."""
     build: str
-    """``module:class``, called with the parameter groups and `arguments`. Groups carry their role as ``name``, so that a
-    class may treat roles differently."""
+    """``module:class``, called with the parameter groups and `arguments`. Groups carry their role as ``name``, so that
+    a class may treat roles differently."""
     arguments: Callable[[Any], dict[str, Any]]
     """Settings that it is called with."""
     settings: frozenset[str]

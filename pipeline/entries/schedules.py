@@ -9,7 +9,8 @@ Schedule = Callable[[Any, int], float]
 
 
 def cosine(c: Any, step: int) -> float:
-    """Linear warm-up, then cosine to `lr_min_ratio`: 1 / warmup_steps of the peak at first, `lr_min_ratio` of it at last."""
+    """Linear warm-up, then cosine to `lr_min_ratio`: 1 / warmup_steps of the peak at first, `lr_min_ratio` of it at
+    last."""
     if step < c.warmup_steps:
         return float((step + 1) / c.warmup_steps)
     progress = min(1.0, (step - c.warmup_steps) / max(1, c.steps - 1 - c.warmup_steps))

@@ -11,7 +11,8 @@ class Vectors:
     d_in: int
     n_classes: int
     arrays: str
-    """``module:function`` of a split, ``train`` or ``val``, that returns x (n, d_in) float32 and class indices (n,) int64."""
+    """``module:function`` of a split, ``train`` or ``val``, that returns x (n, d_in) float32 and class indices (n,)
+    int64."""
 
 
 VECTORS: dict[str, Vectors] = {

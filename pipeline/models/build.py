@@ -9,7 +9,8 @@ from pipeline.config import RunConfig
 from pipeline.models.roles import TensorSpec
 
 Model = Any
-"""A torch module that maps inputs to hidden states; its `readout` is the layer whose weight the loss applies to them."""
+"""A torch module that maps inputs to hidden states; its `readout` is the layer whose weight the loss applies to
+them."""
 
 
 def build(config: RunConfig) -> tuple[Model, dict[str, TensorSpec]]:

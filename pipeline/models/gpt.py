@@ -20,7 +20,8 @@ from pipeline.parameterization.rules import Role
 
 
 class GPT(litgpt.GPT):
-    """litgpt's GPT whose call maps tokens_BT to the hidden states h_BTD that the readout weight (V, D) is applied to."""
+    """litgpt's GPT whose call maps tokens_BT to the hidden states h_BTD that the readout weight (V, D) is applied
+    to."""
 
     def __init__(self, config: litgpt.Config) -> None:
         super().__init__(config)
@@ -73,8 +74,8 @@ def litgpt_config(model: ModelConfig, width: int, seq_len: int) -> litgpt.Config
 
 
 def of_run(config: RunConfig) -> tuple[GPT, dict[str, TensorSpec]]:
-    """The model of a run, and the spec of each of its tensors. Raises `RequestError` for an architecture without a width
-    rule, or with branches that a depth rule cannot scale."""
+    """The model of a run, and the spec of each of its tensors. Raises `RequestError` for an architecture without a
+    width rule, or with branches that a depth rule cannot scale."""
     gpt = build(config.model, config.width, config.seq_len)
     if config.depth_scaling == "none":
         return gpt, tensor_specs(gpt, config.base_width)

@@ -53,7 +53,8 @@ def build(model: ModelConfig, width: int, d_in: int, d_out: int) -> MLP:
 
 
 def tensor_specs(mlp: MLP, base_width: int) -> dict[str, TensorSpec]:
-    """Role and base initialization of every tensor: He, std sqrt(c / fan_in) with c = 2 for ReLU and 1 for linear nets."""
+    """Role and base initialization of every tensor: He, std sqrt(c / fan_in) with c = 2 for ReLU and 1 for linear
+    nets."""
     return by_name(mlp, _claims(mlp, base_width))
 
 

@@ -27,7 +27,8 @@ Claim = tuple[Tensor, TensorSpec]
 
 
 class Readout(nn.Linear):
-    """The last layer of a model. Its forward hands the hidden states on: the loss applies the weight, a chunk at a time."""
+    """The last layer of a model. Its forward hands the hidden states on: the loss applies the weight, a chunk at a
+    time."""
 
     def forward(self, input: Tensor) -> Tensor:
         return input

@@ -1,8 +1,9 @@
 """The one table of width parameterizations.
 
 Multiplier-free form (Haas et al. 2025, Table C.1 right): with n the width, n_base the base width and m = n / n_base, a
-tensor of a given role is initialized with ``base std * factor`` and trained with ``base lr * factor``, where every factor
-is 1 at the base width, so that all parameterizations coincide there. A new parameterization is one entry in `TABLE`.
+tensor of a given role is initialized with ``base std * factor`` and trained with ``base lr * factor``, where every
+factor is 1 at the base width, so that all parameterizations coincide there. A new parameterization is one entry in
+`TABLE`.
 """
 
 import difflib

@@ -10,7 +10,8 @@ LR_ROLES: tuple[Role, ...] = ("input", "vector", "hidden", "output")
 
 
 def rules_markdown() -> str:
-    """The table of `rules`: initial std and learning rate over their values at the base width, per role, in Markdown."""
+    """The table of `rules`: initial std and learning rate over their values at the base width, per role, in
+    Markdown."""
     families: tuple[Family, ...] = get_args(Family)
     header = [
         "parameterization",
@@ -33,7 +34,8 @@ def init_cells(p: Parameterization) -> list[str]:
 
 
 LEGEND = (
-    "m = n / n_base. r = s(n_base) / s(n) with s(n) = 1 / (n / sqrt(d_out) + sqrt(n)). neox: under `embedding_init: neox`.",
+    "m = n / n_base. r = s(n_base) / s(n) with s(n) = 1 / (n / sqrt(d_out) + sqrt(n)). neox: under `embedding_init: "
+    "neox`.",
     "Norm gains start at 1 and biases at 0. Tensors of which no dimension grows with n have factor 1 throughout.",
 )
 

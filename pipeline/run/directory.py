@@ -134,7 +134,8 @@ class RunDir:
             write_atomic(self.weights_file, f"{{\n{lines}\n}}\n")
 
     def weights(self) -> dict[str, dict[str, Any]]:
-        """What `record_weights` wrote; empty for a run that is older than the file. Raises `RequestError` for a damaged one."""
+        """What `record_weights` wrote; empty for a run that is older than the file. Raises `RequestError` for a damaged
+        one."""
         try:
             weights = json.loads(self.weights_file.read_text())
         except FileNotFoundError:

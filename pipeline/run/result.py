@@ -13,8 +13,8 @@ FAILED = "failed"
 
 
 class Record(dict[str, Any]):
-    """One logged step, a line of metrics.jsonl, by flat names (README, "A run on disk"; `pipeline.diagnostics`). A number
-    that is not finite reads None."""
+    """One logged step, a line of metrics.jsonl, by flat names (README, "A run on disk"; `pipeline.diagnostics`). A
+    number that is not finite reads None."""
 
     @property
     def step(self) -> int:
@@ -37,8 +37,8 @@ class RunResult:
 
     status: Status
     final: Mapping[str, float | None]
-    """``final_train_loss``, ``final_val_loss`` and the like of what else was recorded (`final_values`); None: not finite, or
-    not reached."""
+    """``final_train_loss``, ``final_val_loss`` and the like of what else was recorded (`final_values`); None: not
+    finite, or not reached."""
     steps: int
     tokens: int
     """Predictions learned from: tokens of text, or examples."""
@@ -91,8 +91,8 @@ _COUNTS = {"steps": int, "tokens": int, "seconds": float, "tokens_per_second": f
 
 
 def final_values(records: Sequence[Record], steps: int) -> dict[str, float | None]:
-    """``final_train_*``: mean over the records of the last 5 % of `steps` (at least the last record); ``final_val_*``: the
-    last validation's. Of the loss always, of cross-entropy and accuracy where they are recorded."""
+    """``final_train_*``: mean over the records of the last 5 % of `steps` (at least the last record); ``final_val_*``:
+    the last validation's. Of the loss always, of cross-entropy and accuracy where they are recorded."""
     final: dict[str, float | None] = {}
     for name in ("loss", "cross_entropy", "accuracy"):
         tail = [r for r in records if r.step > 0.95 * steps] or records[-1:]

@@ -1,1 +1,2 @@
-"""Theory: what a parameterization, optimizer and loss predict for width exponents, in exact fractions. No torch here."""
+"""Theory: what a parameterization, optimizer and loss predict for width exponents, in exact fractions. No torch
+here."""

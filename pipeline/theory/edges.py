@@ -38,8 +38,8 @@ class Edges:
     stable: Claim
     """Edge of the stable regime: the largest rate under which logits do not diverge either."""
     layers: dict[Role, Claim]
-    """Per kind of layer that the network has: the largest rate under which its effective update is bounded, given stable
-    inputs (Definition C.11b, Remark 3)."""
+    """Per kind of layer that the network has: the largest rate under which its effective update is bounded, given
+    stable inputs (Definition C.11b, Remark 3)."""
 
 
 def edges(setting: Setting) -> Edges:
@@ -86,7 +86,8 @@ def _max_stable_reason(setting: Setting, max_alpha: Fraction | None, stable_alph
 
 
 def _optimal(setting: Setting, max_alpha: Fraction | None, stable_alpha: Fraction | None) -> Claim:
-    """Section 5.1: the optimum follows the edge, the only stable rate at which the layers slowest to learn still learn."""
+    """Section 5.1: the optimum follows the edge, the only stable rate at which the layers slowest to learn still
+    learn."""
     if setting.activation == "linear":
         return _claim(stable_alpha, "observed", "F.5.2", "a linear net gains nothing from features; logits stay stable")
     if setting.derivative == "softmax_mse" and setting.family == "sgd":
@@ -145,8 +146,8 @@ def _layer_edge(setting: Setting, weight: Weight) -> Fraction | None:
 
 
 def _gradients(net: Network, signal: Theta) -> dict[str, Theta]:
-    """Gradient entries where activations and chi are Θ(1): of the readout 1, elsewhere the signal; a norm that reads the
-    embedding divides by the embedding's scale."""
+    """Gradient entries where activations and chi are Θ(1): of the readout 1, elsewhere the signal; a norm that reads
+    the embedding divides by the embedding's scale."""
     embedding = signal + signal / net.input.init if net.normalized else signal
     return {"input": embedding, "vector": signal, "output": ONE} | {w.name: signal for w in net.hidden[:1]}
 

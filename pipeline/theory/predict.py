@@ -2,8 +2,8 @@
 
 Derived from the exponents of `rules.TABLE`, never from a name, by following the orders of magnitude of a run
 (`propagation`); `edges` predicts the learning rates themselves. The learning rate is lr = eta * n^-alpha, larger alpha
-for smaller rates, as in the paper; predicted learning-rate exponents are signed slopes d log(lr) / d log(n) = -alpha, as
-in the design. Every prediction carries a status:
+for smaller rates, as in the paper; predicted learning-rate exponents are signed slopes d log(lr) / d log(n) = -alpha,
+as in the design. Every prediction carries a status:
 
 - derived: follows from the scaling arguments,
 - conjectured: the paper's hypothesis, or this project's extension of its arguments,
@@ -48,7 +48,8 @@ class Layer:
         return self.history[0]
 
     def at(self, step: int) -> LayerScales:
-        """Scales after `step` updates. Raises `ValueError` past the last step followed of a run that does not settle."""
+        """Scales after `step` updates. Raises `ValueError` past the last step followed of a run that does not
+        settle."""
         if step >= len(self.history) and not self.settled:
             raise ValueError(
                 f"step {step}: exponents grow with every step and were followed to {len(self.history) - 1}"
@@ -62,14 +63,15 @@ class Layer:
 
     @property
     def learns(self) -> bool:
-        """Its effective updates do not vanish with width, after many steps (section 2: maximal stable feature learning)."""
+        """Its effective updates do not vanish with width, after many steps (section 2: maximal stable feature
+        learning)."""
         return not self.history[-1].effect.vanishes
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A run under lr = eta * n^-alpha. Its layers: input, vector, hidden1, hidden2, ..., output, finite and, with a fixed
-    number of KV heads, key_value."""
+    """A run under lr = eta * n^-alpha. Its layers: input, vector, hidden1, hidden2, ..., output, finite and, with a
+    fixed number of KV heads, key_value."""
 
     setting: Setting
     alpha: Fraction
@@ -105,8 +107,9 @@ class Prediction:
 def predict(setting: Setting, alpha: Fraction, small_steps: bool = False) -> Prediction:
     """Follow a run under lr = eta * n^-alpha until its exponents settle.
 
-    `small_steps` predicts what finite widths show under a tiny eta, where no update has outgrown what it is added to. The
-    two differ only where updates grow faster with n than initial values do: SP at a constant rate (E.1, Figure E.2).
+    `small_steps` predicts what finite widths show under a tiny eta, where no update has outgrown what it is added to.
+    The two differ only where updates grow faster with n than initial values do: SP at a constant rate (E.1, Figure
+    E.2).
     """
     net = network(setting, small_steps)
     steps, settled = run(net, setting, alpha)

@@ -1,7 +1,7 @@
 """How every quantity of a training run scales with width n: the paper's scaling arguments, step by step (2, C.1, F.7).
 
-A run is followed in orders of magnitude only. Every quantity is Θ(n^e); a product adds exponents, a sum keeps the larger
-one, because no two terms of the refined coordinate check cancel. The passes below are the ones a network makes:
+A run is followed in orders of magnitude only. Every quantity is Θ(n^e); a product adds exponents, a sum keeps the
+larger one, because no two terms of the refined coordinate check cancel. The passes below are the ones a network makes:
 
     forward   h = W_0 x + ΔW x, split into effective and propagating update     (RCC), (alpha-rms)
     backward  W^T times the signal, with W = W_0 + ΔW                            C.1, "Backward pass"
@@ -12,8 +12,8 @@ correlated (law of large numbers) and n^1/2 where they are not (central limit): 
 n^1/2 in hidden layers (q = 1/2) and n in the readout (q = 1). No floats: exponents are fractions.
 
 Batch size, training time, depth and d_in do not grow with n; Adam's epsilon is small against every gradient that is not
-zero; weight decay, whose product with the learning rate is held fixed, moves no exponent. An embedding row that no token
-of a batch names has no gradient and no update; the rows that are named move like any input weight.
+zero; weight decay, whose product with the learning rate is held fixed, moves no exponent. An embedding row that no
+token of a batch names has no gradient and no update; the rows that are named move like any input weight.
 
 Long: one derivation, to be read from top to bottom.
 """
@@ -29,7 +29,8 @@ from pipeline.theory.orders import NONE, ONE, ROOT_N, ZERO, Change, N, Theta, po
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight at initialization: `init` entries of W_0, learning rate eta * n^-alpha * n^-c, and its fan-in and fan-out.
+    """A weight at initialization: `init` entries of W_0, learning rate eta * n^-alpha * n^-c, and its fan-in and
+    fan-out.
 
     `trained_as` is its role, which fixes init and c; `acts_as` is the kind of map that its exponents follow.
     """
@@ -69,8 +70,8 @@ class Network:
     """Nothing ever outgrows its initial value unless that is zero: see `plus`."""
 
     def plus(self, initial: Theta, change: Theta) -> Theta:
-        """initial + change. Under `small_steps`, the constant before the change is so small that at every width looked at
-        the initial value dominates, whatever the exponents: the finite-width departure of E.1, Figure E.2."""
+        """initial + change. Under `small_steps`, the constant before the change is so small that at every width looked
+        at the initial value dominates, whatever the exponents: the finite-width departure of E.1, Figure E.2."""
         return initial if self.small_steps and initial != ZERO else initial + change
 
     @property
@@ -164,8 +165,8 @@ def _forward(net: Network, moved: Moved) -> dict[str, _Pass]:
 def _loss_derivative(loss: TheoryLoss, family: Family, logits: Theta) -> Theta:
     """chi = dL/df (section 4, F.4): bounded under cross-entropy, the residual f - y under MSE.
 
-    MSE of the softmax saturates: once logits diverge its derivative is smaller than any power of n. That stops SGD; Adam,
-    which divides the scale away, goes on.
+    MSE of the softmax saturates: once logits diverge its derivative is smaller than any power of n. That stops SGD;
+    Adam, which divides the scale away, goes on.
     """
     if loss == "mse":
         return ONE + logits
@@ -202,9 +203,9 @@ def _bystander_gradient(
     signals: Mapping[str, tuple[Change, Change]],
     chi: Theta,
 ) -> tuple[Change, Change]:
-    """A readout bias sees chi. A tensor that all heads share (qk-norm; keys and values of a fixed number of KV heads) sums
-    the signals of a number of heads that grows with n: uncorrelated at first, then correlated as far as features moved
-    along the readout."""
+    """A readout bias sees chi. A tensor that all heads share (qk-norm; keys and values of a fixed number of KV heads)
+    sums the signals of a number of heads that grows with n: uncorrelated at first, then correlated as far as features
+    moved along the readout."""
     if not net.normalized:
         return Change(chi, ZERO), Change(chi, ZERO)
     last = net.hidden[-1].name

@@ -15,6 +15,12 @@ from pipeline.theory.predict import Layer, Prediction, predict
 from pipeline.theory.propagation import LayerScales
 
 
+_READING = (
+    "  e stands for n^e: RMS entries of initial weights and gradients, RMS norms of the rest. -: exactly zero at every",
+    "  width. up: grows with every step. effective: |dW x|, propagating: |W0 dx|. learns: no vanishing effective update.",
+)
+
+
 def theory_text(setting: Setting, alpha: Fraction | None = None) -> str:
     """What `setting` predicts under lr = eta * n^-alpha; None: at the predicted largest stable rate."""
     found = edges(setting)
@@ -29,8 +35,7 @@ def theory_text(setting: Setting, alpha: Fraction | None = None) -> str:
     lines += table(_layer_rows(prediction))
     lines += [
         "",
-        "  e stands for n^e: RMS entries of initial weights and gradients, RMS norms of the rest. -: exactly zero at every",
-        "  width. up: grows with every step. effective: |dW x|, propagating: |W0 dx|. learns: no vanishing effective update.",
+        *_READING,
         "",
     ]
     lines += table(
@@ -155,7 +160,8 @@ def _regime_words(prediction: Prediction) -> str:
 
 
 def notes(prediction: Prediction) -> list[str]:
-    """What a reader must know beyond the exponents: who stops learning, limits taken, and where published runs differ."""
+    """What a reader must know beyond the exponents: who stops learning, limits taken, and where published runs
+    differ."""
     return [note for note, holds in _all_notes(prediction.setting, prediction) if holds]
 
 
@@ -172,7 +178,8 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
         prediction.outrun,
     )
     yield (
-        "published runs with such logits: max-stable rate as predicted, optimum shrinks with width on images, less so on "
+        "published runs with such logits: max-stable rate as predicted, optimum shrinks with width on images, less "
+        "so on "
         "language [observed, 5.2, F.7]",
         not setting.global_lr and prediction.regime == "controlled divergence" and not prediction.stopped,
     )
@@ -186,12 +193,14 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
         sgd and not gpt and 3 <= setting.depth <= 4,
     )
     yield (
-        "the softmax saturates where logits diverge and training ends; published runs then count as unstable from n^-1 on "
+        "the softmax saturates where logits diverge and training ends; published runs then count as unstable from "
+        "n^-1 on "
         "[observed, F.4]",
         sgd and setting.derivative == "softmax_mse",
     )
     yield (
-        "exponents of clipping in every step; clipping now and then moved no exponent in published GPT runs [observed, F.2]",
+        "exponents of clipping in every step; clipping now and then moved no exponent in published GPT runs "
+        "[observed, F.2]",
         sgd and setting.clipping,
     )
     yield "clipping does nothing under Adam, which normalizes anyway", not sgd and setting.clipping
@@ -204,11 +213,13 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
         gpt and not sgd and not setting.qk_norm,
     )
     yield (
-        f"the rules' r is no power of n: exponents are those of its limit {'d_out >> n' if setting.large_output else 'n >> d_out'}",
+        "the rules' r is no power of n: exponents are those of its limit "
+        f"{'d_out >> n' if setting.large_output else 'n >> d_out'}",
         _uses_r(setting.parameterization, setting.family),
     )
     yield (
-        "keys and values of a fixed number of heads train as hidden and act as output; their growth is not counted in the "
+        "keys and values of a fixed number of heads train as hidden and act as output; their growth is not counted "
+        "in the "
         "regime [conjectured]",
         setting.kv_heads == "fixed",
     )
@@ -235,7 +246,8 @@ def _uses_r(p: Parameterization, family: Family) -> bool:
 
 
 def all_text(setting: Setting) -> str:
-    """Every parameterization and optimizer family: the rules, and the predictions for `setting`'s network under CE and MSE."""
+    """Every parameterization and optimizer family: the rules, and the predictions for `setting`'s network under CE and
+    MSE."""
     optimizers: tuple[str, ...] = ("sgd", "adamw")
     rows = [
         ("", "", "init std", "", "", "lr factor", "", "", "", "cross-entropy", "", "MSE", ""),
@@ -251,7 +263,10 @@ def all_text(setting: Setting) -> str:
             lrs = (factor_text(p.lr[one.family][role]) for role in LR_ROLES)
             rows.append((p.name, optimizer, *init_cells(p), *lrs, *cells))
     lines = [
-        f"Initial std and learning rate over their values at the base width; predicted exponents for {_network_words(setting)}.",
+        (
+            "Initial std and learning rate over their values at the base width; predicted exponents for "
+            f"{_network_words(setting)}."
+        ),
         "",
     ]
     lines += [*table(rows), "", *(f"  {line}" for line in LEGEND)]

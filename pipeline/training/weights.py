@@ -1,6 +1,7 @@
 """The weights of a run by name, as weights.json describes them once: role, place, group and layer of theory.
 
-Names are those of records: of every parameter, of the parts of a fused one, and of the modules whose outputs are measured.
+Names are those of records: of every parameter, of the parts of a fused one, and of the modules whose outputs are
+measured.
 """
 
 from dataclasses import asdict
@@ -16,7 +17,8 @@ from pipeline.models.roles import TensorSpec
 
 
 def describe_weights(model: nn.Module, specs: dict[str, TensorSpec], config: RunConfig) -> dict[str, dict[str, Any]]:
-    """Name -> ``role`` and ``place`` of its `TensorSpec` (None for modules), and the fields of `entries.kinds.Place`."""
+    """Name -> ``role`` and ``place`` of its `TensorSpec` (None for modules), and the fields of
+    `entries.kinds.Place`."""
     of: dict[str, TensorSpec | None] = {}
     for layer in layers(model)[0]:
         for attribute, parameter in layer.tensors.items():

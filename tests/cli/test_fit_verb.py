@@ -1,4 +1,5 @@
-"""Every edge case of a study, by its words on the terminal and its exit code: 0 with an explanation, or 2 and one line."""
+"""Every edge case of a study, by its words on the terminal and its exit code: 0 with an explanation, or 2 and one
+line."""
 
 import dataclasses
 import math
@@ -56,8 +57,8 @@ def test_the_optimum_at_the_end_of_the_grid_everywhere(tmp_path, capsys):
     assert "no width shows both sides of its valley, so the optimum is bounded at best: extend the grid" in text
     assert ">= 4e-3" in text
     assert (
-        "the largest learning rate tried is the best (optimum >= 4e-3 as far as the grid shows); extend the grid upwards"
-        in text
+        "the largest learning rate tried is the best (optimum >= 4e-3 as far as the grid shows); extend the grid "
+        "upwards" in text
     )
     assert exponents(tmp_path).exponent["optimal"] == ""
 

@@ -48,7 +48,8 @@ def test_permutation_is_uniform(size: int) -> None:
 
 @pytest.mark.parametrize("size", [65_537, 262_143, 399_989])
 def test_neighbours_of_a_large_permutation_land_apart(size: int) -> None:
-    """Every stretch of a thousand places reads from everywhere, and a step's distance looks like that of random places."""
+    """Every stretch of a thousand places reads from everywhere, and a step's distance looks like that of random
+    places."""
     for key in range(3):
         places = permute(np.arange(size), size, key) / size
         for start in range(0, size - 1000, size // 10):

@@ -467,7 +467,8 @@ def test_what_is_not_finite_does_not_crash() -> None:
 
 
 class Shared(nn.Module):
-    """A layer called twice with keyword arguments, tied weights, a parameter of its own, a PReLU, a layer never called."""
+    """A layer called twice with keyword arguments, tied weights, a parameter of its own, a PReLU, a layer never
+    called."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -130,7 +130,8 @@ def test_damaged_checkpoints(tiny: RunConfig) -> None:
     RunDir(run).checkpoint.unlink()
     torch.save({"global_step": 3}, RunDir(run).checkpoint)
     assert refusal(run) == (
-        f"checkpoint {RunDir(run).checkpoint} is damaged (not a folder of this version of the pipeline): delete {run} to "
+        f"checkpoint {RunDir(run).checkpoint} is damaged (not a folder of this version of the pipeline): delete "
+        f"{run} to "
         "run it again"
     )
     assert not (run / "export").exists()

@@ -124,7 +124,8 @@ def test_initial_std_follows_its_exponent(param: str, n: int) -> None:
 @pytest.mark.parametrize("embedding_init", ["neox", "constant"])
 @pytest.mark.parametrize("param", TABLE)
 def test_initial_activations_scale_as_predicted(param: str, embedding_init: EmbeddingInit) -> None:
-    """Slopes of embedding, q, k, v before their norms, and logits over widths 128 to 512 against the theory's exponents.
+    """Slopes of embedding, q, k, v before their norms, and logits over widths 128 to 512 against the theory's
+    exponents.
 
     Each is an RMS over thousands of entries of a product of Gaussian matrices and normalized vectors, good to about one
     per cent at a width; over a factor 4 in width, with 2 seeds, the slope is then good to about 0.02. Allowed: 0.06.

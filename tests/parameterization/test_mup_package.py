@@ -2,8 +2,9 @@
 
 The package keeps a forward multiplier: its `MuReadout` computes W x / m, with m the width over the base width. Here no
 multiplier is in the forward pass; the two are the same network with W' = W / m for the readout. A gradient step on W,
-seen through W', is smaller by 1 / m because W' is, and under SGD once more because the gradient of W is 1 / m times that of
-W'; Adam does not see that second factor. So a learning rate lr of W is lr / m^2 of W' under SGD and lr / m under Adam.
+seen through W', is smaller by 1 / m because W' is, and under SGD once more because the gradient of W is 1 / m times
+that of W'; Adam does not see that second factor. So a learning rate lr of W is lr / m^2 of W' under SGD and lr / m
+under Adam.
 """
 
 import math
@@ -132,7 +133,8 @@ def test_initial_scales_are_the_packages(width: int) -> None:
         mup.init.kaiming_normal_(weight, nonlinearity="relu")
     for ours, weight in zip(pair.ours.parameters(), theirs.parameters(), strict=True):
         fold = BASE / width if weight is theirs.readout.weight else 1.0
-        # each root mean square of N normal draws has a relative standard error of 1 / sqrt(2 N); 4 of their difference's
+        # each root mean square of N normal draws has a relative standard error of 1 / sqrt(2 N); 4 of their
+        # difference's
         error = 4 / math.sqrt(ours.numel())
         assert ours.square().mean().sqrt().item() == pytest.approx(
             weight.square().mean().sqrt().item() * fold, rel=error

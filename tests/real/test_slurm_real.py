@@ -1,4 +1,5 @@
-"""Studies through a real SLURM: submitted by the CLI, disturbed in every way that SLURM knows, and the same in the end."""
+"""Studies through a real SLURM: submitted by the CLI, disturbed in every way that SLURM knows, and the same in the
+end."""
 
 import contextlib
 import dataclasses

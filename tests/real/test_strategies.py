@@ -93,8 +93,8 @@ def sizes(config: RunConfig) -> list[int]:
 
 
 def test_two_processes_are_one(recipe: RunConfig, tmp_path: Path) -> None:
-    """Loss, gradient norm, validation and rates under AdamW and SGD, weights under SGD; norms also fixed; bf16; MLPs; AdamW's
-    state handed from strategy to strategy whenever the second process is asked to stop.
+    """Loss, gradient norm, validation and rates under AdamW and SGD, weights under SGD; norms also fixed; bf16; MLPs;
+    AdamW's state handed from strategy to strategy whenever the second process is asked to stop.
 
     One test, since two processes take longer to start than to train all this.
     """
@@ -158,7 +158,8 @@ def test_two_processes_are_one(recipe: RunConfig, tmp_path: Path) -> None:
 
 
 def test_a_run_is_handed_from_strategy_to_strategy(recipe: RunConfig, tmp_path: Path) -> None:
-    """Through the command line, by SIGUSR1, one process and two: the curve, the weights and the momentum of one process."""
+    """Through the command line, by SIGUSR1, one process and two: the curve, the weights and the momentum of one
+    process."""
     config = changed(of(recipe, "sgd"), steps=100, lr=0.05, momentum=0.9, study="chain", checkpoint_interval=1000)
     undisturbed = changed(config, study="alone")
     train(undisturbed, show_progress=False)

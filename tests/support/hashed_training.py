@@ -1,4 +1,5 @@
-"""`pipeline ...` that also appends, per forward pass, ``step rank sha256-of-each-window ...`` to the file $WINDOW_HASHES."""
+"""`pipeline ...` that also appends, per forward pass, ``step rank sha256-of-each-window ...`` to the file
+$WINDOW_HASHES."""
 
 import hashlib
 import os

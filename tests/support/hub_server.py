@@ -104,8 +104,8 @@ class HubServer(ThreadingHTTPServer):
     ) -> None:
         """Let the next `times` requests (None: all) of a file, or of info, tree or paths-info, fail.
 
-        kinds: a status such as 429 (with `headers`); html (a page that is not the hub's); whole (a Range is ignored); or
-        slow, cut (closed half-way), reset (half-way), truncated (half of it, as if it were all), stall (half-way),
+        kinds: a status such as 429 (with `headers`); html (a page that is not the hub's); whole (a Range is ignored);
+        or slow, cut (closed half-way), reset (half-way), truncated (half of it, as if it were all), stall (half-way),
         flipped (one bit, in the first half). Those of content can be combined. `method` None: of any method.
         """
         fault = Fault(frozenset(kinds), method, headers or {}, float("inf") if times is None else times)

@@ -1,7 +1,7 @@
 """`pipeline ...` again and again in the same processes, so that they start once.
 
-argv[1] is a JSON list of ``[steps, arguments]``. Where `steps` is a number, the last process asks itself by SIGUSR1 to stop
-after so many steps.
+argv[1] is a JSON list of ``[steps, arguments]``. Where `steps` is a number, the last process asks itself by SIGUSR1 to
+stop after so many steps.
 """
 
 import json

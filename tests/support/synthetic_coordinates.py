@@ -55,8 +55,8 @@ def write_coordinates(
     diverged: Callable[[RunConfig], bool] = lambda _: False,
     ask: bool = True,
 ) -> Path:
-    """Runs at lr * (n / base)^lr_exponent. `exponents`: by quantity and weight, with "" for every other weight; a quantity
-    of a weight that has none is not recorded. Values are step * (n/256)^exponent times lognormal noise."""
+    """Runs at lr * (n / base)^lr_exponent. `exponents`: by quantity and weight, with "" for every other weight; a
+    quantity of a weight that has none is not recorded. Values are step * (n/256)^exponent times lognormal noise."""
     weights = mlp_weights(base) if base.model.kind == "mlp" else gpt_weights(base)
     quantities = {quantity for quantity, _ in exponents}
     for width in widths:

@@ -28,8 +28,8 @@ INITIAL_LOSS = math.log(2048)
 
 
 def valley(exponent: float, best_at_64: float = 8e-3, edge_octaves: float = 1.5) -> Callable[[RunConfig], float]:
-    """Final loss of a run: a parabola in log2 lr around best_at_64 * (n/64)^exponent, which narrow widths sit higher on;
-    nan from `edge_octaves` above the optimum on."""
+    """Final loss of a run: a parabola in log2 lr around best_at_64 * (n/64)^exponent, which narrow widths sit higher
+    on; nan from `edge_octaves` above the optimum on."""
 
     def loss(config: RunConfig) -> float:
         octaves = math.log2(config.lr / best_at_64) - exponent * math.log2(config.width / 64)

@@ -1,8 +1,8 @@
 """Predictions against real training, through the callback and the analysis of `pipeline coordcheck`.
 
-Settings and bounds of the perceptrons are those of tests/test_slopes.py, whose reasons hold here: with 20 seeds 0.1 after one
-step and 0.15 after three, a few seeds tell exponents apart that differ by 1/2. Here the probe is the first training batch,
-and the runs are in single precision, in which updates of 1e-6 of a weight still have four digits.
+Settings and bounds of the perceptrons are those of tests/test_slopes.py, whose reasons hold here: with 20 seeds 0.1
+after one step and 0.15 after three, a few seeds tell exponents apart that differ by 1/2. Here the probe is the first
+training batch, and the runs are in single precision, in which updates of 1e-6 of a weight still have four digits.
 """
 
 import dataclasses
@@ -105,8 +105,8 @@ def test_the_readout_of_sp_full_align_passes_on_what_its_operator_norm_says(trai
 
 @pytest.mark.slow
 def test_e16_a_gpt_with_adam(trained: Trained, text_file: Path) -> None:
-    """SP, AdamW, lr ~ 1/n: embedding and norms vanish like their learning rate; all matrices learn at every width. Queries
-    and keys are not bounded: their gradients pass through the softmax of attention."""
+    """SP, AdamW, lr ~ 1/n: embedding and norms vanish like their learning rate; all matrices learn at every width.
+    Queries and keys are not bounded: their gradients pass through the softmax of attention."""
     base = RunConfig(
         base_width=BASE, lr=1e-3, steps=5, warmup_steps=0, lr_min_ratio=1.0, global_batch=8, seq_len=32,
         val_interval=5, val_sequences=8, checkpoint_interval=5, keep_checkpoint=False, wandb="disabled",

@@ -81,7 +81,8 @@ def mlp_run(setting: Setting, alpha: Fraction, width: int, seed: int, steps: int
 class Residual(torch.nn.Module):
     """h = embedding; h += W_l norm(h), gelu between; logits = readout norm(h). Norms with gains and biases.
 
-    With `values`, the last block is attention to a single token by one key/value head of 8 rows for all width / 8 heads.
+    With `values`, the last block is attention to a single token by one key/value head of 8 rows for all width / 8
+    heads.
     """
 
     def __init__(self, width: int, blocks: int, classes: int, values: bool) -> None:
@@ -235,8 +236,8 @@ def test_zero_readout_as_in_figure_e3() -> None:
 
 
 def test_a_readout_that_its_update_outgrew_no_longer_aligns_with_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two layers, constant rate, the initial readout so small that the limit shows: the input layer learns like n^0 from
-    the second step on, and W_0 dx stays at n^0, as features now move along the readout's update."""
+    """Two layers, constant rate, the initial readout so small that the limit shows: the input layer learns like n^0
+    from the second step on, and W_0 dx stays at n^0, as features now move along the readout's update."""
     monkeypatch.setattr(f"{__name__}.READOUT", 1e-6)
     setting = mlp("sp", depth=2)
     check(

@@ -107,8 +107,8 @@ def test_c33_exponents_cascade_over_layers_and_steps() -> None:
 
 
 def test_c1_signals_explode_backward_through_updates_at_constant_rate() -> None:
-    """C.1, "Backward pass": dL/dx_(l-1) = max(dL/dh_l, eta n (dL/dh_0)(dL/dh_l) x), here a factor n^1/2 per layer once the
-    readout's update is Theta(1)."""
+    """C.1, "Backward pass": dL/dx_(l-1) = max(dL/dh_l, eta n (dL/dh_0)(dL/dh_l) x), here a factor n^1/2 per layer once
+    the readout's update is Theta(1)."""
     prediction = at(mlp("sp", depth=5), 0)
     signals = [prediction.layer(name).at(1).signal.exponent for name in ("hidden3", "hidden2", "hidden1", "input")]
     assert signals == [0, H, 2 * H, 3 * H]
@@ -325,7 +325,8 @@ def test_f7_sp_full_align_and_musoli(optimizer: str) -> None:
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (H, H), (H, 1), (1, 1), (1, H), (Fraction(3, 4), 1)])
 def test_f7_rates_that_keep_features_for_any_readout(b: Fraction, c: Fraction) -> None:
-    """eta_hidden = n^(min(b, c) - 1), eta_input = n^min(b, c) learn width-independently, for any b and c of the readout."""
+    """eta_hidden = n^(min(b, c) - 1), eta_input = n^min(b, c) learn width-independently, for any b and c of the
+    readout."""
     least = min(Fraction(b), Fraction(c))
     rates = {"input": -least, "vector": -least, "hidden": 1 - least, "output": c, "finite": 0}
     sp = TABLE["sp"]
@@ -424,7 +425,8 @@ def test_softmax_mse_from_a_zero_readout_never_reaches_hidden_layers() -> None:
 
 
 def test_clipping_divides_the_rate_by_the_gradients_norm() -> None:
-    """SP's gradient norm is n^1/2: |chi x^T| of the readout, and hidden n^-1/2 entries in an n x n matrix of rank one."""
+    """SP's gradient norm is n^1/2: |chi x^T| of the readout, and hidden n^-1/2 entries in an n x n matrix of rank
+    one."""
     assert at(mlp("sp"), H).steps[0].gradient_norm == ROOT_N
     clipped = at(mlp("sp", clipping=True), 0)
     assert effective(clipped, 1) == effective(at(mlp("sp"), H), 1) == (-1, 0, H)

@@ -69,7 +69,8 @@ def test_where_the_newest_is_damaged_the_one_before_is_used(
             train(config)
     line = next(line for line in capsys.readouterr().err.splitlines() if "damaged" in line)
     assert line == (
-        f"checkpoint {run.checkpoints}/step-00000008.ckpt is damaged (wrong checksum of shard-00000.safetensors); going on "
+        f"checkpoint {run.checkpoints}/step-00000008.ckpt is damaged (wrong checksum of shard-00000.safetensors); "
+        "going on "
         "from step 4"
     )
     assert steps(tiny) == ["step-00000006.ckpt", "step-00000004.ckpt"][:keep]
@@ -88,7 +89,8 @@ def test_a_checkpoint_of_another_config_is_named(tiny: RunConfig, monkeypatch: p
     with pytest.raises(RequestError) as error:
         train(tiny)
     assert str(error.value) == (
-        f"checkpoint {run.checkpoints}/step-00000008.ckpt is of another config ({hashes[0]}, not {hashes[1]}): delete it "
+        f"checkpoint {run.checkpoints}/step-00000008.ckpt is of another config ({hashes[0]}, not {hashes[1]}): "
+        "delete it "
         "to start the run over"
     )
     assert steps(tiny) == ["step-00000008.ckpt", "step-00000004.ckpt"], "nothing is lost"

@@ -1,5 +1,5 @@
-"""The collapse fit: one valley shape for all widths and interval-censored edges; optimum, stability edge and their power laws
-as posteriors, with everything that qualifies them. numpy and scipy only.
+"""The collapse fit: one valley shape for all widths and interval-censored edges; optimum, stability edge and their
+power laws as posteriors, with everything that qualifies them. numpy and scipy only.
 
 known = estimate(Runs.of(width, lr, seed, loss))
 known.optimal.exponent.interval(0.95)      # 95 % interval of d log(lr) / d log(n)
@@ -32,15 +32,15 @@ _ALLOWED = 0.2
 # Best losses of widths whose ratio exceeds this are compared on a log scale: valleys then shrink with the loss itself.
 _LOG_RATIO = 3.0
 
-# A finite loss this many times the noise and this many nats above the fitted valley, beyond the optimum, belongs to a run
-# that has half recovered from an instability: too bad for a stable run, too good for the unstable label.
+# A finite loss this many times the noise and this many nats above the fitted valley, beyond the optimum, belongs to a
+# run that has half recovered from an instability: too bad for a stable run, too good for the unstable label.
 _FAR, _FAR_NATS = 8.0, 0.1
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One family of curves, fitted. `optimal` is the answer; `own_optimum` the collapse fit's, which differs from it only
-    where the edge limits the optimum, so that its posterior is reported instead."""
+    """One family of curves, fitted. `optimal` is the answer; `own_optimum` the collapse fit's, which differs from it
+    only where the edge limits the optimum, so that its posterior is reported instead."""
 
     runs: Runs
     rule: Rule
@@ -55,8 +55,9 @@ class Estimate:
 
     @cached_property
     def edge_limited(self) -> bool:
-        """The optimum saturates at the edge: at half of the widths or more, and at two at least, it lies within `EDGE_GAP`
-        octaves of it, a standard error of at most `_ALLOWED` allowed for, and their exponents are not told apart."""
+        """The optimum saturates at the edge: at half of the widths or more, and at two at least, it lies within
+        `EDGE_GAP` octaves of it, a standard error of at most `_ALLOWED` allowed for, and their exponents are not told
+        apart."""
         edge, own = self.max_stable, self.own_optimum
         if edge is None or own is None or len(own.widths) < 2:
             return False
@@ -147,14 +148,16 @@ def _comparable(runs: Runs, labels: Labels) -> tuple[Runs, bool]:
 
 
 def _below_edge(runs: Runs, seen: Intervals) -> Bools:
-    """Runs below their seed's first unstable learning rate: what came through above it is luck, and no part of the valley."""
+    """Runs below their seed's first unstable learning rate: what came through above it is luck, and no part of the
+    valley."""
     first = {(n, seed): high for n, seed, high in zip(seen.width.tolist(), seen.seed.tolist(), seen.high, strict=True)}
     keys = zip(runs.width.tolist(), runs.seed.tolist(), strict=True)
     return runs.x < np.array([first[key] for key in keys])
 
 
 def _half_recovered(runs: Runs, labels: Labels, valley: Valley | None) -> Bools:
-    """Runs that tell nothing of the edge: finite, not labelled unstable, and yet far above the valley beyond its bottom."""
+    """Runs that tell nothing of the edge: finite, not labelled unstable, and yet far above the valley beyond its
+    bottom."""
     half_recovered = np.zeros(len(runs), dtype=np.bool_)
     for place, width in enumerate(valley.widths if valley else ()):
         assert valley is not None

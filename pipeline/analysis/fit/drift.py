@@ -1,8 +1,8 @@
 """Predictions at widths that were not trained: a power law need not hold there, or hold yet at the widths that were.
 
-x_n = mu + alpha z_n + g (z_n - mean z)^2 / 2 + xi_n, z = log2 n: the exponent changes by g ~ N(0, DRIFT^2) with every doubling
-of the width. What the trained widths say of g moves a prediction; what they leave open widens its interval, the more the
-farther it reaches. An exponent itself is that of the trained widths, and knows no drift.
+x_n = mu + alpha z_n + g (z_n - mean z)^2 / 2 + xi_n, z = log2 n: the exponent changes by g ~ N(0, DRIFT^2) with every
+doubling of the width. What the trained widths say of g moves a prediction; what they leave open widens its interval,
+the more the farther it reaches. An exponent itself is that of the trained widths, and knows no drift.
 """
 
 import math
@@ -14,8 +14,8 @@ from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.powerlaw import PowerLaw
 from pipeline.analysis.study.runs import Floats
 
-# Half the distance between two clean exponents, -1/2 and 0, in three doublings of width: networks pass from one law to another
-# about so slowly, where a sum such as n / sqrt(d_out) + sqrt(n) passes from one term to the other.
+# Half the distance between two clean exponents, -1/2 and 0, in three doublings of width: networks pass from one law to
+# another about so slowly, where a sum such as n / sqrt(d_out) + sqrt(n) passes from one term to the other.
 DRIFT = 0.08
 
 

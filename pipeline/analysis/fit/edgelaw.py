@@ -45,8 +45,8 @@ def _kernels(scale: float) -> Floats:
 class EdgeLaw:
     """Posterior of the stability edge given per-seed intervals. The edge of a width is the median over its seeds.
 
-    Likelihood prod [(1 - eps)(Phi((U - m)/tau) - Phi((L - m)/tau)) + eps min(1, (U - L)/8)] with m = mu + alpha z + xi_n,
-    tau the scatter over seeds; mu and alpha flat. Needs two-sided intervals at two widths.
+    Likelihood prod [(1 - eps)(Phi((U - m)/tau) - Phi((L - m)/tau)) + eps min(1, (U - L)/8)] with m = mu + alpha z +
+    xi_n, tau the scatter over seeds; mu and alpha flat. Needs two-sided intervals at two widths.
     """
 
     widths: tuple[int, ...]

@@ -1,4 +1,5 @@
-"""The estimators: what makes optimum, edge and exponents out of a family's runs. One entry each; the first is the default."""
+"""The estimators: what makes optimum, edge and exponents out of a family's runs. One entry each; the first is the
+default."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

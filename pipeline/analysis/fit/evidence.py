@@ -1,4 +1,5 @@
-"""What a fit supports: clean exponents, one power law or a drift, agreement with theory. Numbers here, words elsewhere."""
+"""What a fit supports: clean exponents, one power law or a drift, agreement with theory. Numbers here, words
+elsewhere."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ _FALSE_ALARM = 0.05
 
 @dataclass(frozen=True)
 class CleanExponent:
-    """How a clean exponent stands. The three statements differ: -0.38 can be nearest to -1/2 and incompatible with it."""
+    """How a clean exponent stands. The three statements differ: -0.38 can be nearest to -1/2 and incompatible with
+    it."""
 
     value: float
     p_nearest: float

@@ -1,5 +1,5 @@
-"""Laws of the learning rate over width, whose exponent is the slope of log lr on log width: by least squares as published, or
-from a posterior."""
+"""Laws of the learning rate over width, whose exponent is the slope of log lr on log width: by least squares as
+published, or from a posterior."""
 
 import math
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ class LrLaw:
     """A power law ``lr = exp(log_lr_at_1) * width^exponent``, fitted to the learning rates of `widths`; -1/2 means lr
     shrinks like width^-1/2.
 
-    What could not be estimated is nan: everything with fewer than two widths, by least squares the errors with fewer than
-    three. Of a posterior these are median, standard deviation, central 95 % interval and median line.
+    What could not be estimated is nan: everything with fewer than two widths, by least squares the errors with fewer
+    than three. Of a posterior these are median, standard deviation, central 95 % interval and median line.
     """
 
     widths: tuple[int, ...] = ()
@@ -64,11 +64,12 @@ def from_posterior(law: PowerLaw | None) -> LrLaw:
 def fit_exponent(widths: Sequence[int], lrs: Sequence[float]) -> LrLaw:
     """Ordinary least squares of log lr on log width, with a 95 % Student-t interval on (widths - 2) degrees of freedom.
 
-    The published exponents (paper, Fig. 6 and Table F.1) are such slopes, reported without an error. Read the error with
-    care:
+    The published exponents (paper, Fig. 6 and Table F.1) are such slopes, reported without an error. Read the error
+    with care:
 
     - it measures only the scatter of the grid values around the line, not the noise over seeds or the grid's spacing;
-    - the slope is quantized (`slope_step`): on an x2 grid with widths x4 apart, three widths allow multiples of 1/4 only;
+    - the slope is quantized (`slope_step`): on an x2 grid with widths x4 apart, three widths allow multiples of 1/4
+      only;
     - values that happen to lie on a line, such as the same grid point at all widths, give an error of exactly 0;
     - at three widths there is one degree of freedom, and the interval is 12.7 standard errors to either side.
     """

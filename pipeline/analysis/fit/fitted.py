@@ -86,8 +86,8 @@ class Fitted:
     laws: Mapping[Quantity, LrLaw]
     """Of both quantities."""
     lr_at: Callable[[Quantity, int, float], Lr | None]
-    """Of a quantity, a width, trained or not, and a level: the learning rate and the interval that holds so much mass; None
-    where nothing is known."""
+    """Of a quantity, a width, trained or not, and a level: the learning rate and the interval that holds so much mass;
+    None where nothing is known."""
     intervals: bool = True
     """Whether `lr_at` knows intervals."""
     posteriors: Mapping[Quantity, Mixture] = field(default_factory=dict)

@@ -1,4 +1,5 @@
-"""What the runs say of one number, as a distribution: quantiles, probabilities, intervals. Deterministic, no sampling."""
+"""What the runs say of one number, as a distribution: quantiles, probabilities, intervals. Deterministic, no
+sampling."""
 
 import math
 from collections.abc import Sequence

@@ -51,7 +51,8 @@ class PowerLaw(Protocol):
 
 @dataclass(frozen=True)
 class OptimumLaw:
-    """Posterior given estimates x ~ N(x_n, covariance), a mixture over s. One width: location only, the exponent is flat."""
+    """Posterior given estimates x ~ N(x_n, covariance), a mixture over s. One width: location only, the exponent is
+    flat."""
 
     widths: tuple[int, ...]
     x: Floats

@@ -1,4 +1,5 @@
-"""The prediction for a width, trained or not: optimal, max-stable and recommended learning rate, and what to doubt of them."""
+"""The prediction for a width, trained or not: optimal, max-stable and recommended learning rate, and what to doubt of
+them."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from pipeline.analysis.fit.advice import Advice, advise
 from pipeline.analysis.fit.fitted import QUANTITIES, Lr, Quantity
 from pipeline.analysis.fit.study_fit import GroupFit
 
-# A recommended learning rate keeps this distance from the learning rate above which more than `RISK` of runs are unstable.
+# A recommended learning rate keeps this distance from the learning rate above which more than `RISK` of runs are
+# unstable.
 MARGIN_OCTAVES = 1.0
 RISK = 0.05
 
@@ -24,7 +26,8 @@ class Recommendation:
 
     lr: float | None
     why: Why
-    """optimum: it is that. edge: half of what 95 % of runs stand, since the optimum lies closer to the edge or above."""
+    """optimum: it is that. edge: half of what 95 % of runs stand, since the optimum lies closer to the edge or
+    above."""
     optimum: float = math.nan
     ceiling: float = math.nan
     """Half of the learning rate that 95 % of runs stand."""

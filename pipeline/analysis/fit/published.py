@@ -1,5 +1,5 @@
-"""The published practice (paper, D.4) as an estimator: grid values and a straight line through them, without an error of
-their own."""
+"""The published practice (paper, D.4) as an estimator: grid values and a straight line through them, without an error
+of their own."""
 
 from pipeline.analysis.fit.exponent import LrLaw, fit_exponent
 from pipeline.analysis.fit.fitted import Fitted, FittedWidth, Lr, Quantity
@@ -7,8 +7,8 @@ from pipeline.analysis.study.grid import Grid, GridWidth
 
 
 def fit(grid: Grid) -> Fitted:
-    """The optimum's exponent from the best learning rates of the grid, those at its ends included, and the edge's from the
-    minimal unstable ones, without the widths where none was seen."""
+    """The optimum's exponent from the best learning rates of the grid, those at its ends included, and the edge's from
+    the minimal unstable ones, without the widths where none was seen."""
     optima = [w for w in grid.widths if w.optimum.index is not None]
     edges = [w for w in grid.widths if not w.edge.censored]
     laws: dict[Quantity, LrLaw] = {

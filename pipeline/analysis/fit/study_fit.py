@@ -73,7 +73,8 @@ class WidthFit:
 
 @dataclass(frozen=True)
 class GroupFit:
-    """The widths trained under one parameterization, optimizer and loss, narrowest first, and the exponents over them."""
+    """The widths trained under one parameterization, optimizer and loss, narrowest first, and the exponents over
+    them."""
 
     param: str
     optimizer: str
@@ -120,8 +121,8 @@ class StudyFit:
 
 
 def fit(study_dirs: Sequence[Path], measure: Measure = TRAINING_LOSS, estimator: str = estimators.DEFAULT) -> StudyFit:
-    """Loads the studies as one and fits every group of curves. Raises `RequestError` (see `load.load_study`), also for an
-    unknown estimator."""
+    """Loads the studies as one and fits every group of curves. Raises `RequestError` (see `load.load_study`), also for
+    an unknown estimator."""
     chosen = estimators.get(estimator)
     study = load_study(study_dirs)
     completed = study.runs[study.runs["status"] == "completed"]

@@ -34,8 +34,8 @@ def setting_of(config: RunConfig, **other: Any) -> Setting:
 
 
 def predicted(config: RunConfig, param: str, optimizer: str, loss: str) -> dict[Quantity, Predicted]:
-    """Of the study's settings under another parameterization, optimizer and loss; quantities that theory has no exponent
-    for are left out, all of them where it does not know the setting."""
+    """Of the study's settings under another parameterization, optimizer and loss; quantities that theory has no
+    exponent for are left out, all of them where it does not know the setting."""
     try:
         found = edges(setting_of(config, param=param, optimizer=optimizer, loss=loss))
     except ValueError:

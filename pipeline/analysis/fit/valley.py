@@ -1,8 +1,8 @@
 """The optimum below grid resolution: one valley shape shared by all widths, fitted to the losses of the stable runs.
 
 L = a_n + s_(n, seed) + c_n G(V(x - x_n; k); p), log c_n linear in log width (`valley_shape`). A penalized robust
-least-squares problem, solved by Levenberg-Marquardt with analytic derivatives. The intercepts s pair the runs of a seed; they
-are shrunk and eliminated, so that the cost grows linearly with the number of runs.
+least-squares problem, solved by Levenberg-Marquardt with analytic derivatives. The intercepts s pair the runs of a
+seed; they are shrunk and eliminated, so that the cost grows linearly with the number of runs.
 """
 
 import math
@@ -147,8 +147,8 @@ class _Problem:
         self.rows = np.arange(len(self.x))
 
     def _start(self, theta: Floats) -> tuple[Floats, Floats, float]:
-        """A curve that single runs cannot pull away: nearly least absolute deviations, of an average shape and with optima
-        on a power law. A spike must not pass for the wall of a valley elsewhere."""
+        """A curve that single runs cannot pull away: nearly least absolute deviations, of an average shape and with
+        optima on a power law. A spike must not pass for the wall of a valley elsewhere."""
         for place in range(self.n):
             theta[self.n + place] = np.min(self.y[self.place == place])
         residual = self.y - theta[self.n : 2 * self.n][self.place]

@@ -15,7 +15,8 @@ Robust = Callable[[Floats], tuple[Floats, Floats]]
 """Residuals in units of their scale -> weights and costs."""
 
 _TAILS = 4.0  # degrees of freedom of the noise
-_STRAY = 3e-3  # a run's chance to lie anywhere, over its peak density: spikes and half-recovered divergences come with every sweep
+# A run's chance to lie anywhere, over its peak density: spikes and half-recovered divergences come with every sweep.
+_STRAY = 3e-3
 
 
 def shape(u: Floats, k: float, p: float) -> tuple[Floats, Floats, Floats, Floats]:
@@ -40,7 +41,8 @@ def _skewed(u: Floats, k: float) -> tuple[Floats, Floats, Floats]:
 
 
 def student(scaled: Floats) -> tuple[Floats, Floats]:
-    """Weight and cost of residuals in units of their scale, under Student's t and a flat tail: strays count for nothing."""
+    """Weight and cost of residuals in units of their scale, under Student's t and a flat tail: strays count for
+    nothing."""
     square = scaled * scaled
     density = (1 + square / _TAILS) ** (-(_TAILS + 1) / 2)
     weight = (_TAILS + 1) / (_TAILS + square) * density / (density + _STRAY)

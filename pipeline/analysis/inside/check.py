@@ -1,7 +1,7 @@
 """The refined coordinate check of a study: what its runs recorded per weight and step, and its exponents over width.
 
-A *family* is what one exponent is fitted to: runs of one parameterization, optimizer and loss whose learning rate at width
-n is ``lr * (n / n_base)^lr_exponent``.
+A *family* is what one exponent is fitted to: runs of one parameterization, optimizer and loss whose learning rate at
+width n is ``lr * (n / n_base)^lr_exponent``.
 
 Shapes: W widths, S seeds, K series (one per quantity, weight and step).
 """

@@ -27,7 +27,8 @@ _MARKS = (b'"effective/', b'"sharpness/')
 
 
 def recorded(study: Study) -> dict[str, Records]:
-    """The records of the runs that looked inside: coordinates, or sharpness. Raises `RequestError` for damaged files."""
+    """The records of the runs that looked inside: coordinates, or sharpness. Raises `RequestError` for damaged
+    files."""
     found = {}
     for folder in study.dirs:
         for name in study.runs["run"]:

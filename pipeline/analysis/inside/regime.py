@@ -43,8 +43,8 @@ class Trend:
 class Inside:
     """What a family's runs show after `step`, and the regime that follows.
 
-    What grows is looked for in the changes since the reference: beside the initial values, a change that grows with width
-    is small at first, and outgrows them at some width.
+    What grows is looked for in the changes since the reference: beside the initial values, a change that grows with
+    width is small at first, and outgrows them at some width.
     """
 
     family: Family

@@ -18,8 +18,8 @@ POOLING_LEVEL = 0.25
 
 @dataclass(frozen=True)
 class WidthExponents:
-    """Fitted laws ``value = 2^intercept * width^exponent``, arrays (K,). What cannot be estimated is nan: everything with
-    fewer than two widths; the errors with two widths and one seed, which lie on their line whatever it is."""
+    """Fitted laws ``value = 2^intercept * width^exponent``, arrays (K,). What cannot be estimated is nan: everything
+    with fewer than two widths; the errors with two widths and one seed, which lie on their line whatever it is."""
 
     exponent: Floats
     standard_error: Floats
@@ -43,11 +43,11 @@ def fit_width_exponents(widths: NDArray[np.int64], values_WSK: Floats) -> WidthE
     """Ordinary least squares of log2 value, averaged over seeds, on log2 width; widths weigh the same.
 
     Values that are missing, not finite or not positive have no logarithm and are left out. The error comes from two
-    sources: what seeds scatter around their width's mean (seeds that have all widths: after their own mean is taken out,
-    since a seed's batches are the same at every width), and what the means scatter around the line. Where they agree,
-    they are pooled; where the means scatter more (level `POOLING_LEVEL`), the values follow no straight line so closely,
-    and the means alone give the error, with Student's t on (widths - 2) degrees of freedom. Two widths show nothing of a
-    line: their error is that of the seeds alone.
+    sources: what seeds scatter around their width's mean (seeds that have all widths: after their own mean is taken
+    out, since a seed's batches are the same at every width), and what the means scatter around the line. Where they
+    agree, they are pooled; where the means scatter more (level `POOLING_LEVEL`), the values follow no straight line so
+    closely, and the means alone give the error, with Student's t on (widths - 2) degrees of freedom. Two widths show
+    nothing of a line: their error is that of the seeds alone.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         y = np.log2(np.where(np.isfinite(values_WSK) & (values_WSK > 0), values_WSK, np.nan))
@@ -103,6 +103,8 @@ def _choose(seeds: Floats, seeds_freedom: Ints, means: Floats, means_freedom: In
     line_fails = fdtrc(means_freedom, seeds_freedom, means / seeds) < POOLING_LEVEL
     line_fails |= (seeds == 0) & (means > 0)
     both = seeds_freedom + means_freedom
-    pooled = (np.where(seeds_freedom > 0, seeds, 0) * seeds_freedom + np.where(means_freedom > 0, means, 0) * means_freedom) / both  # fmt: skip
+    pooled = (
+        np.where(seeds_freedom > 0, seeds, 0) * seeds_freedom + np.where(means_freedom > 0, means, 0) * means_freedom
+    ) / both
     alone = line_fails & (means_freedom > 0) & (seeds_freedom > 0)
     return np.where(alone, means, pooled), np.where(alone, means_freedom, both)

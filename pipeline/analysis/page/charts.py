@@ -1,4 +1,5 @@
-"""The report's interactive charts as plotly's plain data: {"data": [...], "layout": {...}}. Knows plotly's format, not plotly."""
+"""The report's interactive charts as plotly's plain data: {"data": [...], "layout": {...}}. Knows plotly's format, not
+plotly."""
 
 import math
 from collections.abc import Sequence
@@ -65,7 +66,8 @@ def scaled_curves(shown: Transfer) -> Chart:
 
 
 def exponents(shown: Transfer) -> Chart:
-    """Optimal and max-stable (as published: minimal unstable) learning rate against width, with the fitted power laws."""
+    """Optimal and max-stable (as published: minimal unstable) learning rate against width, with the fitted power
+    laws."""
     data: list[dict[str, Any]] = []
     for law, dash in ((shown.optimal, "solid"), (shown.edge, "dash")):
         widths, (ends, line) = [width for width, _ in law.points], law.line
@@ -84,15 +86,26 @@ def exponents(shown: Transfer) -> Chart:
                 "error_y": _error_bars([lr for _, lr in law.points], law.colour),
             },
         ]  # fmt: skip
-    data.append({  # the grid's bracket of the edge: from the last stable to the smallest unstable learning rate
-        "x": [w.width for w in shown.brackets], "y": [w.edge.min_unstable_lr for w in shown.brackets], "mode": "markers",
-        "marker": {"opacity": 0}, "showlegend": False, "legendgroup": shown.edge.name, "hoverinfo": "skip",
-        "error_y": {
-            "type": "data", "symmetric": False, "width": 0, "thickness": 6, "color": "rgba(213,94,0,0.25)",
-            "array": [0] * len(shown.brackets),
-            "arrayminus": [w.edge.min_unstable_lr - w.edge.last_stable_lr for w in shown.brackets],
-        },
-    })  # fmt: skip
+    data.append(
+        {  # the grid's bracket of the edge: from the last stable to the smallest unstable learning rate
+            "x": [w.width for w in shown.brackets],
+            "y": [w.edge.min_unstable_lr for w in shown.brackets],
+            "mode": "markers",
+            "marker": {"opacity": 0},
+            "showlegend": False,
+            "legendgroup": shown.edge.name,
+            "hoverinfo": "skip",
+            "error_y": {
+                "type": "data",
+                "symmetric": False,
+                "width": 0,
+                "thickness": 6,
+                "color": "rgba(213,94,0,0.25)",
+                "array": [0] * len(shown.brackets),
+                "arrayminus": [w.edge.min_unstable_lr - w.edge.last_stable_lr for w in shown.brackets],
+            },
+        }
+    )
     beyond = [w.edge.last_stable_lr for w in shown.beyond]
     if beyond:
         data.append({
@@ -122,18 +135,32 @@ def _error_bars(points: Sequence[Lr], colour: str) -> dict[str, Any]:
         return {"visible": False}
     up, down = [lr.high - lr.value for lr in points], [lr.value - lr.low for lr in points]
     return {
-        "type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour, "thickness": 1.5, "width": 3
-    }  # fmt: skip
+        "type": "data",
+        "symmetric": False,
+        "array": up,
+        "arrayminus": down,
+        "color": colour,
+        "thickness": 1.5,
+        "width": 3,
+    }
 
 
 def _curve_layout(shown: Transfer, xtitle: str) -> dict[str, Any]:
     rows = len(shown.curves)
     return _LAYOUT | {
         "yaxis": _AXIS | {"title": {"text": shown.loss_name}, "range": list(shown.loss_range), "domain": [0, 0.86]},
-        "yaxis2": {"domain": [0.88, 1], "range": [rows - 0.2, -0.8], "showgrid": False, "zeroline": False, "fixedrange": True,
-                   "tickvals": [(rows - 1) / 2], "ticktext": ["unstable"], "tickfont": {"size": 11, "color": "#666"}},
+        "yaxis2": {
+            "domain": [0.88, 1],
+            "range": [rows - 0.2, -0.8],
+            "showgrid": False,
+            "zeroline": False,
+            "fixedrange": True,
+            "tickvals": [(rows - 1) / 2],
+            "ticktext": ["unstable"],
+            "tickfont": {"size": 11, "color": "#666"},
+        },
         "xaxis": _lr_axis(shown, xtitle),
-    }  # fmt: skip
+    }
 
 
 def _curve_traces(shown: Transfer, exponent: float) -> list[dict[str, Any]]:
@@ -220,7 +247,8 @@ def _lr_axis(shown: Transfer, title: str) -> dict[str, Any]:
 
 
 def _lr_ticks(lrs: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
-    """Ticks such as 4e-3, far enough beyond the data for zooming out and for scaled axes: 1, 2, 5 or powers of ten alone."""
+    """Ticks such as 4e-3, far enough beyond the data for zooming out and for scaled axes: 1, 2, 5 or powers of ten
+    alone."""
     lrs = lrs[np.isfinite(lrs)]
     if not len(lrs):
         return {}

@@ -1,4 +1,5 @@
-"""The LR-transfer figure of a study (paper, Fig. 5): loss curves, the same on a scaled axis, optimum and edge against width.
+"""The LR-transfer figure of a study (paper, Fig. 5): loss curves, the same on a scaled axis, optimum and edge against
+width.
 
 matplotlib's object-oriented API only, imported where it is used: `pipeline fit` does not pay for it.
 """
@@ -38,8 +39,9 @@ STYLE: Any = {  # matplotlib's own type for it is a Literal of every key
 
 
 def lr_curves(fit: StudyFit) -> "Figure":
-    """One row per group: loss against base learning rate; the same against lr * (n/n_base)^-alpha with the fitted optimal
-    exponent alpha, so that curves which share their optimum transfer; optimum and stability edge against width."""
+    """One row per group: loss against base learning rate; the same against lr * (n/n_base)^-alpha with the fitted
+    optimal exponent alpha, so that curves which share their optimum transfer; optimum and stability edge against
+    width."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -53,7 +55,8 @@ def lr_curves(fit: StudyFit) -> "Figure":
 
 
 def save(figure: "Figure", folder: Path, name: str) -> list[Path]:
-    """Writes the figure as PDF, SVG and PNG. The same figure gives the same bytes: no dates inside. Raises `RequestError`."""
+    """Writes the figure as PDF, SVG and PNG. The same figure gives the same bytes: no dates inside. Raises
+    `RequestError`."""
     import matplotlib as mpl
 
     undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
@@ -123,8 +126,14 @@ def _draw_curves(main: "Axes", strip: "Axes", curves: Sequence[LossCurve], expon
 
 def _draw_exponents(axes: "Axes", shown: Transfer) -> None:
     for w in shown.brackets:
-        axes.plot([w.width] * 2, [w.edge.last_stable_lr, w.edge.min_unstable_lr], color=shown.edge.colour, lw=5, alpha=0.25,
-                  solid_capstyle="butt")  # fmt: skip
+        axes.plot(
+            [w.width] * 2,
+            [w.edge.last_stable_lr, w.edge.min_unstable_lr],
+            color=shown.edge.colour,
+            lw=5,
+            alpha=0.25,
+            solid_capstyle="butt",
+        )
     _draw_law(axes, shown.edge, "--")
     _draw_law(axes, shown.optimal, "-")
     if shown.beyond:

@@ -1,4 +1,5 @@
-"""The coordinate check as a figure (paper, Fig. 4 and E.16), and what grows with training or width: sharpness, calibration.
+"""The coordinate check as a figure (paper, Fig. 4 and E.16), and what grows with training or width: sharpness,
+calibration.
 
 matplotlib's object-oriented API only, imported where it is used. Shapes: W widths, S seeds.
 """

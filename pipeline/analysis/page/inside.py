@@ -33,8 +33,8 @@ LARGEST = "the largest stable learning rate tried of every width"
 
 
 def look(dirs: Sequence[Path], lr: float | None = None) -> str:
-    """`pipeline coordcheck` on studies that exist: writes coordcheck.csv, coordcheck_groups.csv and the figures into the
-    first one, and returns what it found. Raises `RequestError` where nothing was recorded."""
+    """`pipeline coordcheck` on studies that exist: writes coordcheck.csv, coordcheck_groups.csv and the figures into
+    the first one, and returns what it found. Raises `RequestError` where nothing was recorded."""
     study = load_study(dirs)
     every = [f for f in families(study, recorded(study)) if any(f.groups)]
     where = ", ".join(map(str, dirs))
@@ -128,7 +128,8 @@ def section(fit: StudyFit) -> Section:
 
 
 def _chosen(fit: StudyFit, records: Mapping[str, Records]) -> dict[str, Family]:
-    """Families of the runs at every width's best learning rate, and at its largest stable one, of groups with a grid."""
+    """Families of the runs at every width's best learning rate, and at its largest stable one, of groups with a
+    grid."""
     found = {}
     for group in fit.groups:
         if all(len(w.curve.lrs) == 1 for w in group.widths):

@@ -1,5 +1,5 @@
-"""Phrases of a fit: how the result of an estimator reads. One entry per estimator with a wording of its own; the others have
-the general one."""
+"""Phrases of a fit: how the result of an estimator reads. One entry per estimator with a wording of its own; the others
+have the general one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -18,7 +18,8 @@ from pipeline.errors import RequestError
 
 
 def _escaped(value: object) -> Markup:
-    """Of everything that a template puts out and that is not HTML yet. Jinja's own escaping spells quotes in another way."""
+    """Of everything that a template puts out and that is not HTML yet. Jinja's own escaping spells quotes in another
+    way."""
     return Markup(value if hasattr(value, "__html__") else escape(str(value)))
 
 
@@ -32,8 +33,8 @@ TEMPLATES = Environment(
 
 
 def render(fit: StudyFit, looked: inside.Section | None = None) -> str:
-    """The page. The same fit gives the same bytes; nothing in it is fetched from anywhere. Raises `RequestError` without
-    plotly.
+    """The page. The same fit gives the same bytes; nothing in it is fetched from anywhere. Raises `RequestError`
+    without plotly.
 
     `looked`: the section on what the runs recorded of their inside, if it is there already."""
     specs: dict[str, charts.Chart] = {}

@@ -22,9 +22,9 @@ from pipeline.files import write_atomic
 def optima_table(fit: StudyFit) -> pd.DataFrame:
     """One row per width: optimum and edge.
 
-    As seen on the grid: at_edge, last_stable_lr, min_unstable_lr (both empty: every learning rate was unstable; the latter
-    alone: none was, up to last_stable_lr), grid_lr. By the estimator: optimal_lr, max_stable_lr and their 95 % intervals;
-    as published, optimal_lr is the grid's and max_stable_lr is left to the bracket.
+    As seen on the grid: at_edge, last_stable_lr, min_unstable_lr (both empty: every learning rate was unstable; the
+    latter alone: none was, up to last_stable_lr), grid_lr. By the estimator: optimal_lr, max_stable_lr and their 95 %
+    intervals; as published, optimal_lr is the grid's and max_stable_lr is left to the bracket.
     """
     return pd.DataFrame(_optima_row(group, w) for group in fit.groups for w in group.widths)
 
@@ -57,9 +57,10 @@ def _optima_row(group: GroupFit, w: WidthFit) -> dict[str, Any]:
 def exponent_table(fit: StudyFit) -> pd.DataFrame:
     """Two rows per group, optimal and max_stable; n_runs counts the runs of the widths that entered.
 
-    Columns of the judgement, empty without a posterior: the probabilities p_* that a clean exponent is the nearest one, nearest
-    (the one with at least 95 %, or undecided), compatible (those in the 95 % interval), one_power_law (yes, no or
-    unchecked), edge_limited (the optimum's exponent is the edge's), theory (the predicted exponent) and theory_inside.
+    Columns of the judgement, empty without a posterior: the probabilities p_* that a clean exponent is the nearest one,
+    nearest (the one with at least 95 %, or undecided), compatible (those in the 95 % interval), one_power_law (yes, no
+    or unchecked), edge_limited (the optimum's exponent is the edge's), theory (the predicted exponent) and
+    theory_inside.
     """
     return pd.DataFrame(_exponent_row(group, quantity) for group in fit.groups for quantity in QUANTITIES)
 
@@ -89,9 +90,16 @@ def _judgement(group: GroupFit, quantity: Quantity) -> dict[str, Any]:
     posterior = group.fitted.posteriors.get(quantity)
     claim = group.predicted.get(quantity)
     row: dict[str, Any] = {
-        "p_minus_1": math.nan, "p_minus_half": math.nan, "p_0": math.nan, "nearest": "", "compatible": "",
-        "one_power_law": "", "edge_limited": "", "theory": "" if claim is None else str(claim.exponent), "theory_inside": "",
-    }  # fmt: skip
+        "p_minus_1": math.nan,
+        "p_minus_half": math.nan,
+        "p_0": math.nan,
+        "nearest": "",
+        "compatible": "",
+        "one_power_law": "",
+        "edge_limited": "",
+        "theory": "" if claim is None else str(claim.exponent),
+        "theory_inside": "",
+    }
     if posterior is None:
         return row
     clean = clean_exponents(posterior)
@@ -164,13 +172,17 @@ def _group(group: GroupFit) -> dict[str, Any]:
         quantity: {
             "verdict": found.verdict,
             "local": [
-                {"widths": [local.narrow, local.wide], "exponent": local.exponent.median, "interval": local.exponent.interval()}
+                {
+                    "widths": [local.narrow, local.wide],
+                    "exponent": local.exponent.median,
+                    "interval": local.exponent.interval(),
+                }
                 for local in found.local
             ],
             "left_out": [dataclasses.asdict(held) for held in found.held_out],
         }
         for quantity, found in group.fitted.checks.items()
-    }  # fmt: skip
+    }
     head = {key: getattr(group, key) for key in GROUP}
     say = phrases(group.estimator)
     return {**head, "answer": say.answer(group), "notes": say.notes(group), "checks": checks, "curves": curves}

@@ -1,4 +1,5 @@
-"""LR transfer: what the panels of a group show, decided once for the figure and the interactive charts (paper, Fig. 5)."""
+"""LR transfer: what the panels of a group show, decided once for the figure and the interactive charts (paper, Fig.
+5)."""
 
 import math
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ def transfer(fit: StudyFit, group: GroupFit) -> Transfer:
 
 
 def width_colours(n: int) -> list[str]:
-    """`n` colours in order of width, from light (narrow) to dark (wide), readable on white and told apart by lightness."""
+    """`n` colours in order of width, from light (narrow) to dark (wide), readable on white and told apart by
+    lightness."""
     import matplotlib as mpl
     from matplotlib.colors import to_hex
 

@@ -96,8 +96,8 @@ def layer_name(label: str) -> str:
 
 
 def table_rows(family: Family, columns: Sequence[str] = COLUMNS) -> list[tuple[str, ...]]:
-    """A row per group at the last step, header first: measured exponent with its error beside the predicted one, with an
-    exclamation mark where they differ."""
+    """A row per group at the last step, header first: measured exponent with its error beside the predicted one, with
+    an exclamation mark where they differ."""
     header = ["", *(cell for name in columns for cell in (HEADS[name], "predicted"))]
     rows = [tuple(header)]
     for label in family.labels:

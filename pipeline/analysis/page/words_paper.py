@@ -71,7 +71,8 @@ def notes(group: GroupFit) -> list[str]:
         step = slope_step(group.optimal.widths, group.lr_ratio)
         said.append(
             f"Learning rates were tried in steps of {TIMES}{group.lr_ratio:.3g}: one step at the narrowest or widest "
-            f"width moves the exponent of the optimum by {number(step)}. Errors show scatter around the line only, not this."
+            f"width moves the exponent of the optimum by {number(step)}. Errors show scatter around the line only, "
+            "not this."
         )
     if group.n_seeds == 1:
         said.append("One seed per point: differences between neighbouring learning rates may be seed noise.")

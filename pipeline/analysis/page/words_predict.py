@@ -57,8 +57,8 @@ def warning(one: LrPrediction, doubt: Doubt) -> str:
             return f"Width {width} is {times} times narrower than any trained: nothing checks the power law there."
         case "drift":
             return (
-                f"The {name} drifts away from one power law (pipeline fit shows where): the prediction follows it, from few "
-                "widths."
+                f"The {name} drifts away from one power law (pipeline fit shows where): the prediction follows it, "
+                "from few widths."
             )
         case "unchecked":
             return f"Two widths cannot tell whether the {name} follows a power law: what the interval allows for is assumed."

@@ -1,5 +1,5 @@
-"""The grid of a family of curves: per width final loss against learning rate, seeds averaged, its best learning rate and
-the bracket of its stability edge, as published. What every estimator starts from."""
+"""The grid of a family of curves: per width final loss against learning rate, seeds averaged, its best learning rate
+and the bracket of its stability edge, as published. What every estimator starts from."""
 
 import math
 from dataclasses import dataclass
@@ -38,7 +38,8 @@ class Optimum:
     lr: float
     loss: float
     at_edge: GridEnd
-    """Which end of the grid the optimum sits at, if any: then the true one may lie beyond, and the grid wants extending."""
+    """Which end of the grid the optimum sits at, if any: then the true one may lie beyond, and the grid wants
+    extending."""
 
 
 def seed_mean_curve(runs: Runs) -> Curve:
@@ -157,8 +158,8 @@ def _width(runs: Runs, labels: Labels, seen: Intervals, place: int) -> GridWidth
 
 
 def grid_optimum(curve: Curve, unstable: Bools) -> Optimum:
-    """The learning rate with the smallest mean final loss among those that are not unstable and of which no seed left for
-    good; of equal ones the smallest."""
+    """The learning rate with the smallest mean final loss among those that are not unstable and of which no seed left
+    for good; of equal ones the smallest."""
     usable = np.where(np.isfinite(curve.losses) & ~curve.left & ~unstable, curve.losses, math.inf)
     index = int(np.argmin(usable))
     if math.isinf(usable[index]):

@@ -29,7 +29,9 @@ class Study:
 
     `runs` has one row per run, ordered by `POINT`: run, param, optimizer, loss, width, base_width, lr, seed, status
     (completed, diverged, aborted), initial_loss, final_train_loss, final_val_loss (of the training loss, in nats for
-    cross-entropy; nan: not finite), last_train_loss, best_train_loss, best_val_loss (of what was recorded), final_train_accuracy, final_val_accuracy (nan without classes), steps, tokens, seconds, tokens_per_second, parameters, diverged_at (step or nan) and left_for_good.
+    cross-entropy; nan: not finite), last_train_loss, best_train_loss, best_val_loss (of what was recorded),
+    final_train_accuracy, final_val_accuracy (nan without classes), steps, tokens, seconds, tokens_per_second,
+    parameters, diverged_at (step or nan) and left_for_good.
     """
 
     dirs: tuple[Path, ...]

@@ -31,8 +31,8 @@ VALUES: tuple[Value, ...] = ("tail", "last", "best")
 
 @dataclass(frozen=True)
 class Measure:
-    """`tail` is the mean over the last 5 % of training, `last` the last record, `best` the smallest. Raises `ValueError`
-    for a combination that no run records."""
+    """`tail` is the mean over the last 5 % of training, `last` the last record, `best` the smallest. Raises
+    `ValueError` for a combination that no run records."""
 
     metric: Metric = "train"
     value: Value = "tail"

@@ -166,8 +166,8 @@ def _medians(runs: Runs) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Per (width, seed): the edge's threshold for that seed lies in (low, high], in octaves. -inf: not even the smallest
-    learning rate tried was stable; inf: none was unstable."""
+    """Per (width, seed): the edge's threshold for that seed lies in (low, high], in octaves. -inf: not even the
+    smallest learning rate tried was stable; inf: none was unstable."""
 
     width: Ints
     seed: Ints
@@ -191,8 +191,8 @@ class Intervals:
 
 
 def intervals(runs: Runs, labels: Labels, ignored: Bools | None = None) -> Intervals:
-    """What each seed of each width says of the edge: above its last stable learning rate below the first unstable one at
-    or above the width's best. Runs that are `ignored` count as neither."""
+    """What each seed of each width says of the edge: above its last stable learning rate below the first unstable one
+    at or above the width's best. Runs that are `ignored` count as neither."""
     rows: list[tuple[int, int, float, float]] = []
     place_of = {width: place for place, width in enumerate(runs.widths)}
     order = np.lexsort((runs.x, runs.seed, runs.width))

@@ -1,5 +1,5 @@
-"""The table of runs: one row per run that has ended, read from its files once and kept in a cache that notices when they
-change."""
+"""The table of runs: one row per run that has ended, read from its files once and kept in a cache that notices when
+they change."""
 
 import json
 import math
@@ -31,9 +31,9 @@ Row = dict[str, Any]
 def rows(study_dir: Path, run_dirs: Sequence[Path]) -> Iterator[Row]:
     """The rows of the runs that have a result, in the given order: from the cache where no file of the run has changed.
 
-    A row has ``run`` and ``status``, and unless it failed ``settings`` (JSON of `counted_settings`), ``data`` (fingerprint
-    of its data, empty where it was not recorded), ``records_above`` and what `load.Study` lists. Raises `RequestError` for
-    an unreadable run.
+    A row has ``run`` and ``status``, and unless it failed ``settings`` (JSON of `counted_settings`), ``data``
+    (fingerprint of its data, empty where it was not recorded), ``records_above`` and what `load.Study` lists. Raises
+    `RequestError` for an unreadable run.
     """
     known = _load(study_dir)
     found = []

@@ -1,4 +1,5 @@
-"""Exponents of coordinate checks: against numpy and known truth, their errors, predictions, and the words made of them."""
+"""Exponents of coordinate checks: against numpy and known truth, their errors, predictions, and the words made of
+them."""
 
 import dataclasses
 import math

@@ -203,7 +203,8 @@ def test_calibration_by_width(tmp_path: Path) -> None:
         512: pytest.approx((2.1, 0.512)),
     }  # fmt: skip
     assert calibration_words(found.calibration) == (
-        "Calibration on the validation split: expected calibration error 3.100 at width 64, 2.100 at width 512; mean largest "
+        "Calibration on the validation split: expected calibration error 3.100 at width 64, 2.100 at width 512; mean "
+        "largest "
         "probability 0.06 at width 64, 0.51 at width 512."
     )
     assert calibration_words({64: (0.1, 0.2)}) is None

@@ -1,11 +1,12 @@
 """Width exponents of the MLP: initial stds, and what each layer's weights do to its output in the first steps of SGD.
 
-The effective update of a weight is |(W_t - W_0) x_t|_RMS with x_t its input after t steps (refined coordinate check). Its
-slope over width is what a parameterization is made of; the paper measures it in E.1, E.2 and Figure 4.
+The effective update of a weight is |(W_t - W_0) x_t|_RMS with x_t its input after t steps (refined coordinate check).
+Its slope over width is what a parameterization is made of; the paper measures it in E.1, E.2 and Figure 4.
 
-The data are scikit-learn's digits, not the generated multi-index task: with its 2 classes one random number per run, the
-initial difference of the two logits, decides how far the readout moves, so that over 20 seeds the output's slope has a
-standard error of 0.06 (step 1) to 0.11 (step 3). Ten classes average that to 0.05, which the bounds below can bear.
+The data are scikit-learn's digits, not the generated multi-index task: with its 2 classes one random number per run,
+the initial difference of the two logits, decides how far the readout moves, so that over 20 seeds the output's slope
+has a standard error of 0.06 (step 1) to 0.11 (step 3). Ten classes average that to 0.05, which the bounds below can
+bear.
 """
 
 import functools
@@ -62,8 +63,8 @@ def exponents(*values: int | Fraction) -> Exponents:
     return first, second, third
 
 
-# By hand. The signal that comes back to the activations is the readout W, n^-1/2 (muP: n^-1). An input weight moves by its
-# learning rate times that; a hidden or output weight meets its own inputs again, a sum of n equal terms, times n.
+# By hand. The signal that comes back to the activations is the readout W, n^-1/2 (muP: n^-1). An input weight moves by
+# its learning rate times that; a hidden or output weight meets its own inputs again, a sum of n equal terms, times n.
 SP = Case("sp", exponents(-1, 0, HALF), alpha=HALF)  # n^-1/2 n^-1/2, n^-1/2 n^-1/2 n, n^-1/2 n
 MUP = Case("mup", exponents(0, 0, 0), mult=MultConfig(output_init=0.0625))  # n n^-1, 1 n^-1 n, n^-1 n
 FULL_ALIGN = Case("sp_full_align", exponents(0, 0, 0))  # n^1/2 n^-1/2, n^-1/2 n^-1/2 n, n^-1 n
@@ -85,11 +86,11 @@ SEEDS = [FAST, pytest.param(FULL, marks=pytest.mark.slow)]
 
 # Bounds, by number of seeds. The draw of weights and batches differs, and width corrects a scale by a relative n^-1/2.
 # Over groups of 20 out of 100 seeds the slopes had standard deviations of up to 0.03 (input) and 0.05 (hidden, output):
-# 0.1 is two of them. After step 3 a part of the updates averages out over three batches, so that the chance correlations
-# of activations, larger in narrow nets, weigh more: a bias that no seed takes away and no smaller rate (muP's output: -0.06
-# at 100 seeds, the same at lr 1e-5). Hence 0.15. From a zero readout the signal that comes back is itself an update,
-# with the same bias: 0.2.
-# 8 seeds scatter by 0.1. They only tell exponents apart that differ by 1/2, the table's grain: half of that.
+# 0.1 is two of them. After step 3 a part of the updates averages out over three batches, so that the chance
+# correlations of activations, larger in narrow nets, weigh more: a bias that no seed takes away and no smaller rate
+# (muP's output: -0.06 at 100 seeds, the same at lr 1e-5). Hence 0.15. From a zero readout the signal that comes back is
+# itself an update, with the same bias: 0.2. 8 seeds scatter by 0.1. They only tell exponents apart that differ by 1/2,
+# the table's grain: half of that.
 STEP_1 = {FAST: 0.25, FULL: 0.1}
 STEP_3 = {FAST: 0.25, FULL: 0.15}
 STEP_3_ZERO = {FAST: 0.25, FULL: 0.2}
@@ -169,8 +170,8 @@ def test_effective_updates_from_a_zero_readout(case: Case, seeds: int) -> None:
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_sp_at_a_constant_rate_departs_from_its_limit(seeds: int) -> None:
     """E.2: the limit has updates of order 1 in the input layer and n in the hidden one, as from a zero readout. From a
-    standard one both slopes are smaller by 1/2: the readout still is what it was drawn as, n^-1/2, because its update, of
-    order 1, is far smaller at any width that one can train. The hidden layer explodes all the same."""
+    standard one both slopes are smaller by 1/2: the readout still is what it was drawn as, n^-1/2, because its update,
+    of order 1, is far smaller at any width that one can train. The hidden layer explodes all the same."""
     measured, limit = slopes(SP_CONSTANT, seeds, 3), slopes(SP_ZERO, seeds, 3)
     np.testing.assert_allclose(measured, floats(SP_CONSTANT.expected), rtol=0, atol=STEP_3[seeds])
     # two measurements, each with its own bound
@@ -196,7 +197,8 @@ def test_theory_says_the_same(case: Case) -> None:
 @pytest.mark.parametrize("width", [64, 128, 256, 512, 1024])
 @pytest.mark.parametrize("param", TABLE)
 def test_initial_stds_follow_their_exponents(param: str, width: int) -> None:
-    """He's at the base width, sqrt(2 / fan_in), from there a power of the width ratio: 0, -1/2, and the readout's own."""
+    """He's at the base width, sqrt(2 / fan_in), from there a power of the width ratio: 0, -1/2, and the readout's
+    own."""
 
     def s(n: int) -> float:
         return 1 / (n / math.sqrt(D_OUT) + math.sqrt(n))

@@ -79,7 +79,8 @@ def test_the_same_study_gives_the_same_bytes(study, page):
 def test_the_answer_is_made_of_the_numbers(page):
     text = " ".join(" ".join(Page(page).text).split())
     found = re.search(
-        r"Under SP with AdamW the optimal learning rate is (\S+) \((\S+) to (\S+)\) at width 64 and (\S+) \((\S+) to (\S+)\) "
+        r"Under SP with AdamW the optimal learning rate is (\S+) \((\S+) to (\S+)\) at width 64 and (\S+) \((\S+) to "
+        r"(\S+)\) "
         rf"at width 256: exponent {MINUS}0.50 ",
         text,
     )

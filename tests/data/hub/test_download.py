@@ -119,7 +119,8 @@ _children: list[subprocess.Popen[str]] = []
 
 def _python(code: str, server: HubServer, **env: str) -> subprocess.Popen[str]:
     head = (
-        "import sys, time, huggingface_hub\nfrom pipeline.config import DataConfig\nfrom pipeline.data.hub import download\n"
+        "import sys, time, huggingface_hub\nfrom pipeline.config import DataConfig\nfrom pipeline.data.hub import "
+        "download\n"
         "huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1 << 12\n"
         f"source = lambda: download.hub_source(DataConfig(name='w', format='text', repo={REPO!r}, files={BIG!r}))\n"
     )

@@ -680,10 +680,12 @@ def test_a_full_disk_in_the_middle_loses_nothing(
     (tmp_path / "corpus").mkdir()
     corpus = write_corpus(tmp_path / "corpus", [200, 200, 3000])
     code = (
-        "import resource, sys; from pipeline.cli.main import main; from pipeline.data.preparing import prepare as module\n"
+        "import resource, sys; from pipeline.cli.main import main; from pipeline.data.preparing import prepare as "
+        "module\n"
         "if __name__ == '__main__':\n"
         "    module.FEW_TOKENS, module.PART_BYTES = 0, 3000\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1]))); sys.exit(main(sys.argv[2:]))"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1]))); "
+        "sys.exit(main(sys.argv[2:]))"
     )
     (tmp_path / "full.py").write_text(code)
     argv = ["data", "prepare", corpus, "--name", "c", "--tokenizer", str(tokenizer), "--workers", "2"]

@@ -1,4 +1,5 @@
-"""The order of streamed windows against a brute-force one, at any number of ranks and workers, and across interruptions."""
+"""The order of streamed windows against a brute-force one, at any number of ranks and workers, and across
+interruptions."""
 
 import contextlib
 import dataclasses
