@@ -14,10 +14,10 @@ from pipeline.theory.orders import Theta
 from pipeline.theory.predict import Layer, Prediction, predict
 from pipeline.theory.propagation import LayerScales
 
-
 _READING = (
     "  e stands for n^e: RMS entries of initial weights and gradients, RMS norms of the rest. -: exactly zero at every",
-    "  width. up: grows with every step. effective: |dW x|, propagating: |W0 dx|. learns: no vanishing effective update.",
+    "  width. up: grows with every step. effective: |dW x|, propagating: |W0 dx|. learns: no vanishing effective "
+    "update.",
 )
 
 

@@ -61,7 +61,8 @@ def warning(one: LrPrediction, doubt: Doubt) -> str:
                 "from few widths."
             )
         case "unchecked":
-            return f"Two widths cannot tell whether the {name} follows a power law: what the interval allows for is assumed."
+            what = f"whether the {name} follows a power law"
+            return f"Two widths cannot tell {what}: what the interval allows for is assumed."
         case "edge-limited":
             return "The optimum saturates at the edge of stability: both are predicted from the edge's runs."
         case "grid end":
