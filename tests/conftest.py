@@ -5,12 +5,14 @@ import hashlib
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.config import DataConfig, ModelConfig, RunConfig
+from pipeline.training.health import STOP_SIGNALS
 
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -24,6 +26,16 @@ if (
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Prepared data of the tests lives apart from the user's."""
     os.environ["PIPELINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """As they were: a verb that was called here ends with its stop signals ignored, which later children would inherit."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
