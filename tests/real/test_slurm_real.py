@@ -51,7 +51,7 @@ class Study:
     def cli(self, *arguments: str, code: int = 0) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *arguments],
-            env=self.cluster.environment, capture_output=True, text=True, timeout=120,
+            env=self.cluster.environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
