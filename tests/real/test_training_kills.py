@@ -109,4 +109,4 @@ def test_killed_training_reads_what_undisturbed_training_does(run: RunConfig, tm
     results = [
         json.loads(next((tmp_path / name).rglob("result.json")).read_text()) for name in ("undisturbed", "disturbed")
     ]
-    assert results[0].final["final_val_loss"] == pytest.approx(results[1].final["final_val_loss"], rel=1e-4)
+    assert results[0]["final_val_loss"] == pytest.approx(results[1]["final_val_loss"], rel=1e-4)
