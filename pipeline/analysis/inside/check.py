@@ -31,7 +31,7 @@ QUANTITIES = (
 )  # fmt: skip
 """Positive quantities per weight, of which a width exponent means something."""
 
-# What finite widths bend a slope by: a relative n^-1/2 in every scale (tests/test_slopes.py)
+# What finite widths bend a slope by: a relative n^-1/2 in every scale (tests/analysis/inside/test_slopes.py)
 FINITE_WIDTH = 0.1
 
 Records = list[Record]
