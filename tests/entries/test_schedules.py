@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.entries.schedules import SCHEDULES, cosine
+from pipeline.entries.schedules import cosine
 
 
 def test_cosine_by_closed_form() -> None:
@@ -17,7 +17,3 @@ def test_cosine_by_closed_form() -> None:
     assert rate[100] == pytest.approx(0.1)
     assert cosine(RunConfig(steps=1, warmup_steps=0), 0) == 1
     assert cosine(RunConfig(steps=1, warmup_steps=1), 0) == 1
-
-
-def test_the_run_asks_the_table() -> None:
-    assert SCHEDULES[RunConfig().schedule] is cosine
