@@ -94,11 +94,11 @@ def main() -> None:
             spent = [f["cost"] for f in found]
             full, seeds = grid_cost(WORLDS[name], target, min(flags.studies, 40))
             print(
-                f"| {name} | {target:g} | {np.median(spent):.1f} ({np.quantile(spent, 0.9):.1f}) "
-                f"| {np.median([f['runs'] for f in found]):.0f} | {np.median([f['rounds'] for f in found]):.0f} | "
-                f"{reached:.1%} "
-                f"| {np.mean([f['opt_hit'] for f in found]):.1%} / {np.mean([f['max_hit'] for f in found]):.1%} "
-                f"| {full:.1f} ({seeds}) | {np.median(spent) / full:.1%} |",
+                f"| {name} | {target:g} | {np.median(spent):.1f} ({np.quantile(spent, 0.9):.1f}) | "
+                f"{np.median([f['runs'] for f in found]):.0f} | {np.median([f['rounds'] for f in found]):.0f} | "
+                f"{reached:.1%} | {np.mean([f['opt_hit'] for f in found]):.1%} / "
+                f"{np.mean([f['max_hit'] for f in found]):.1%} | {full:.1f} ({seeds}) | {np.median(spent) / full:.1%} "
+                "|",
                 flush=True,
             )
 

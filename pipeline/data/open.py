@@ -55,8 +55,7 @@ def _prepared(config: RunConfig) -> Path:
             tokens = f" --tokens {data.tokens}" if data.tokens else ""
             raise RequestError(
                 f"{data.name} is not prepared ({folder}): run pipeline data prepare {data.name}{tokens} first, with "
-                "the "
-                "settings of --data, or train with --data.mode stream"
+                "the settings of --data, or train with --data.mode stream"
             )
     return prepare(data, config.model.vocab_size)
 

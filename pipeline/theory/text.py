@@ -179,8 +179,7 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
     )
     yield (
         "published runs with such logits: max-stable rate as predicted, optimum shrinks with width on images, less "
-        "so on "
-        "language [observed, 5.2, F.7]",
+        "so on language [observed, 5.2, F.7]",
         not setting.global_lr and prediction.regime == "controlled divergence" and not prediction.stopped,
     )
     yield (
@@ -194,8 +193,7 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
     )
     yield (
         "the softmax saturates where logits diverge and training ends; published runs then count as unstable from "
-        "n^-1 on "
-        "[observed, F.4]",
+        "n^-1 on [observed, F.4]",
         sgd and setting.derivative == "softmax_mse",
     )
     yield (
@@ -219,8 +217,7 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
     )
     yield (
         "keys and values of a fixed number of heads train as hidden and act as output; their growth is not counted "
-        "in the "
-        "regime [conjectured]",
+        "in the regime [conjectured]",
         setting.kv_heads == "fixed",
     )
     small = predict(setting, prediction.alpha, small_steps=True)

@@ -90,6 +90,10 @@ def test_analysis_reads_the_file_and_older_runs_without_it(tiny: RunConfig, tmp_
     file.write_text(json.dumps(content))
     (told,) = families(loaded, recorded(loaded))
     assert told.kinds["lm_head.weight"] == Place("v", "hidden")
+    del content["lm_head.weight"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(RequestError, match=r"weights\.json of a run of width 32 lacks lm_head\.weight"):
+        _ = families(loaded, recorded(loaded))[0].kinds
     file.write_text("[]")
     with pytest.raises(RequestError, match=r"weights\.json is damaged"):
         families(loaded, recorded(loaded))

@@ -21,6 +21,7 @@ from pipeline.analysis.inside.theory import Predictions
 from pipeline.analysis.study.runs import Floats
 from pipeline.config import RunConfig
 from pipeline.entries.kinds import SMALL_GROUPS, Place, place_of
+from pipeline.errors import RequestError
 from pipeline.run.result import Record
 
 QUANTITIES = (
@@ -138,9 +139,15 @@ class Family:
 
     @cached_property
     def kinds(self) -> dict[str, Place]:
-        known = self.places
-        weights = {key.weight for key in self._series[0]}
-        return {weight: known.get(weight) or place_of(weight, self.config) for weight in weights}
+        """Of every weight: from weights.json, or of runs that are older than it by the rule that wrote it. Raises
+        `RequestError` for a file that lacks one."""
+        weights = sorted({key.weight for key in self._series[0]})
+        if not self.places:
+            return {weight: place_of(weight, self.config) for weight in weights}
+        for weight in weights:
+            if weight not in self.places:
+                raise RequestError(f"weights.json of a run of width {self.widths[0]} lacks {weight}: delete the file")
+        return {weight: self.places[weight] for weight in weights}
 
     @cached_property
     def predictions(self) -> Predictions | None:

@@ -19,12 +19,6 @@ from pipeline.theory.predict import Layer, Prediction, predict
 Size = Literal["finite", "large"] | None
 _SIZES: tuple[Size, Size] = ("finite", "large")
 
-READOUT_SOURCE = (
-    "the readout's propagating update follows |W_0|, which at these widths grows like 1 + sqrt(n/d_out): paper, "
-    "section 5.2 "
-    "and F.7"
-)
-
 
 @dataclass(frozen=True)
 class Predictions:

@@ -81,8 +81,7 @@ def _optimum(group: GroupFit) -> str:
     if group.fitted.edge_limited:
         return (
             f"{start} and {_at_width(*optima[-1])}. It saturates at the stability edge, from which it is not told "
-            "apart: "
-            f"its exponent is the edge's, {exponent}."
+            f"apart: its exponent is the edge's, {exponent}."
         )
     return f"{start} and {_at_width(*optima[-1])}: exponent {exponent}."
 
@@ -190,9 +189,8 @@ def _grid_ends(group: GroupFit) -> list[str]:
             bound = lr(float(w.curve.lrs[-1 if end == "high" else 0]))
             kept = "" if w.best is None else _BORROWED
             said.append(
-                f"At width {w.width} the {side} learning rate tried is the best (optimum {sign} {bound} as far as "
-                "the grid "
-                f"shows);{kept} extend the grid {way}."
+                f"At width {w.width} the {side} learning rate tried is the best (optimum {sign} {bound} as far as the "
+                f"grid shows);{kept} extend the grid {way}."
             )
     return said
 
@@ -224,15 +222,13 @@ def _edge_bounds(group: GroupFit) -> list[str]:
     if unseen and len(unseen) < len(group.widths):
         bound = lr(min(float(w.curve.lrs[-1]) for w in unseen))
         said.append(
-            f"At {words.widths_text([w.width for w in unseen])} no learning rate was unstable: the edge there is "
-            "only known "
-            f"to lie beyond {bound}, and its place rests on the other widths; extend the grid upwards."
+            f"At {words.widths_text([w.width for w in unseen])} no learning rate was unstable: the edge there is only "
+            f"known to lie beyond {bound}, and its place rests on the other widths; extend the grid upwards."
         )
     if group.fitted.edge_limited:
         said.append(
             f"The valley's bottom lies within {EDGE_GAP:g} octave of the edge at half of the widths or more: the "
-            "optimum's "
-            "exponent is reported from the edge's runs, and says nothing beyond them."
+            "optimum's exponent is reported from the edge's runs, and says nothing beyond them."
         )
     return said
 

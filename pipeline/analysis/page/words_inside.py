@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from pipeline.analysis.inside.check import FINITE_WIDTH, Exponent, Family
-from pipeline.analysis.inside.theory import READOUT_SOURCE
 from pipeline.analysis.page import words
 from pipeline.console import wrapped
 from pipeline.entries.kinds import FIRST
@@ -46,6 +45,11 @@ _LAYERS = {
     "mlp.proj": "the MLP's projection",
 }
 _PLURAL = {"norms", "hidden", "biases", "qk-norm", "q", "k", "v"}
+
+_READOUT_SOURCE = (
+    "the readout's propagating update follows |W_0|, which at these widths grows like 1 + sqrt(n/d_out): paper, "
+    "section 5.2 and F.7"
+)
 
 
 def power(exponent: float, error: float = math.nan) -> str:
@@ -133,7 +137,7 @@ def findings(family: Family) -> list[str]:
     elif not apart:
         said.append("Effective and propagating updates go with width as predicted, in every group of weights.")
     if family.predictions is not None and any(_is_between(e, family) for e in judged):
-        source = words.capital(READOUT_SOURCE)
+        source = words.capital(_READOUT_SOURCE)
         said.append(f"{source}; d_out is {family.config.d_out:,} here.")
     if len(family.widths) == 2:
         said.append("Two widths show a slope, but not whether one power law holds: add a third.")
