@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import content_sha256
+from pipeline.entries.optimizers import OPTIMIZERS
 
 Settings = Mapping[str, Any]
 """Flat: ``{"width": 256, "model.n_layer": 6, ...}``, of plain values."""
@@ -146,8 +147,8 @@ def _idle(settings: Settings) -> set[str]:
         idle |= {"data.text_field"}
     if settings["data.format"] == "shards":  # tokens already
         idle |= {"data.tokens", "data.tokenizer", "data.validation_fraction"}
-    if settings["optimizer"] == "sgd":
-        idle |= {"betas", "eps"}
+    own = OPTIMIZERS[settings["optimizer"]].settings
+    idle |= {name for entry in OPTIMIZERS.values() for name in entry.settings if name not in own}
     if not settings["weight_decay"]:
         idle |= {"weight_decay_scaling"}
     if settings["depth_scaling"] == "none":

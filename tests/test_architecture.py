@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "cache": {"errors", "files"},
     "sealed": {"files"},
     "theory": {"console", "entries", "parameterization"},
-    "identity": {"cache"},
+    "identity": {"cache", "entries"},
     "config": {"entries", "errors", "identity", "parameterization"},
     "data": {"config", "entries", "errors", "files", "sealed"},
     "recipes": {"config", "errors", "files"},
