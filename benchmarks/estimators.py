@@ -25,7 +25,7 @@ import scipy
 
 from benchmarks.studies import JITTER, WORLDS, Design, Truth, World, draw, make_runs
 from pipeline.analysis.fit import published
-from pipeline.analysis.fit.collapse import Estimate, estimate
+from pipeline.analysis.fit.local import Estimate, estimate
 from pipeline.analysis.fit.evidence import decided
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.study.grid import grid_of

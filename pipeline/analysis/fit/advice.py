@@ -1,7 +1,7 @@
 """Which further runs would narrow a prediction most, from the fit's own variances. numpy only.
 
-The variance of the prediction (`drift.Line`), irregularity of the width included, is computed before and after each
-candidate's runs.
+The variance of the prediction (`law.forecast_variance`), irregularity of the width included, is computed before and
+after each candidate's runs.
 """
 
 import math
@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.analysis.fit.drift import Line
 from pipeline.analysis.fit.fitted import Observed
+from pipeline.analysis.fit.law import forecast_variance
 from pipeline.analysis.study.runs import Floats, Runs
 
 Kind = Literal["narrower", "wider", "seeds"]
@@ -40,7 +40,7 @@ def advise(seen: Observed, runs: Runs, width: float, width_step: int = 1) -> tup
     per_width = {n: int(np.sum(runs.width == n)) for n in runs.widths}
     spent = sum(count * n**2 for n, count in per_width.items())
     typical = float(np.median(list(per_width.values())))
-    before = _predicted(widths, variance + jitter, jitter, width)
+    before = _predicted(widths, variance + jitter, seen, width)
     candidates: list[tuple[Kind, float]] = [("seeds", widths[-1])]
     if (narrow := max(widths[0] / 4 // width_step, 1) * width_step) < widths[0]:
         candidates.append(("narrower", narrow))
@@ -49,17 +49,17 @@ def advise(seen: Observed, runs: Runs, width: float, width_step: int = 1) -> tup
     found_ways = []
     for kind, new in candidates:
         if kind == "seeds":
-            after = _predicted(widths, variance / 2 + jitter, jitter, width)
+            after = _predicted(widths, variance / 2 + jitter, seen, width)
             cost = 1.0
         else:
             measured = float(np.median(variance))
             more = np.append(variance + jitter, measured + jitter)
-            after = _predicted(np.append(widths, new), more, jitter, width)
+            after = _predicted(np.append(widths, new), more, seen, width)
             after = min(after, measured) if new == width else after  # its own runs know its irregularity too
             cost = float(typical * new**2 / spent)
         found_ways.append(Advice(kind, round(new), math.sqrt(after / before), cost))
     return tuple(sorted(found_ways, key=lambda way: way.shrink))
 
 
-def _predicted(widths: Floats, variance: Floats, jitter: float, width: float) -> float:
-    return Line(widths, np.diag(variance)).at(width, np.zeros_like(widths))[1] + jitter
+def _predicted(widths: Floats, variance: Floats, seen: Observed, width: float) -> float:
+    return forecast_variance(widths, variance, seen.wander, width) + seen.jitter**2

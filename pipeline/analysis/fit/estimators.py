@@ -4,7 +4,7 @@ default."""
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.analysis.fit import collapse, published
+from pipeline.analysis.fit import local, published
 from pipeline.analysis.fit.fitted import Fitted
 from pipeline.analysis.study.grid import Grid
 from pipeline.errors import RequestError
@@ -34,7 +34,7 @@ class Estimator:
 ESTIMATORS: dict[str, Estimator] = {
     entry.name: entry
     for entry in (
-        Estimator("collapse", "one valley shape over widths, interval-censored edges", collapse.fit),
+        Estimator("local", "each width's optimum from its own neighbourhood, interval-censored edges", local.fit),
         Estimator(
             "paper",
             "grid values and a line",

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from pipeline.analysis.fit.edgelaw import edge_law, edge_of_width
+from pipeline.analysis.fit.law import OptimumLaw, PowerLaw
 from pipeline.analysis.fit.posterior import Mixture
-from pipeline.analysis.fit.powerlaw import OptimumLaw, PowerLaw
 from pipeline.analysis.study.stability import Intervals
 
 CLEAN = (-1.0, -0.5, 0.0)
@@ -116,23 +116,18 @@ def check_power_law(law: PowerLaw | None, seen: Intervals) -> PowerLawCheck:
 
 def _of_optimum(law: OptimumLaw) -> PowerLawCheck:
     places = np.arange(len(law.widths))
+    x, covariance = law.observed
     local = tuple(
-        LocalExponent(law.widths[i], law.widths[i + 1], _subset(law, places[i : i + 2]).exponent) for i in places[:-1]
+        LocalExponent(law.widths[i], law.widths[i + 1], law.straight(places[i : i + 2]).exponent) for i in places[:-1]
     )
     held_out = []
     for place, width in enumerate(law.widths):
-        rest = _subset(law, np.delete(places, place))
+        rest = law.straight(np.delete(places, place))
         if len(rest.widths) > 1:
-            error = float(np.sqrt(law.covariance[place, place]))
-            held_out.append(
-                _held_out(width, Mixture(law.x[[place]], np.array([error]), np.ones(1)), rest.at(width), len(places))
-            )
+            error = math.sqrt(float(covariance[place, place]))
+            own = Mixture(x[[place]], np.array([error]), np.ones(1))
+            held_out.append(_held_out(width, own, rest.at(width), len(places)))
     return PowerLawCheck(local, tuple(held_out), _verdict(held_out))
-
-
-def _subset(law: OptimumLaw, places: np.ndarray[tuple[int], np.dtype[np.int64]]) -> OptimumLaw:
-    widths = tuple(law.widths[i] for i in places)
-    return OptimumLaw(widths, law.x[places], law.covariance[np.ix_(places, places)], law.scale, tail=0)
 
 
 def _of_edge(seen: Intervals) -> PowerLawCheck:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from pipeline.analysis.fit.powerlaw import PowerLaw
+from pipeline.analysis.fit.law import PowerLaw
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Literal
 from pipeline.analysis.fit.evidence import PowerLawCheck
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.posterior import Mixture
+from pipeline.analysis.fit.regret import Price
 from pipeline.analysis.study.grid import GridEnd
 from pipeline.analysis.study.runs import Floats
 
@@ -31,8 +32,16 @@ class Lr:
     def has_interval(self) -> bool:
         return not math.isnan(self.low)
 
+    def below(self, ceiling: float) -> "Lr":
+        """With nothing above `ceiling`."""
+        return Lr(min(self.value, ceiling), min(self.low, ceiling), min(self.high, ceiling))
 
-def lr_of(posterior: Mixture, level: float = 0.95) -> Lr:
+
+LEVEL = 0.95
+"""Mass of the intervals of fitted widths and exponents."""
+
+
+def lr_of(posterior: Mixture, level: float = LEVEL) -> Lr:
     """Median and central interval of log2 lr, as learning rates."""
     low, median, high = posterior.quantiles([(1 - level) / 2, 0.5, (1 + level) / 2])
     return Lr(2.0**median, 2.0**low, 2.0**high)
@@ -44,6 +53,7 @@ class LeftOut(Enum):
     UNSTABLE = "nothing there is stable"
     FEW_RUNS = "too few runs are near its optimum"
     ONE_SIDED = "no width shows both sides of its valley"
+    NO_VALLEY = "no valley: losses do not depend on the learning rate beyond noise"
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,13 @@ class Observed:
     """Per width."""
     jitter: float
     """Standard deviation of single widths around the power law."""
+    wander: float
+    """How far the exponent wanders per root octave of width."""
+
+
+LrAt = Callable[[Quantity, int, float], Lr | None]
+"""Of a quantity, a width, trained or not, and a level: the learning rate and the interval that holds so much mass; None
+where nothing is known."""
 
 
 def _nothing(*_: object) -> None:
@@ -85,15 +102,15 @@ class Fitted:
     """In the order of the grid's."""
     laws: Mapping[Quantity, LrLaw]
     """Of both quantities."""
-    lr_at: Callable[[Quantity, int, float], Lr | None]
-    """Of a quantity, a width, trained or not, and a level: the learning rate and the interval that holds so much mass;
-    None where nothing is known."""
+    lr_at: LrAt
     intervals: bool = True
     """Whether `lr_at` knows intervals."""
     posteriors: Mapping[Quantity, Mixture] = field(default_factory=dict)
     """Of the exponents; a quantity that is not estimable, or an estimator without distributions, has none."""
     stands: Callable[[int], Mixture | None] = _nothing
     """Of a width: log2 of the largest learning rate that one run with a new seed stands."""
+    price: Callable[[int, float], Price | None] = _nothing
+    """Of a width and a level: the learning rate of least expected regret, and what it costs."""
     observed: Mapping[Quantity, Observed] = field(default_factory=dict)
     """Of the quantities that have a power law with an error, over two widths at least."""
     checks: Mapping[Quantity, PowerLawCheck] = field(default_factory=dict)
@@ -102,3 +119,5 @@ class Fitted:
     """The optimum saturates at the edge, so that its exponent is the edge's."""
     log_loss: bool = False
     """Valleys were fitted to log losses."""
+    shape_differs: float = 0.0
+    """Probability that the widths' valleys do not share their shape, beyond an asymmetry that turns with width."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.analysis.fit.estimators import Estimator
 from pipeline.analysis.fit.study_fit import GroupFit
-from pipeline.analysis.page import words_collapse, words_fit, words_paper
+from pipeline.analysis.page import words_local, words_fit, words_paper
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Phrases:
 
 
 OWN = {
-    "collapse": Phrases(words_collapse.READING, notes=words_collapse.notes),
+    "local": Phrases(words_local.READING, notes=words_local.notes),
     "paper": Phrases(
         words_paper.READING, words_paper.width_rows, words_paper.answer, words_paper.notes, answers_on_terminal=False
     ),

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from pipeline.analysis.fit.collapse import EDGE_GAP
+from pipeline.analysis.fit.local import EDGE_GAP
 from pipeline.analysis.fit.evidence import EQUAL_WITHIN, agreement, clean_exponents
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import QUANTITIES, LeftOut, Lr, Quantity

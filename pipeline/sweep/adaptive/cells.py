@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.analysis.fit.valley import WINDOW
+from pipeline.analysis.fit.neighbourhood import WINDOW
 from pipeline.sweep.adaptive.state import SAME, SCAN_STEP, Proposal, State, any_near
 
 SCAN_REACH = 6.0  # octaves around the first guess

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.analysis.fit.fitted import Quantity
-from pipeline.analysis.fit.powerlaw import OptimumLaw
+from pipeline.analysis.fit.law import OptimumLaw
 from pipeline.sweep.adaptive.cells import edge_runs, valley_runs
 from pipeline.sweep.adaptive.state import FIRST_SLOPE, Proposal, Round, State, half_width
 
@@ -34,7 +34,7 @@ def replicate(state: State) -> Round:
 def limit_of(widths: tuple[int, ...]) -> float:
     """The half-width that stays even if every width's optimum were known exactly: single widths are irregular."""
     z = np.log2(np.array(widths, dtype=np.float64))
-    return half_width(OptimumLaw(widths, FIRST_SLOPE * z, 1e-6 * np.eye(len(z))).exponent)
+    return half_width(OptimumLaw.of_places(widths, FIRST_SLOPE * z, np.full(len(z), 1e-6)).exponent)
 
 
 def _runs_of(state: State, width: int, seed: int, wide: set[Quantity]) -> Iterator[Proposal]:

@@ -1,0 +1,356 @@
+"""Optimum and stability edge over widths: power laws whose exponent may wander, and single widths that lie off them.
+
+x_n = mu + alpha z_n + W(z_n) + xi_n, z = log2 n around the middle of the widths, xi_n ~ N(0, jitter^2), and W the
+integral of a Brownian motion: the exponent itself changes by `wander` per root octave of width. The edge goes along: it
+is the same law plus a gap, whose slope and wandering are smaller. Both scales are unknown and integrated over; their
+priors were learned from many real studies (`JITTER`, `WANDER`).
+
+Axes: H hypotheses of the optima x jitter x wander, W widths of the optima, R rows: those, then the widths of the edge.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.analysis.fit.optima import Optima
+from pipeline.analysis.fit.posterior import Mixture, normalized
+from pipeline.analysis.study.runs import Floats
+
+# Values and prior weights, octaves, and octaves per octave^(3/2). Where the evidence of 89 families of curves of four
+# sources (Step Law's dense models, muP's MLPs and transformers, a chess model) puts them by an EM algorithm over this
+# grid, smoothed: families either follow one power law or wander by a third, and their levels are hardly irregular.
+JITTER = ((0.02, 0.08, 0.16, 0.3), (0.45, 0.3, 0.15, 0.1))
+WANDER = ((0.02, 0.1, 0.2, 0.35, 0.55), (0.25, 0.15, 0.2, 0.3, 0.1))
+STRAIGHT = ((0.0,), (1.0,))
+SLOPE_SD = 1.2  # of alpha: hardly anything is assumed of it
+
+_GAP_SLOPE_SD = 0.4  # of the edge's exponent minus the optimum's
+_GAP_WANDER = 0.3  # of the edge beside the optimum, over the optimum's
+_EDGE_JITTER = 0.1  # octaves
+_MOST = 400  # components of a mixture that are kept
+
+
+class PowerLaw(Protocol):
+    """What is known of a learning rate as a function of width."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Those it was fitted to."""
+        ...
+
+    @property
+    def exponent(self) -> Mixture: ...
+
+    @property
+    def jitter(self) -> float:
+        """Posterior mean of the irregularity of single widths, octaves."""
+        ...
+
+    @property
+    def observed(self) -> tuple[Floats, Floats]:
+        """Mean and covariance of what each width says by itself, octaves."""
+        ...
+
+    def line(self, width: float) -> Mixture:
+        """log2 of the learning rate on the law at `width`: what widths scatter around."""
+        ...
+
+    def at(self, width: float) -> Mixture:
+        """log2 of the learning rate at `width`, its irregularity included; a fitted width's own data count."""
+        ...
+
+
+@dataclass(frozen=True)
+class EdgePlaces:
+    """What single widths say of their edge, octaves."""
+
+    widths: tuple[int, ...]
+    mean: Floats
+    variance: Floats
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Optimum and edge of a width together: a mixture of H bivariate normal distributions, octaves."""
+
+    weight_H: Floats
+    mean_H2: Floats
+    covariance_H22: Floats
+
+    def of(self, which: int) -> Mixture:
+        """0: the optimum, 1: the edge."""
+        return _mixture(self.mean_H2[:, which], self.covariance_H22[:, which, which], self.weight_H)
+
+    @staticmethod
+    def independent(optimum: Mixture, edge: Mixture) -> "Pair":
+        """Of a width where both were measured; of the edge mean and standard deviation."""
+        n = len(optimum.weight)
+        covariance = np.zeros((n, 2, 2))
+        covariance[:, 0, 0], covariance[:, 1, 1] = optimum.sd**2, edge.standard_deviation**2
+        return Pair(optimum.weight, np.stack([optimum.location, np.full(n, edge.mean)], axis=1), covariance)
+
+    def with_scatter(self, sd: float) -> "Pair":
+        """The edge of a single run."""
+        return replace(self, covariance_H22=self.covariance_H22 + np.diag([0.0, sd**2]))
+
+
+@dataclass(frozen=True)
+class OptimumLaw:
+    """The posterior given what the widths say of their optima, and of their edges."""
+
+    widths: tuple[int, ...]
+    weight_C: Floats
+    mean_CW: Floats
+    variance_CW: Floats
+    optima: Optima | None = None
+    """Where `mean` and `variance` stand for tables; else they are all."""
+    edge: EdgePlaces | None = None
+    wander: tuple[tuple[float, ...], tuple[float, ...]] = WANDER
+
+    @staticmethod
+    def of(optima: Optima, edge: EdgePlaces | None = None) -> "OptimumLaw":
+        return OptimumLaw(optima.widths, optima.weight_C, optima.mean_CW, optima.variance_CW, optima, edge)
+
+    @staticmethod
+    def of_places(widths: tuple[int, ...], x: Floats, variance: Floats) -> "OptimumLaw":
+        """From independent normal estimates, on one power law."""
+        return OptimumLaw(widths, np.ones(1), x[None, :], variance[None, :], wander=STRAIGHT)
+
+    def straight(self, places: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> "OptimumLaw":
+        """One power law through the optima of some widths."""
+        widths = tuple(self.widths[i] for i in places)
+        mean, variance = self.mean_CW[:, places], self.variance_CW[:, places]
+        return OptimumLaw(widths, self.weight_C, mean, variance, wander=STRAIGHT)
+
+    @property
+    def observed(self) -> tuple[Floats, Floats]:
+        mean = self.weight_C @ self.mean_CW
+        off = self.mean_CW - mean
+        return mean, np.diag(self.weight_C @ self.variance_CW) + np.einsum("c,ci,cj->ij", self.weight_C, off, off)
+
+    @property
+    def jitter(self) -> float:
+        return float(self._given.weight_H @ self._given.jitter_H)
+
+    @property
+    def wandering(self) -> float:
+        """Posterior mean of how far the exponent wanders per root octave of width."""
+        return float(self._given.weight_H @ self._given.wander_H)
+
+    @property
+    def exponent(self) -> Mixture:
+        """The average slope over the fitted widths: least squares of the law, irregularities left out."""
+        assert len(self.widths) > 1
+        z = self._z_W
+        mean, variance = self._given.smooth(z / (z @ z), z, level=0.0)
+        return _mixture(mean, variance, self._given.weight_H)
+
+    def line(self, width: float) -> Mixture:
+        assert len(self.widths) > 1
+        mean, variance = self._given.smooth(np.ones(1), np.array([self._z(width)]), level=1.0)
+        return _mixture(mean, variance, self._given.weight_H)
+
+    def at(self, width: float) -> Mixture:
+        return self._own(self.widths.index(int(width))) if width in self.widths else self.pair(width).of(0)
+
+    def pair(self, width: float) -> Pair:
+        """At a width that was not fitted. Without an `edge` its second member says nothing."""
+        return self._given.pair(self._z(width))
+
+    def with_edge(self, edge: EdgePlaces | None) -> "OptimumLaw":
+        return replace(self, edge=edge)
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _middle(self) -> float:
+        return float(np.log2(np.array(self.widths, dtype=np.float64)).mean())
+
+    def _z(self, width: float) -> float:
+        return math.log2(width) - self._middle
+
+    @cached_property
+    def _z_W(self) -> Floats:
+        return np.array([self._z(width) for width in self.widths])
+
+    @cached_property
+    def _given(self) -> "_Given":
+        return _solve(self)
+
+    def _own(self, place: int) -> Mixture:
+        """What the width says itself, times what the other widths say of it."""
+        if len(self.widths) == 1 and self.optima is not None:
+            return _table(self.optima.places_WX[0], self.weight_C @ self.optima.likelihood_WCX[0])
+        if len(self.widths) == 1:
+            return _mixture(self.mean_CW[:, 0], self.variance_CW[:, 0], self.weight_C)
+        weight_H, mean_H, variance_H, component_H = self._given.others(place)
+        if self.optima is None:
+            own_mean, own = self.mean_CW[component_H, place], self.variance_CW[component_H, place]
+            variance = 1 / (1 / own + 1 / variance_H)
+            weight = self._given.weight_H
+            return _mixture(variance * (own_mean / own + mean_H / variance_H), variance, weight)
+        x, table_CX = self.optima.places_WX[place], self.optima.likelihood_WCX[place]
+        density = np.exp(-0.5 * (x - mean_H[:, None]) ** 2 / variance_H[:, None]) / np.sqrt(variance_H)[:, None]
+        return _table(x, np.einsum("h,hx,hx->x", weight_H, density, table_CX[component_H]))
+
+
+def _table(x: Floats, weight: Floats) -> Mixture:
+    return Mixture(x, np.full(len(x), (x[1] - x[0]) / math.sqrt(12)), weight / weight.sum())
+
+
+def _mixture(mean: Floats, variance: Floats, weight: Floats) -> Mixture:
+    kept = np.argsort(-weight, kind="stable")[:_MOST]
+    return Mixture(mean[kept], np.sqrt(np.maximum(variance[kept], 1e-10)), weight[kept] / weight[kept].sum())
+
+
+def wandering(z: Floats, other: Floats) -> Floats:
+    """Covariance of the integral of a two-sided Brownian motion of unit rate that starts at 0."""
+    a, b = np.abs(z)[:, None], np.abs(other)[None, :]
+    small, large = np.minimum(a, b), np.maximum(a, b)
+    together = np.sign(z)[:, None] == np.sign(other)[None, :]
+    found: Floats = np.where(together, small**2 / 2 * (large - small / 3), 0.0)
+    return found
+
+
+def _covariance(z: Floats, other: Floats, wander: float) -> tuple[Floats, Floats]:
+    """Of the optimum's smooth law without its level, and of the gap's."""
+    line, path = np.outer(z, other), wandering(z, other)
+    return (
+        SLOPE_SD**2 * line + wander**2 * path,
+        _GAP_SLOPE_SD**2 * line + (_GAP_WANDER * wander) ** 2 * path,
+    )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The law's posterior given each hypothesis: weights, and the inverse of the rows' covariance."""
+
+    z_R: Floats
+    is_edge_R: Floats
+    weight_H: Floats
+    jitter_H: Floats
+    wander_H: Floats
+    component_H: "np.ndarray[tuple[int], np.dtype[np.int64]]"
+    value_HR: Floats
+    variance_HR: Floats
+    """Their own, irregularity left out."""
+    inverse_HRR: Floats
+
+    @cached_property
+    def _design_RL(self) -> Floats:
+        """The levels: mu, and the gap's where there are edges."""
+        columns = [np.ones_like(self.z_R)]
+        if self.is_edge_R.any():
+            columns.append(self.is_edge_R)
+        return np.stack(columns, axis=1)
+
+    @cached_property
+    def _levels(self) -> tuple[Floats, Floats, Floats]:
+        """Their estimates (H, L), covariance (H, L, L), and inverse @ (value - levels) (H, R)."""
+        reach = self.inverse_HRR @ self._design_RL
+        covariance = np.linalg.inv(np.einsum("rl,hrm->hlm", self._design_RL, reach))
+        level = np.einsum("hlm,hrm,hr->hl", covariance, reach, self.value_HR)
+        rest = np.einsum("hrs,hs->hr", self.inverse_HRR, self.value_HR - level @ self._design_RL.T)
+        return level, covariance, rest
+
+    def _predict(self, gain_HRQ: Floats, prior_HQQ: Floats, design_QL: Floats) -> tuple[Floats, Floats]:
+        """Mean (H, Q) and covariance of Q linear functionals with covariance `gain` with the rows."""
+        level, level_covariance, rest = self._levels
+        mean = level @ design_QL.T + np.einsum("hrq,hr->hq", gain_HRQ, rest)
+        solved = self.inverse_HRR @ gain_HRQ
+        open_HQL = design_QL - np.einsum("hrq,rl->hql", solved, self._design_RL)
+        covariance = prior_HQQ - np.einsum("hrq,hrp->hqp", gain_HRQ, solved)
+        return mean, covariance + np.einsum("hql,hlm,hpm->hqp", open_HQL, level_covariance, open_HQL)
+
+    def _by_wander(self, z: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Covariances of optimum and gap between rows and z, (H, R, Z), and among z, (H, Z, Z)."""
+        values, place = np.unique(self.wander_H, return_inverse=True)
+        with_rows = [_covariance(self.z_R, z, float(value)) for value in values]
+        among = [_covariance(z, z, float(value)) for value in values]
+        optimum, gap = (np.stack([pair[i] for pair in with_rows])[place] for i in (0, 1))
+        optimum_z, gap_z = (np.stack([pair[i] for pair in among])[place] for i in (0, 1))
+        return optimum, gap, optimum_z, gap_z
+
+    def smooth(self, weight_Z: Floats, z: Floats, level: float) -> tuple[Floats, Floats]:
+        """Mean and variance (H,) of sum weight * (law of the optimum at z), whose level counts `level` times."""
+        with_rows, _, among, _ = self._by_wander(z)
+        design = np.zeros((1, self._design_RL.shape[1]))
+        design[0, 0] = level
+        gain = (with_rows @ weight_Z)[:, :, None]
+        mean, covariance = self._predict(
+            gain, np.einsum("a,hab,b->h", weight_Z, among, weight_Z)[:, None, None], design
+        )
+        return mean[:, 0], covariance[:, 0, 0]
+
+    def pair(self, z: float) -> Pair:
+        optimum, gap, optimum_z, gap_z = self._by_wander(np.array([z]))
+        gain = np.concatenate([optimum, optimum + gap * self.is_edge_R[None, :, None]], axis=2)
+        same, apart = optimum_z[:, 0, 0], gap_z[:, 0, 0]
+        prior = np.stack([np.stack([same, same], axis=1), np.stack([same, same + apart], axis=1)], axis=1)
+        design = np.zeros((2, self._design_RL.shape[1]))
+        design[:, 0] = 1.0
+        if design.shape[1] > 1:
+            design[1, 1] = 1.0
+        mean, covariance = self._predict(gain, prior, design)
+        covariance[:, 0, 0] += self.jitter_H**2
+        covariance[:, 1, 1] += _EDGE_JITTER**2
+        return Pair(self.weight_H, mean, covariance)
+
+    def others(self, place: int) -> tuple[Floats, Floats, Floats, "np.ndarray[tuple[int], np.dtype[np.int64]]"]:
+        """What the other rows say of row `place`, its irregularity included: weights, mean and variance (H,); and
+        each hypothesis' component of the optima."""
+        reach = self.inverse_HRR @ self._design_RL
+        q = self.inverse_HRR[:, place] - np.einsum("hl,hlm,hrm->hr", reach[:, place], self._levels[1], reach)
+        off, precision = np.einsum("hr,hr->h", q, self.value_HR), np.maximum(q[:, place], 1e-12)
+        mean = self.value_HR[:, place] - off / precision
+        variance = np.maximum(1 / precision - self.variance_HR[:, place], 1e-6)
+        own = -0.5 * off**2 / precision + 0.5 * np.log(precision)
+        return normalized(np.log(np.maximum(self.weight_H, 1e-300)) - own), mean, variance, self.component_H
+
+
+def _solve(law: OptimumLaw) -> _Given:
+    edge = law.edge
+    edge_z = np.array([law._z(width) for width in edge.widths]) if edge is not None else np.zeros(0)
+    z = np.concatenate([law._z_W, edge_z])
+    is_edge = np.r_[np.zeros(len(law.widths)), np.ones(len(edge_z))]
+    jitters, wanders = (np.array(values) for values in (JITTER[0], law.wander[0]))
+    prior = np.log(np.outer(JITTER[1], law.wander[1]))  # (jitter, wander)
+    n_components = len(law.weight_C)
+    shape = (n_components, len(jitters), len(wanders))
+    component, at_jitter, at_wander = (index.ravel() for index in np.indices(shape))
+    mean, variance = law.mean_CW, law.variance_CW
+    if edge is not None:
+        repeated = np.ones((n_components, 1))
+        mean = np.concatenate([mean, repeated * edge.mean], axis=1)
+        variance = np.concatenate([variance, repeated * edge.variance], axis=1)
+    smooth = []
+    for value in wanders:
+        optimum, gap = _covariance(z, z, float(value))
+        smooth.append(optimum + gap * np.outer(is_edge, is_edge))
+    irregular = np.where(is_edge > 0, _EDGE_JITTER**2, (jitters**2)[:, None])
+    diagonal = variance[component] + irregular[at_jitter]
+    covariance = np.stack(smooth)[at_wander] + diagonal[:, :, None] * np.eye(len(z))
+    inverse = np.linalg.inv(covariance)
+    given = _Given(
+        z, is_edge, np.ones(len(component)), jitters[at_jitter], wanders[at_wander], component, mean[component],
+        variance[component], inverse
+    )  # fmt: skip
+    level, level_covariance, rest = given._levels
+    misfit = np.einsum("hr,hr->h", given.value_HR - level @ given._design_RL.T, rest)
+    log_det = np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(level_covariance)[1]
+    log = np.log(law.weight_C)[component] + prior[at_jitter, at_wander] - 0.5 * (misfit + log_det)
+    return replace(given, weight_H=normalized(log))
+
+
+def forecast_variance(widths: Floats, variance: Floats, wander: float, width: float) -> float:
+    """Of the law at `width` from estimates with such variances, irregularity included, at the given wandering."""
+    middle = float(np.log2(widths).mean())
+    z, to = np.log2(widths) - middle, np.array([math.log2(width) - middle])
+    inverse = np.linalg.inv(_covariance(z, z, wander)[0] + np.diag(variance))
+    gain = _covariance(z, to, wander)[0][:, 0]
+    open_ = 1 - float(inverse.sum(axis=0) @ gain)
+    own = float(_covariance(to, to, wander)[0][0, 0])
+    return own - float(gain @ inverse @ gain) + open_**2 / float(inverse.sum())

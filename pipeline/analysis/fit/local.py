@@ -1,0 +1,290 @@
+"""The default estimator: each width's optimum from its own neighbourhood, interval-censored edges, and laws over widths
+that may wander; everything as posteriors, with what qualifies them. numpy and scipy only.
+
+known = estimate(Runs.of(width, lr, seed, loss))
+known.optimal.exponent.interval(0.95)      # 95 % interval of d log(lr) / d log(n)
+known.at("optimal", 8192).median           # log2 of the optimal learning rate at a width that was not trained
+known.at("max_stable", 8192).interval(0.9)
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.analysis.fit.edgelaw import SEED_SCATTER, EdgeLaw, edge_law, edge_of_width
+from pipeline.analysis.fit.evidence import check_power_law
+from pipeline.analysis.fit.exponent import from_posterior
+from pipeline.analysis.fit.fitted import (
+    LEVEL,
+    QUANTITIES,
+    Fitted,
+    FittedWidth,
+    LeftOut,
+    Lr,
+    LrAt,
+    Observed,
+    Quantity,
+    lr_of,
+)
+from pipeline.analysis.fit.law import WANDER, EdgePlaces, OptimumLaw, Pair, PowerLaw
+from pipeline.analysis.fit.neighbourhood import Neighbourhood, Scale, neighbourhoods
+from pipeline.analysis.fit.optima import SEEN, Optima, optima
+from pipeline.analysis.fit.posterior import Mixture
+from pipeline.analysis.fit.regret import Price, cheapest
+from pipeline.analysis.study.grid import Grid, GridEnd
+from pipeline.analysis.study.runs import Bools, Floats, Runs
+from pipeline.analysis.study.stability import LANGUAGE, Intervals, Labels, Rule, intervals, label
+
+# The optimum counts as limited by the edge where it comes within this many octaves of it at half the widths or more.
+EDGE_GAP = 0.5
+_ALLOWED = 0.2
+
+# A finite loss this many times the noise, this much (of y) and more than once again the valley's height above the
+# fitted valley, beyond the optimum, belongs to a run that has half recovered from an instability: too bad for a stable
+# run, too good for the unstable label.
+_FAR, _FAR_Y = 8.0, 0.1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One family of curves, fitted."""
+
+    runs: Runs
+    rule: Rule
+    labels: Labels
+    seen: Intervals
+    near: tuple[Neighbourhood, ...]
+    """Of the widths with enough learning rates near their best."""
+    scale: Scale
+    optima: Optima | None
+    """None: no width is near enough to its optimum, or none shows both sides of its valley, or there is no valley."""
+    max_stable: EdgeLaw | None
+    """None: fewer than two widths with two-sided intervals."""
+    log_loss: bool
+    """y is the logarithm of the loss."""
+    no_valley: bool
+    """Losses do not depend on the learning rate beyond noise."""
+
+    @cached_property
+    def own_optimum(self) -> OptimumLaw | None:
+        """What the valleys say; None: no width has an optimum. With one width it has a place there and no exponent."""
+        if self.optima is None:
+            return None
+        return OptimumLaw.of(self.optima, self._edges())
+
+    def _edges(self) -> EdgePlaces | None:
+        """What the widths that have seen both sides of their edge say of it."""
+        known = [(n, edge_of_width(self.seen.of(n))) for n in self.seen.estimable_widths]
+        own = [(n, edge) for n, edge in known if edge is not None]
+        if not own:
+            return None
+        return EdgePlaces(
+            tuple(n for n, _ in own),
+            np.array([edge.mean for _, edge in own]),
+            np.array([edge.standard_deviation**2 for _, edge in own]),
+        )
+
+    @cached_property
+    def edge_limited(self) -> bool:
+        """The optimum saturates at the edge: at half of the widths or more, and at two at least, it lies within
+        `EDGE_GAP` octaves of it, a standard error of at most `_ALLOWED` allowed for, and their exponents are not told
+        apart."""
+        edge, own = self.max_stable, self.own_optimum
+        if edge is None or own is None or len(own.widths) < 2:
+            return False
+        place, covariance = own.observed
+        reach = place + np.minimum(np.sqrt(np.diag(covariance)), _ALLOWED)
+        close = [
+            bool(reach[i] > edge.at(width).median - EDGE_GAP)
+            for i, width in enumerate(own.widths)
+            if width in edge.widths
+        ]
+        spread = math.hypot(own.exponent.standard_deviation, edge.exponent.standard_deviation)
+        together = abs(own.exponent.median - edge.exponent.median) < 2 * spread
+        return together and sum(close) > 1 and 2 * sum(close) >= len(close)
+
+    @property
+    def optimal(self) -> PowerLaw | None:
+        """The optimum's law: its own, or the edge's where that limits it."""
+        return self.max_stable if self.edge_limited else self.own_optimum
+
+    def law(self, quantity: Quantity) -> PowerLaw | None:
+        return self.optimal if quantity == "optimal" else self.max_stable
+
+    def exponent(self, quantity: Quantity) -> Mixture | None:
+        """None: not estimable."""
+        law = self.law(quantity)
+        return law.exponent if law is not None and len(law.widths) > 1 else None
+
+    def at(self, quantity: Quantity, width: float) -> Mixture | None:
+        """log2 of the learning rate at a width, trained or not; None where nothing is known of it. Where it was not
+        trained, optimum and edge may wander, together."""
+        own, edge = self.own_optimum, self.max_stable
+        if quantity == "optimal":
+            if own is None:
+                return None
+            return own.at(width) if width in own.widths or len(own.widths) > 1 else None
+        if width in self.runs.widths:
+            return edge_of_width(self.seen.of(int(width))) if edge is None else edge.at(width)
+        pair = self.pair(width)
+        if pair is not None:
+            return pair.of(1)
+        if edge is None:
+            return None
+        place, covariance = edge.observed
+        return OptimumLaw(edge.widths, np.ones(1), place[None], np.diag(covariance)[None]).pair(width).of(0)
+
+    def pair(self, width: float) -> Pair | None:
+        """Optimum and edge together; None where one of them is not known."""
+        own = self.own_optimum
+        if own is None or own.edge is None:
+            return None
+        if width in self.runs.widths:
+            optimum, edge = self.at("optimal", width), self.at("max_stable", width)
+            return None if optimum is None or edge is None else Pair.independent(optimum, edge)
+        return own.pair(width) if len(own.widths) > 1 else None
+
+    def price(self, width: float, level: float) -> Price | None:
+        """The learning rate of least expected regret at a width; None where the optimum is not known."""
+        optimum = self.at("optimal", width)
+        if optimum is None or self.optima is None:
+            return None
+        pair = self.pair(width)
+        places = np.log2(np.array(self.optima.widths, dtype=np.float64))
+        nearest = int(np.argmin(np.abs(places - math.log2(width))))
+        worst = float(np.max(self.runs.loss[np.isfinite(self.runs.loss)]))
+        return cheapest(
+            optimum if pair is None else pair.with_scatter(self.seed_scatter),
+            self.optima.curves[nearest],
+            self.log_loss,
+            worst,
+            level,
+        )
+
+    @property
+    def seed_scatter(self) -> float:
+        """Of the edge over seeds, octaves; what is assumed where the runs do not tell."""
+        return SEED_SCATTER if self.max_stable is None else self.max_stable.seed_scatter
+
+    def bottom(self, width: int) -> float:
+        """Loss at the bottom of the fitted valley of a width that has one."""
+        assert self.optima is not None
+        level = self.optima.curves[self.optima.widths.index(width)].level
+        return math.exp(level) if self.log_loss else level
+
+
+def estimate(runs: Runs, rule: Rule = LANGUAGE) -> Estimate:
+    """Fit one family of curves. Never raises for what the runs cannot tell: that is None or nan in the result."""
+    labels = label(runs, rule)
+    finite = np.isfinite(runs.loss)
+    # in logarithms, valleys that fall a hundredfold keep their shape, and so do those whose losses shrink with width
+    log_loss = bool(np.all(runs.loss[finite] > 0))
+    y_R = np.log(runs.loss) if log_loss else runs.loss
+    near, scale = neighbourhoods(runs, labels, intervals(runs, labels), y_R)
+    fitted = optima(near, scale) if near else None
+    seen = intervals(runs, labels, _half_recovered(runs, y_R, labels, fitted, scale))
+    no_valley = fitted is not None and float(fitted.evidence.sum()) < SEEN
+    return Estimate(
+        runs=runs,
+        rule=rule,
+        labels=labels,
+        seen=seen,
+        near=tuple(near),
+        scale=scale,
+        optima=None if no_valley or not _bracketed(runs, labels, near) else fitted,
+        max_stable=edge_law(seen),
+        log_loss=log_loss,
+        no_valley=no_valley,
+    )
+
+
+def _bracketed(runs: Runs, labels: Labels, near: list[Neighbourhood]) -> bool:
+    """At least one width shows both sides of its valley; otherwise not even the shared shape is known."""
+    for one in near:
+        x = runs.x[runs.width == one.width]
+        if x.min() + 1e-9 < labels.best_x[runs.widths.index(one.width)] < x.max() - 1e-9:
+            return True
+    return False
+
+
+def _half_recovered(runs: Runs, y_R: Floats, labels: Labels, fitted: Optima | None, scale: Scale) -> Bools:
+    """Runs that tell nothing of the edge: finite, not labelled unstable, and yet far above the valley beyond its
+    bottom."""
+    half_recovered = np.zeros(len(runs), dtype=np.bool_)
+    for width, curve in zip(fitted.widths, fitted.curves, strict=True) if fitted else ():
+        beyond = (runs.width == width) & (runs.x > curve.x) & np.isfinite(runs.loss)
+        height = curve.height(runs.x[beyond])
+        excess: Floats = y_R[beyond] - curve.level - height
+        half_recovered[beyond] = excess > np.maximum(height, max(_FAR * scale.noise, _FAR_Y))
+    return half_recovered & ~labels.unstable
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# As an estimator of studies
+
+
+def fit(grid: Grid) -> Fitted:
+    """`estimate` as an estimator of studies."""
+    known = estimate(grid.runs, grid.rule)
+    posteriors = {quantity: known.exponent(quantity) for quantity in QUANTITIES}
+
+    def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:
+        posterior = known.at(quantity, width)
+        if posterior is None:
+            return None
+        lr = lr_of(posterior, level)
+        edge = known.at("max_stable", width) if quantity == "optimal" else None
+        return lr if edge is None else lr.below(2.0**edge.median)
+
+    def stands(width: int) -> Mixture | None:
+        threshold = known.at("max_stable", width)
+        return None if threshold is None else threshold.shifted(0.0, known.seed_scatter)
+
+    wander = WANDER[0][0] if known.own_optimum is None else known.own_optimum.wandering
+    return Fitted(
+        widths=tuple(_width(known, place, width, lr_at) for place, width in enumerate(grid.runs.widths)),
+        laws={quantity: from_posterior(known.law(quantity)) for quantity in QUANTITIES},
+        lr_at=lr_at,
+        posteriors={quantity: posterior for quantity, posterior in posteriors.items() if posterior is not None},
+        stands=stands,
+        price=known.price,
+        observed={
+            quantity: Observed(law.widths, np.diag(law.observed[1]), law.jitter, wander)
+            for quantity in QUANTITIES
+            if (law := known.law(quantity)) is not None and len(law.widths) > 1
+        },
+        checks={quantity: check_power_law(known.law(quantity), known.seen) for quantity in QUANTITIES},
+        edge_limited=known.edge_limited,
+        log_loss=known.log_loss,
+        shape_differs=0.0 if known.optima is None else known.optima.shape_differs,
+    )
+
+
+def _width(known: Estimate, place: int, width: int, lr_at: LrAt) -> FittedWidth:
+    left_out = _left_out(known, place, width)
+    edge = known.at("max_stable", width)
+    return FittedWidth(
+        best=None if left_out else lr_at("optimal", width, LEVEL),
+        best_loss=math.nan if left_out else known.bottom(width),
+        edge=None if edge is None else lr_of(edge),
+        at_edge=_at_edge(known.runs.x[known.runs.width == width], float(known.labels.best_x[place])),
+        left_out=left_out,
+    )
+
+
+def _left_out(known: Estimate, place: int, width: int) -> LeftOut | None:
+    if known.labels.all_unstable[place]:
+        return LeftOut.UNSTABLE
+    if width not in [one.width for one in known.near]:
+        return LeftOut.FEW_RUNS
+    if known.optima is None:
+        return LeftOut.NO_VALLEY if known.no_valley else LeftOut.ONE_SIDED
+    flat = known.optima.evidence[known.optima.widths.index(width)] < 0
+    return LeftOut.NO_VALLEY if flat else None
+
+
+def _at_edge(x: Floats, best_x: float) -> GridEnd:
+    low, high = abs(best_x - float(x.min())) < 1e-9, abs(best_x - float(x.max())) < 1e-9
+    return "both" if low and high else "low" if low else "high" if high else "no"

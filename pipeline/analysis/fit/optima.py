@@ -1,0 +1,149 @@
+"""The optima of all widths: each from its own neighbourhood, their shape shared as far as the runs support it.
+
+Widths share noise, misfit and the shift of seeds. Their asymmetry follows a line over log width, k_n = k_0 + k_1 z_n,
+and their sharpness is one, but for deviations of single widths that are small or large; both are tried, and the
+evidence decides (partial pooling). numpy only.
+
+Axes: C hypotheses shared by widths, W widths, X places; N, M, S, K, P as in `neighbourhood`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.analysis.fit.neighbourhood import (
+    ALL,
+    Curve,
+    Neighbourhood,
+    Scale,
+    curve_at,
+    log_likelihood,
+    log_likelihood_flat,
+    places,
+)
+from pipeline.analysis.fit.posterior import normalized
+from pipeline.analysis.study.runs import Floats
+
+_K_MEAN, _K_SD = 0.4, 0.5
+_TURN = 0.12  # k_1, per octave of width: none, or so much either way
+_LOG_P_SD = 0.5
+_SMALL, _LARGE = (0.12, 0.35), (0.5, 1.2)  # deviations of single widths: of k, and of p in steps of its grid
+_NOISE_SPREAD = 0.6  # octaves, of widths' noise around the shared one
+_MOST = 80  # hypotheses that are kept
+_LEAST = 1e-3  # and the weight, over the largest, that they need
+
+# A valley is seen where it explains the losses so many times (log) better than no dependence on the learning rate.
+SEEN = math.log(3.0)
+
+
+@dataclass(frozen=True)
+class Optima:
+    """The optima of the widths as a mixture over C hypotheses, given which they are independent."""
+
+    widths: tuple[int, ...]
+    weight_C: Floats
+    mean_CW: Floats
+    """log2 lr."""
+    variance_CW: Floats
+    places_WX: Floats
+    likelihood_WCX: Floats
+    """Of each width's place."""
+    shape_differs: float
+    """Posterior probability that the widths' valleys do not share their shape."""
+    evidence: Floats
+    """Per width, log: of a valley, over that of losses that do not depend on the learning rate."""
+    curves: tuple[Curve, ...]
+    """Per width, the likeliest."""
+
+
+def optima(near: list[Neighbourhood], scale: Scale) -> Optima:
+    """Of one width at least."""
+    places_WX = np.stack([places(one, scale) for one in near])
+    tables = [log_likelihood(one, scale, at_X) for one, at_X in zip(near, places_WX, strict=True)]
+    prior_KP = _prior_KP()
+    evidence = [
+        _valley_evidence(table, prior_KP) - _flat_evidence(one, scale) for table, one in zip(tables, near, strict=True)
+    ]
+    z = np.log2([float(one.width) for one in near])
+    prior_D, share_DWKP, loose_D = _shared(z - z.mean())
+    total, likelihood = np.log(prior_D)[None, :], []
+    for place, (one, table) in enumerate(zip(near, tables, strict=True)):
+        by_place = np.exp(table - table.max())
+        by_place = np.einsum("an,nmskpx->amskpx", _noise_kernel(), by_place)
+        by_place = by_place.reshape(-1, prior_KP.size, by_place.shape[-1])
+        given = np.einsum("dq,hqx->hdx", share_DWKP[:, place].reshape(len(prior_D), -1), by_place, optimize=True)
+        given = given * one.below_edge(places_WX[place])
+        step = places_WX[place, 1] - places_WX[place, 0]
+        total = total + np.log(np.maximum(given.sum(axis=2) * step, 1e-300))
+        likelihood.append(given.reshape(-1, given.shape[-1]))
+    weight = normalized(total.ravel())
+    kept = np.argsort(-weight, kind="stable")[:_MOST]
+    kept = kept[weight[kept] > _LEAST * weight.max()]
+    likelihood_WCX = np.stack([table[kept] / table[kept].sum(axis=1, keepdims=True) for table in likelihood])
+    mean_CW = np.einsum("wcx,wx->cw", likelihood_WCX, places_WX)
+    variance_CW = np.einsum("wcx,wx->cw", likelihood_WCX, places_WX**2) - mean_CW**2
+    grid_error = (places_WX[:, 1] - places_WX[:, 0]) ** 2 / 12
+    return Optima(
+        widths=tuple(one.width for one in near),
+        weight_C=weight[kept] / weight[kept].sum(),
+        mean_CW=mean_CW,
+        variance_CW=np.maximum(variance_CW, 0) + grid_error,
+        places_WX=places_WX,
+        likelihood_WCX=likelihood_WCX,
+        shape_differs=float(weight.reshape(-1, len(prior_D)).sum(axis=0) @ loose_D),
+        evidence=np.array(evidence),
+        curves=tuple(map(_likeliest, near, [scale] * len(near), tables, places_WX)),
+    )
+
+
+def _prior_KP() -> Floats:
+    k = np.exp(-0.5 * ((ALL.asymmetry_K - _K_MEAN) / _K_SD) ** 2)
+    p = np.exp(-0.5 * (np.log(ALL.sharpness_P) / _LOG_P_SD) ** 2)
+    found: Floats = np.outer(k / k.sum(), p / p.sum())
+    return found
+
+
+def _bell(grid: Floats, at: Floats, sd: float) -> Floats:
+    """Rows that sum to 1: weights of the grid's values around each of `at`."""
+    weight = np.exp(-0.5 * ((grid - np.asarray(at)[..., None]) / sd) ** 2) + 1e-300
+    found: Floats = weight / weight.sum(axis=-1, keepdims=True)
+    return found
+
+
+def _noise_kernel() -> Floats:
+    octaves = np.log2(ALL.noise_N)
+    return _bell(octaves, octaves, _NOISE_SPREAD)
+
+
+def _shared(z: Floats) -> tuple[Floats, Floats, Floats]:
+    """Hypotheses D about the widths' shapes: prior; each width's weights of (K, P) under it; whether they are loose."""
+    k, p = ALL.asymmetry_K, np.arange(len(ALL.sharpness_P), dtype=np.float64)
+    turns = np.array([-_TURN, 0.0, _TURN]) if len(z) > 2 else np.zeros(1)
+    turn_prior = np.array([0.25, 0.5, 0.25]) if len(z) > 2 else np.ones(1)
+    prior_KP = _prior_KP()
+    prior, share, loose = [], [], []
+    for sd_k, sd_p in (_SMALL, _LARGE):
+        of_k = _bell(k, k[:, None, None] + turns[:, None] * z, sd_k)  # (k_0, k_1, W, K)
+        of_p = _bell(p, p, sd_p)  # (p_0, P)
+        both = of_k[:, :, None, :, :, None] * of_p[None, None, :, None, None, :]
+        share.append(both.reshape(-1, len(z), len(k), len(p)))
+        prior.append((prior_KP[:, None, :] * turn_prior[:, None]).ravel() / 2)
+        loose.append(np.full(len(prior[-1]), float(sd_k == _LARGE[0])))
+    return np.concatenate(prior), np.concatenate(share), np.concatenate(loose)
+
+
+def _valley_evidence(table: Floats, prior_KP: Floats) -> float:
+    top = float(table.max())
+    by_shape = np.exp(table - top).mean(axis=(0, 1, 2, 5))
+    return top + math.log(float(np.sum(by_shape * prior_KP)))
+
+
+def _flat_evidence(one: Neighbourhood, scale: Scale) -> float:
+    log = log_likelihood_flat(one, scale)
+    return float(log.max() + np.log(np.mean(np.exp(log - log.max()))))
+
+
+def _likeliest(one: Neighbourhood, scale: Scale, table: Floats, at_X: Floats) -> Curve:
+    *cell, place = (int(i) for i in np.unravel_index(int(np.argmax(table)), table.shape))
+    return curve_at(one, scale, float(at_X[place]), tuple(cell))
