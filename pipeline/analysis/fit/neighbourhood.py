@@ -32,7 +32,7 @@ _STRAY = 8.0
 # Two runs this far apart, in octaves, share their misfit to e^-1/2; a quarter of it no other run shares.
 _MISFIT_REACH, _OWN_MISFIT = 0.7, 0.25
 
-_LOG_C_SD = 1.5  # of log c around the study's own
+_LOG_C_SD = 1.0  # of log c around the study's own
 _REACH = 2.0  # octaves beyond the learning rates tried where an optimum is looked for
 _PLACES = 41
 _LEAST_NOISE = 1e-7

@@ -25,7 +25,7 @@ from pipeline.analysis.fit.neighbourhood import (
 from pipeline.analysis.fit.posterior import normalized
 from pipeline.analysis.study.runs import Floats
 
-_K_MEAN, _K_SD = 0.4, 0.5
+_K_MEAN, _K_SD = 0.2, 0.5
 _TURN = 0.12  # k_1, per octave of width: none, or so much either way
 _LOG_P_SD = 0.5
 _SMALL, _LARGE = (0.12, 0.35), (0.5, 1.2)  # deviations of single widths: of k, and of p in steps of its grid
@@ -44,7 +44,7 @@ class Optima:
     widths: tuple[int, ...]
     weight_C: Floats
     mean_CW: Floats
-    """log2 lr."""
+    """log2 lr: the median of what the width says, since that is skewed, and laws take it for normal."""
     variance_CW: Floats
     places_WX: Floats
     likelihood_WCX: Floats
@@ -83,11 +83,15 @@ def optima(near: list[Neighbourhood], scale: Scale) -> Optima:
     likelihood_WCX = np.stack([table[kept] / table[kept].sum(axis=1, keepdims=True) for table in likelihood])
     mean_CW = np.einsum("wcx,wx->cw", likelihood_WCX, places_WX)
     variance_CW = np.einsum("wcx,wx->cw", likelihood_WCX, places_WX**2) - mean_CW**2
+    below_WCX = np.cumsum(likelihood_WCX, axis=2)
+    median_WC = [
+        [np.interp(0.5, below, at) for below in below_CX] for below_CX, at in zip(below_WCX, places_WX, strict=True)
+    ]
     grid_error = (places_WX[:, 1] - places_WX[:, 0]) ** 2 / 12
     return Optima(
         widths=tuple(one.width for one in near),
         weight_C=weight[kept] / weight[kept].sum(),
-        mean_CW=mean_CW,
+        mean_CW=np.array(median_WC).T,
         variance_CW=np.maximum(variance_CW, 0) + grid_error,
         places_WX=places_WX,
         likelihood_WCX=likelihood_WCX,

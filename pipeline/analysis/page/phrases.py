@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.analysis.fit.estimators import Estimator
 from pipeline.analysis.fit.study_fit import GroupFit
-from pipeline.analysis.page import words_local, words_fit, words_paper
+from pipeline.analysis.page import words_fit, words_local, words_paper
 
 
 @dataclass(frozen=True)
