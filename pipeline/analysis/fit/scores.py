@@ -34,6 +34,8 @@ class Score:
     line: Line
     quantity: Quantity
     predicted: Predicted
+    """Of an estimator without `Estimator.max_stable` its edge is the minimal unstable learning rate, half the gap above
+    what is measured."""
     measured: Measured
     error: float
     """log2 of predicted over measured."""

@@ -139,3 +139,9 @@ def test_a_lost_run_costs_one_more_than_the_worst():
 def test_regret_of_nothing():
     assert regret(runs(lambda x, seed: math.inf), -7) is None
     assert regret(runs(bowl(-7), x=[-7]), -7) is None
+
+
+def test_seeds_that_disagree_make_an_error_where_their_mean_is_a_parabola():
+    found = optimum(runs(lambda x, seed: bowl(-7.3 + seed)(x, seed), seeds=(-1, 1)))
+    assert found.x == pytest.approx(-7.3)
+    assert 0.2 < found.error < 1.5

@@ -215,6 +215,18 @@ def test_what_was_recorded_after_a_run_began_is_left_out(folder, hours, late):
     assert ("1 line marked ! recorded after" in " ".join(summary(found, "s").split())) == late
 
 
+def test_the_totals_are_those_of_what_was_in_time(folder):
+    early = line(1024, normal(-9, 0.1))
+    for run_dir in folder:
+        started(run_dir, early.time + timedelta(hours=1))
+    late = dataclasses.replace(early, time=early.time + timedelta(hours=2), optimal=normal(-5, 0.1))
+    found = load_study([folder[0].parent])
+    both = score(found, [dataclasses.replace(one, settings=found.recipe) for one in (early, late)])
+    assert [s.late for s in both.scores] == [False, True]
+    (total,) = both.totals
+    assert (total.n, total.inside) == (1, 1)
+
+
 def test_without_a_record_of_starts_the_result_tells(folder):
     end = RunDir(folder[0]).result_file.stat().st_mtime
     for shift, late in ((-10, False), (-1, True)):  # every run took 4.2 s
