@@ -1,0 +1,34 @@
+"""Predictions for several widths as a table."""
+
+from collections.abc import Sequence
+
+from pipeline.analysis.fit.fitted import Lr
+from pipeline.analysis.fit.predict import LrPrediction
+from pipeline.analysis.fit.study_fit import StudyFit
+from pipeline.analysis.page import words
+from pipeline.analysis.page.words_predict import warning
+from pipeline.console import wrapped
+
+
+def summary(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> str:
+    """Plain text for a terminal: a table per group, a line per width in the order asked for, and what qualifies them,
+    said once."""
+    level = predictions[0].level
+    lines = [f"{fitted.study.name}: learning rates by {fitted.measure.name}, with {100 * level:g} % intervals"]
+    for group in fitted.groups:
+        of_group = [one for one in predictions if one.group is group]
+        header = ("width", "optimal lr", f"{group.estimator.edge_name} lr", "recommended lr")
+        lines += ["", words.group_title(group), *words.aligned([header, *map(_row, of_group)])]
+        for note in dict.fromkeys(warning(one, doubt) for one in of_group for doubt in one.doubts):
+            lines += wrapped(f"! {note}", "  ")
+    return words.plain("\n".join(lines))
+
+
+def _row(one: LrPrediction) -> tuple[str, ...]:
+    trained = " (trained)" if one.width in one.group.grid.runs.widths else ""
+    recommended = "none" if one.recommended.lr is None else words.lr(one.recommended.lr)
+    return f"{one.width}{trained}", _cell(one.optimal), _cell(one.max_stable), recommended
+
+
+def _cell(lr: Lr | None) -> str:
+    return "not estimable" if lr is None else words.lr_with_interval(lr)
