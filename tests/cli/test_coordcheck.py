@@ -337,7 +337,7 @@ def test_few_steps_are_drawn_the_first_and_the_last_among_them(steps: tuple[int,
 def test_the_same_study_draws_the_same_bytes(mlp_study: Path) -> None:
     study = load_study([mlp_study])
     [family] = families(study, recorded(study))
-    first, again = (inside.inline_svg(figures_inside.coordinate_figure(family), "f") for _ in range(2))
+    first, again = (inside.drawing(figures_inside.coordinate_figure(family), "f") for _ in range(2))
     assert first == again
 
 
@@ -402,8 +402,9 @@ def test_a_sweep_is_looked_at_where_its_optimum_is(tmp_path: Path) -> None:
             ]  # fmt: skip
             write_records(folder, config, records, diverged=not math.isfinite(final))
     made = inside.section(fit([folder]))
-    assert "the best learning rate tried of every width" in made.html
-    assert "the largest stable learning rate tried of every width" in made.html
+    titles = " ".join(part.title for part in made.parts)
+    assert "the best learning rate tried of every width" in titles
+    assert "the largest stable learning rate tried of every width" in titles
     assert {"sharpness", "calibration"} < set(made.figures)
     sharpness = made.figures["sharpness"].axes[0]
     by_width = {line.get_label(): line.get_ydata()[-1] for line in sharpness.lines}

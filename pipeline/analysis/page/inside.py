@@ -2,14 +2,13 @@
 
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.inside import regime as regimes
@@ -98,11 +97,34 @@ def regime(f: Family) -> list[str]:
 # The section of `pipeline report`
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as what the page's SVG element is made of."""
+
+    label: str
+    view: str
+    """Its viewBox."""
+    width: float
+    """At most, in CSS pixels."""
+    body: Markup
+    """All that comes after the opening tag."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What stands under one heading."""
+
+    title: str
+    subtitle: str = ""
+    sentences: Sequence[str] = ()
+    drawing: Drawing | None = None
+
+
 @dataclass
 class Section:
     """The report's section, empty where no run looked inside, and its figures by file name."""
 
-    html: str = ""
+    parts: list[Part] = field(default_factory=list)
     figures: "dict[str, Figure]" = field(default_factory=dict)
 
 
@@ -117,13 +139,20 @@ def section(fit: StudyFit) -> Section:
     of_sweep = {} if any(map(requests, fit.study.dirs)) else _chosen(fit, records)
     shown = telling(checked) if of_sweep else checked
     made = Section()
-    parts = [_of_family(f, made) for f in shown]
-    parts += [f"<h3>{_html(title)}</h3>{_list(regime(f))}" for title, f in of_sweep.items() if f.groups]
+    for f in shown:
+        name, title = figures_inside.name_of(f), words_inside.title(f)
+        made.figures[name] = figures_inside.coordinate_figure(f)
+        made.parts.append(Part(title, words_inside.subtitle(f), said(f), drawing(made.figures[name], title)))
+    made.parts += [Part(title, sentences=regime(f)) for title, f in of_sweep.items() if f.groups]
     beside = list(of_sweep.values()) or found
-    parts.append(_drawn(made, "sharpness", _sharpness([f for f in beside if f.name in ("", BEST)])))
-    parts.append(_drawn(made, "calibration", _calibration(beside)))
-    parts = [part for part in parts if part]
-    made.html = f"<h2>Inside</h2>{''.join(parts)}" if parts else ""
+    over_all = {
+        "sharpness": _sharpness([f for f in beside if f.name in ("", BEST)]),
+        "calibration": _calibration(beside),
+    }
+    for name, figure in over_all.items():
+        if figure is not None:
+            made.figures[name] = figure
+            made.parts.append(Part(words.capital(name), drawing=drawing(figure, name)))
     return made
 
 
@@ -155,23 +184,6 @@ def _family_at(
     return list(family(key, own[near], math.nan, None, fit.study, records, name))
 
 
-def _of_family(f: Family, made: Section) -> str:
-    name = figures_inside.name_of(f)
-    made.figures[name] = figures_inside.coordinate_figure(f)
-    figure = inline_svg(made.figures[name], words_inside.title(f))
-    head = f'<h3>{_html(words_inside.title(f))}</h3><p class="soft">{escape(words_inside.subtitle(f))}</p>'
-    return f"{head}{_list(said(f))}{figure}"
-
-
-def _list(sentences: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_html(sentence)}</li>' for sentence in sentences)}</ul>"
-
-
-def _html(text: str) -> str:
-    """The text for a page, its powers set as such."""
-    return re.sub(rf"\^([{words.MINUS}\d./]*\d)", r"<sup>\1</sup>", escape(text))
-
-
 def _sharpness(found: Sequence[Family]) -> "Figure | None":
     curves = {words_inside.title(f): regimes.sharpness_curves(f) for f in found}
     curves = {title: of_family for title, of_family in curves.items() if of_family}
@@ -184,14 +196,7 @@ def _calibration(found: Sequence[Family]) -> "Figure | None":
     return figures_inside.calibration_figure(points) if points else None
 
 
-def _drawn(made: Section, name: str, figure: "Figure | None") -> str:
-    if figure is None:
-        return ""
-    made.figures[name] = figure
-    return f"<h3>{words.capital(name)}</h3>{inline_svg(figure, name)}"
-
-
-def inline_svg(figure: "Figure", label: str) -> str:
+def drawing(figure: "Figure", label: str) -> Drawing:
     """The figure as an SVG element that a page may hold several of: nothing to fetch, no size of its own."""
     import matplotlib as mpl
 
@@ -199,11 +204,5 @@ def inline_svg(figure: "Figure", label: str) -> str:
     with mpl.rc_context(figures.STYLE):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
-    start = text.index("<svg")
-    head, body = text[start:].split(">", 1)
-    width = figure.get_figwidth() * 96
-    view = head.split('viewBox="')[1].split('"')[0]
-    opening = (
-        f'<svg class="drawing" role="img" aria-label="{escape(label)}" viewBox="{view}" style="max-width:{width:.0f}px"'
-    )
-    return f'{opening} xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
+    head, body = text[text.index("<svg") :].split(">", 1)
+    return Drawing(label, head.split('viewBox="')[1].split('"')[0], figure.get_figwidth() * 96, Markup(body))
