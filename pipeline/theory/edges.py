@@ -11,7 +11,7 @@ from fractions import Fraction
 from pipeline.parameterization.rules import HALF, Role
 from pipeline.theory.network import Setting, network
 from pipeline.theory.orders import ONE, Theta, power
-from pipeline.theory.predict import Layer, Regime, Status, predict, regime_of, run
+from pipeline.theory.predict import LayerHistory, Regime, Status, predict, regime_of, run
 from pipeline.theory.propagation import Network, Weight, clip_factor, gradient_norm
 
 
@@ -103,10 +103,10 @@ def _optimal(setting: Setting, max_alpha: Fraction | None, stable_alpha: Fractio
     return _claim(max_alpha, "conjectured", "5.1", f"of all stable rates {layers} features at this one only")
 
 
-def _width_independent(layer: Layer) -> bool:
+def _width_independent(layer: LayerHistory) -> bool:
     if layer.weight.acts_as == "finite":
         return True  # never a bottleneck: its rate is the base rate
-    late = layer.history[-1]
+    late = layer.scales[-1]
     return late.effect == ONE and not late.propagating.diverges
 
 

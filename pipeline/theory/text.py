@@ -11,7 +11,7 @@ from pipeline.parameterization.table_text import INIT_ROLES, LEGEND, LR_ROLES, f
 from pipeline.theory.edges import Claim, edges
 from pipeline.theory.network import Setting
 from pipeline.theory.orders import Theta
-from pipeline.theory.predict import Layer, Prediction, predict
+from pipeline.theory.predict import LayerHistory, Prediction, predict
 from pipeline.theory.propagation import LayerScales
 
 _READING = (
@@ -98,20 +98,20 @@ def _layer_rows(prediction: Prediction) -> list[tuple[str, ...]]:
     return rows
 
 
-def _grouped(prediction: Prediction) -> Iterator[tuple[str, Layer]]:
+def _grouped(prediction: Prediction) -> Iterator[tuple[str, LayerHistory]]:
     """The layers of the network, hidden ones that scale alike at every step as one."""
-    run: list[Layer] = []
+    run: list[LayerHistory] = []
     for layer in prediction.layers:
         if not layer.present:
             continue
-        if run and (layer.weight.acts_as, layer.history) != (run[0].weight.acts_as, run[0].history):
+        if run and (layer.weight.acts_as, layer.scales) != (run[0].weight.acts_as, run[0].scales):
             yield _group_name(prediction.setting, run), run[0]
             run = []
         run.append(layer)
     yield _group_name(prediction.setting, run), run[0]
 
 
-def _group_name(setting: Setting, run: Sequence[Layer]) -> str:
+def _group_name(setting: Setting, run: Sequence[LayerHistory]) -> str:
     if len(run) > 1:
         return "hidden" if len(run) == setting.depth - 2 else f"{run[0].name}-{run[-1].name.removeprefix('hidden')}"
     return _names(setting).get(run[0].name, run[0].name)
@@ -231,7 +231,7 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
 def _difference(small: Prediction, full: Prediction) -> str:
     """The effective updates of `small` that are others in `full`."""
     pairs = [
-        (a, a.history[-1].effective, b.history[-1].effective) for a, b in zip(small.layers, full.layers, strict=True)
+        (a, a.scales[-1].effective, b.scales[-1].effective) for a, b in zip(small.layers, full.layers, strict=True)
     ]
     return ", ".join(
         f"{a.name} {exponent_text(x)}" for a, x, y in pairs if a.present and a.status == "derived" and x != y

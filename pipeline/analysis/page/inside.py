@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.inside import regime as regimes
-from pipeline.analysis.inside.check import Family, Records, table
-from pipeline.analysis.inside.lr_rules import families, family, recorded, requests
+from pipeline.analysis.inside.check import Ladder, Records, table
+from pipeline.analysis.inside.lr_rules import ladder, ladders, recorded, requests
 from pipeline.analysis.page import figures, figures_inside, words, words_inside
 from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.page.words_regime import calibration_words, regime_words
@@ -24,9 +24,9 @@ from pipeline.errors import RequestError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_FAMILIES = 6  # that are shown where nobody chose
+MOST_LADDERS = 6  # that are shown where nobody chose
 
-# Names of the families of a sweep
+# Names of the ladders of a sweep
 BEST = "the best learning rate tried of every width"
 LARGEST = "the largest stable learning rate tried of every width"
 
@@ -35,7 +35,7 @@ def look(dirs: Sequence[Path], lr: float | None = None) -> str:
     """`pipeline coordcheck` on studies that exist: writes coordcheck.csv, coordcheck_groups.csv and the figures into
     the first one, and returns what it found. Raises `RequestError` where nothing was recorded."""
     study = load_study(dirs)
-    every = [f for f in families(study, recorded(study)) if any(f.groups)]
+    every = [f for f in ladders(study, recorded(study)) if any(f.by_group)]
     where = ", ".join(map(str, dirs))
     if not every:
         raise RequestError(
@@ -46,7 +46,7 @@ def look(dirs: Sequence[Path], lr: float | None = None) -> str:
         known = ", ".join(sorted({words.lr(f.lr) for f in every}, key=float))
         raise RequestError(f"{where}: no coordinates at lr {lr:g}: choose one of {known}")
     left_out = ""
-    if lr is None and len(every) > MOST_FAMILIES:
+    if lr is None and len(every) > MOST_LADDERS:
         found = telling(every)
         left_out = (
             f"Shown at the largest learning rate that no run diverged at; {len(every) - len(found)} more with --lr."
@@ -62,16 +62,16 @@ def look(dirs: Sequence[Path], lr: float | None = None) -> str:
     for f in found:
         lines += [words.plain(words_inside.title(f)), words.plain(words_inside.subtitle(f))]
         lines += words.aligned(words_inside.table_rows(f))
-        if any(e.quantity in words_inside.SPECTRA for e in f.groups):
+        if any(e.quantity in words_inside.SPECTRA for e in f.by_group):
             lines += ["", *words.aligned(words_inside.table_rows(f, words_inside.SPECTRA))]
         lines += [words.plain(line) for sentence in said(f) for line in wrapped(sentence, "  - ")] + [""]
     return "\n".join([*lines, *([left_out] if left_out else []), *map(str, paths)])
 
 
-def telling(every: Sequence[Family]) -> list[Family]:
-    """Of every parameterization, optimizer, loss and exponent one family: that of the largest learning rate at which no
+def telling(every: Sequence[Ladder]) -> list[Ladder]:
+    """Of every parameterization, optimizer, loss and exponent one ladder: that of the largest learning rate at which no
     run diverged, else of the smallest one."""
-    by_kind: dict[tuple[object, ...], list[Family]] = {}
+    by_kind: dict[tuple[object, ...], list[Ladder]] = {}
     for f in every:
         by_kind.setdefault((f.param, f.optimizer, f.loss, f.lr_exponent), []).append(f)
     chosen = []
@@ -81,12 +81,12 @@ def telling(every: Sequence[Family]) -> list[Family]:
     return chosen
 
 
-def said(f: Family) -> list[str]:
-    """What a family's coordinates say, its regime and its calibration: one paragraph each."""
+def said(f: Ladder) -> list[str]:
+    """What a ladder's coordinates say, its regime and its calibration: one paragraph each."""
     return [*words_inside.findings(f), *regime(f)]
 
 
-def regime(f: Family) -> list[str]:
+def regime(f: Ladder) -> list[str]:
     """The regime with its evidence, and calibration by width."""
     found = regimes.inside(f)
     sentences = [] if found is None else [regime_words(found), calibration_words(found.calibration)]
@@ -129,13 +129,13 @@ class Section:
 
 
 def section(fit: StudyFit) -> Section:
-    """Coordinate checks of the study's families; of ordinary sweeps, the regime at every width's optimum and at its
+    """Coordinate checks of the study's ladders; of ordinary sweeps, the regime at every width's optimum and at its
     largest stable learning rate; sharpness over training; calibration over width."""
     records = recorded(fit.study)
     if not records:
         return Section()
-    found = families(fit.study, records)
-    checked = [f for f in found if f.groups]
+    found = ladders(fit.study, records)
+    checked = [f for f in found if f.by_group]
     of_sweep = {} if any(map(requests, fit.study.dirs)) else _chosen(fit, records)
     shown = telling(checked) if of_sweep else checked
     made = Section()
@@ -143,7 +143,7 @@ def section(fit: StudyFit) -> Section:
         name, title = figures_inside.name_of(f), words_inside.title(f)
         made.figures[name] = figures_inside.coordinate_figure(f)
         made.parts.append(Part(title, words_inside.subtitle(f), said(f), drawing(made.figures[name], title)))
-    made.parts += [Part(title, sentences=regime(f)) for title, f in of_sweep.items() if f.groups]
+    made.parts += [Part(title, sentences=regime(f)) for title, f in of_sweep.items() if f.by_group]
     beside = list(of_sweep.values()) or found
     over_all = {
         "sharpness": _sharpness([f for f in beside if f.name in ("", BEST)]),
@@ -156,8 +156,8 @@ def section(fit: StudyFit) -> Section:
     return made
 
 
-def _chosen(fit: StudyFit, records: Mapping[str, Records]) -> dict[str, Family]:
-    """Families of the runs at every width's best learning rate, and at its largest stable one, of groups with a
+def _chosen(fit: StudyFit, records: Mapping[str, Records]) -> dict[str, Ladder]:
+    """Ladders of the runs at every width's best learning rate, and at its largest stable one, of groups with a
     grid."""
     found = {}
     for group in fit.groups:
@@ -168,31 +168,31 @@ def _chosen(fit: StudyFit, records: Mapping[str, Records]) -> dict[str, Family]:
             LARGEST: {w.width: w.edge.last_stable_lr for w in group.widths},
         }
         for name, of_width in lrs.items():
-            for f in _family_at(fit, group, of_width, name, records):
+            for f in _ladder_at(fit, group, of_width, name, records):
                 found[words_inside.title(f)] = f
     return found
 
 
-def _family_at(
+def _ladder_at(
     fit: StudyFit, group: GroupFit, lr_of: Mapping[int, float], name: str, records: Mapping[str, Records]
-) -> list[Family]:
+) -> list[Ladder]:
     key = tuple(getattr(group, column) for column in GROUP)
     runs = fit.study.runs
     of_group = np.all([runs[column] == value for column, value in zip(GROUP, key, strict=True)], axis=0)
     own = runs[of_group & runs["run"].isin(records)]
     near = [math.isclose(lr, lr_of[width], rel_tol=1e-9) for width, lr in zip(own["width"], own["lr"], strict=True)]
-    return list(family(key, own[near], math.nan, None, fit.study, records, name))
+    return list(ladder(key, own[near], math.nan, None, fit.study, records, name))
 
 
-def _sharpness(found: Sequence[Family]) -> "Figure | None":
+def _sharpness(found: Sequence[Ladder]) -> "Figure | None":
     curves = {words_inside.title(f): regimes.sharpness_curves(f) for f in found}
-    curves = {title: of_family for title, of_family in curves.items() if of_family}
+    curves = {title: of_ladder for title, of_ladder in curves.items() if of_ladder}
     return figures_inside.sharpness_figure(curves) if curves else None
 
 
-def _calibration(found: Sequence[Family]) -> "Figure | None":
+def _calibration(found: Sequence[Ladder]) -> "Figure | None":
     points = {words_inside.title(f): regimes.calibration(f) for f in found}
-    points = {title: of_family for title, of_family in points.items() if len(of_family) > 1}
+    points = {title: of_ladder for title, of_ladder in points.items() if len(of_ladder) > 1}
     return figures_inside.calibration_figure(points) if points else None
 
 
