@@ -47,7 +47,17 @@ ALLOWED: dict[str, set[str]] = {
     "training/checkpoint": {"files", "run", "sealed", "training/parallel"},
     "analysis/fit": {"analysis/study", "config", "entries", "errors", "parameterization", "theory"},
     "data/streaming": {"config", "data", "data/preparing", "errors", "files", "processes"},
-    "export": {"__init__", "cache", "config", "data", "errors", "files", "models", "run", "training/checkpoint"},
+    "export": {
+        "__init__",
+        "cache",
+        "config",
+        "data",
+        "entries",
+        "errors",
+        "files",
+        "run",
+        "training/checkpoint",
+    },
     "analysis/inside": {
         "analysis/fit",
         "analysis/study",

@@ -10,7 +10,7 @@ from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
-from pipeline.theory.network import Setting
+from pipeline.theory.network import ARCHITECTURES, Setting
 from pipeline.theory.text import all_text, theory_text
 
 
@@ -38,7 +38,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="default: cross_entropy",
     )
     add("--alpha", type=_fraction, help="lr = eta * n^-alpha, such as 1/2 (default: the predicted largest stable rate)")
-    add("--model", choices=["mlp", "gpt"], default="gpt", help="default: gpt")
+    add("--model", choices=list(ARCHITECTURES), default="gpt", help="default: gpt")
     add("--depth", type=int, default=8, help="weight matrices in a row; 2: no hidden layer (default: 8)")
     add("--activation", choices=["relu", "linear"], default="relu", help="of the mlp (default: relu)")
     add(

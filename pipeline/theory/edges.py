@@ -113,7 +113,7 @@ def _width_independent(layer: LayerHistory) -> bool:
 def _observed_with_norms(setting: Setting) -> Claim | None:
     """Published GPT runs under Adam, one learning rate for all weights, trainable norms (section 5.1, Figure 5)."""
     one_rate = setting.global_lr and setting.lr_exponent("hidden") == 0 and setting.init_exponent("output") == HALF
-    norms = setting.model == "gpt" and setting.train_norms and setting.qk_norm
+    norms = setting.architecture.normalized and setting.train_norms and setting.qk_norm
     if setting.family == "sgd" or setting.derivative != "cross_entropy" or not one_rate or not norms:
         return None
     return Claim(-HALF, "observed", "5.1, Figure 5", "trainable norms stabilize rates beyond the hidden layers' edge")

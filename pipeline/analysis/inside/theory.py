@@ -116,7 +116,7 @@ def _scale(setting: Setting, layer: LayerHistory, place: Place, quantity: str, s
 def _output(setting: Setting, layer: LayerHistory, place: Place, step: int) -> Theta:
     """|W x|. `LayerScales.output` is what follows the layer, which in a residual network is more than W x."""
     now = layer.at(step)
-    if setting.model == "mlp" or place.layer in ("input", "output"):
+    if not setting.architecture.normalized or place.layer in ("input", "output"):
         return now.output
     if place.part == "gain":
         return ONE

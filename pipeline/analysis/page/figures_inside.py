@@ -64,7 +64,7 @@ def coordinate_figure(ladder: Ladder) -> "Figure":
 def name_of(ladder: Ladder) -> str:
     """File name of its figure."""
     exponent = "mixed" if ladder.lr_exponent is None else str(ladder.lr_exponent).replace("/", "_")
-    loss = "" if ladder.loss == "cross_entropy" else f"-{ladder.loss}"
+    loss = f"-{ladder.loss}" if words.label(ladder.loss) else ""
     return f"coordcheck-{ladder.param}-{ladder.optimizer}{loss}-lr{words.lr(ladder.lr)}-n{exponent}"
 
 
