@@ -109,7 +109,7 @@ ALLOWED: dict[str, set[str]] = {
         "training/checkpoint",
         "training/parallel",
     },
-    "sweep/launch": {"config", "console", "data/open", "errors", "files", "processes", "run", "sweep", "training"},
+    "sweep/launch": {"config", "console", "data/open", "errors", "processes", "run", "sweep", "training"},
     "cli": {
         "__init__",
         "analysis/fit",
@@ -131,7 +131,7 @@ ALLOWED: dict[str, set[str]] = {
         "theory",
         "training",
     },
-    "sweep/launch/slurm": {"config", "console", "errors", "files", "recipes", "run", "sweep", "sweep/launch"},
+    "sweep/launch/slurm": {"config", "console", "errors", "files", "recipes", "run", "sweep"},
     "__main__": {"cli"},
 }
 

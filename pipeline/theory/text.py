@@ -33,11 +33,7 @@ def theory_text(setting: Setting, alpha: Fraction | None = None) -> str:
     prediction = predict(setting, alpha)
     lines = [_title(setting), rate, ""]
     lines += table(_layer_rows(prediction))
-    lines += [
-        "",
-        *_READING,
-        "",
-    ]
+    lines += ["", *_READING, ""]
     lines += table(
         [
             ("regime", prediction.regime, "", _source("derived", "Definition 1"), _regime_words(prediction)),

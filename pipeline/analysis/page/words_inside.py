@@ -6,7 +6,6 @@ from fractions import Fraction
 
 from pipeline.analysis.inside.check import FINITE_WIDTH, Ladder, Slope
 from pipeline.analysis.page import words
-from pipeline.console import wrapped
 from pipeline.entries.kinds import FIRST
 
 COLUMNS = ("effective", "propagating", "output")
@@ -206,8 +205,3 @@ def _is_between(e: Slope, ladder: Ladder) -> bool:
     if e.place.layer != "output" or e.quantity != "propagating" or e.predicted is None:
         return False
     return abs(2 * e.predicted - round(2 * e.predicted)) > 1e-6
-
-
-def summary(ladder: Ladder) -> list[str]:
-    """Lines for a terminal, without the table's."""
-    return [words.plain(line) for said in findings(ladder) for line in wrapped(said, "  - ")]

@@ -76,8 +76,7 @@ class Profile:
             fine = size is None or re.fullmatch(r"\d+[KMGT]", size)
             _require(fine, f"{key} must be a size such as 64G, got {size!r}")
         _require(
-            not (self.memory_per_node and self.memory_per_device),
-            "give memory_per_node or memory_per_device, not both",
+            not (self.memory_per_node and self.memory_per_device), "give memory_per_node or memory_per_device, not both"
         )
         _require(self.max_minutes, f"max_time must be a time such as 90min, 24h or 2d, got {self.max_time!r}")
         _require(
