@@ -230,10 +230,7 @@ class RunConfig:
             self.abort_after is None or self.abort_after >= 1,
             f"--abort_after must be at least 1 or null, got {self.abort_after}",
         )
-        require(
-            re.fullmatch(r"[\w.+-]+", self.study) is not None,
-            f"--study must be a plain folder name, got {self.study!r}",
-        )
+        require(re.fullmatch(r"[\w.+-]+", self.study), f"--study must be a plain folder name, got {self.study!r}")
         self._check_optimizer()
         self._check_data()
         self._check_model()

@@ -10,7 +10,6 @@ Shapes: O fan-out, I fan-in.
 
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from pipeline.diagnostics import attention
 from pipeline.diagnostics.layers import Layer, ShapeOf, inner, layers, normalized, own_shape, walk
 from pipeline.diagnostics.logits import logit_metrics
-from pipeline.diagnostics.probe import hooked, undisturbed
+from pipeline.diagnostics.precision import measured
+from pipeline.diagnostics.probe import hooked
 from pipeline.diagnostics.quantities import Quantities
 from pipeline.diagnostics.spectra import Spectra
 from pipeline.diagnostics.sums import Reduce, Sums
@@ -159,9 +159,7 @@ class CoordinateCheck:
         self._calls: dict[str, int] = {}
         self._next_weights: dict[str, Tensor] = {}
         self._noted: dict[int, tuple[weakref.ref[Tensor], int, Tensor]] = {}
-        with ExitStack() as stack:
-            stack.enter_context(undisturbed(self.model, self._device))
-            stack.enter_context(hooked(layers, after, before))
+        with torch.no_grad(), measured(self.model, self._device), hooked(layers, after, before):
             output = self.forward(self.inputs.to(self._device))
         self._weights |= self._next_weights  # now: tied weights are another layer's reference too
         return output

@@ -164,15 +164,7 @@ def _check_mlp(c: Any) -> None:
 
 
 def _mlp_in_theory(c: Any) -> dict[str, Any]:
-    # the rest says nothing of an MLP, and stays at the defaults
-    return {
-        "model": "mlp",
-        "depth": c.model.n_layer,
-        "activation": c.model.activation,
-        "embedding_init": None,
-        "train_norms": c.model.train_norms,
-        "qk_norm": c.model.qk_norm,
-    }
+    return {"model": "mlp", "depth": c.model.n_layer, "activation": c.model.activation}
 
 
 def _in_mlp(parts: Sequence[str], config: Any) -> Place:
