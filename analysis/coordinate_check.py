@@ -5,7 +5,7 @@ import math
 import sys
 from pathlib import Path
 
-from pipeline.analysis.inside.lr_rules import families, recorded
+from pipeline.analysis.inside.lr_rules import ladders, recorded
 from pipeline.analysis.page import figures, figures_inside
 from pipeline.analysis.page.inside import telling
 from pipeline.analysis.study.load import load_study
@@ -21,13 +21,13 @@ def main() -> int:
     try:
         args = parser.parse_args()
         study = load_study(args.study)
-        found = [f for f in families(study, recorded(study)) if f.groups]
+        found = [f for f in ladders(study, recorded(study)) if f.by_group]
         chosen = telling(found) if args.lr is None else [f for f in found if math.isclose(f.lr, args.lr, rel_tol=1e-3)]
         if not chosen:
             raise RequestError(f"{study.name}: no coordinates{'' if args.lr is None else f' at lr {args.lr:g}'}")
-        for family in chosen:
-            figure = figures_inside.coordinate_figure(family)
-            name = figures_inside.name_of(family)
+        for ladder in chosen:
+            figure = figures_inside.coordinate_figure(ladder)
+            name = figures_inside.name_of(ladder)
             print(*figures.save(figure, args.out or study.dirs[0] / "figures", name), sep="\n")
     except RequestError as error:
         print(error, file=sys.stderr)

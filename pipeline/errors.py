@@ -5,7 +5,7 @@ class RequestError(ValueError):
     """The request was wrong; the message is one line that says what to change. The command line exits with 2."""
 
 
-def require(ok: bool, message: str) -> None:
+def require(ok: object, message: str) -> None:
     """Raises `RequestError` with the message unless `ok`."""
     if not ok:
         raise RequestError(message)

@@ -57,7 +57,17 @@ ALLOWED: dict[str, set[str]] = {
         "theory",
     },
     "data/streaming": {"config", "data", "data/preparing", "errors", "files", "processes"},
-    "export": {"__init__", "cache", "config", "data", "errors", "files", "models", "run", "training/checkpoint"},
+    "export": {
+        "__init__",
+        "cache",
+        "config",
+        "data",
+        "entries",
+        "errors",
+        "files",
+        "run",
+        "training/checkpoint",
+    },
     "analysis/inside": {
         "analysis/fit",
         "analysis/study",
@@ -109,7 +119,7 @@ ALLOWED: dict[str, set[str]] = {
         "training/checkpoint",
         "training/parallel",
     },
-    "sweep/launch": {"config", "console", "data/open", "errors", "files", "processes", "run", "sweep", "training"},
+    "sweep/launch": {"config", "console", "data/open", "errors", "processes", "run", "sweep", "training"},
     "cli": {
         "__init__",
         "analysis/fit",
@@ -131,7 +141,7 @@ ALLOWED: dict[str, set[str]] = {
         "theory",
         "training",
     },
-    "sweep/launch/slurm": {"config", "console", "errors", "files", "recipes", "run", "sweep", "sweep/launch"},
+    "sweep/launch/slurm": {"config", "console", "errors", "files", "recipes", "run", "sweep"},
     "__main__": {"cli"},
 }
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from pipeline.cli.arguments import Flags, RequestParser, print_help
 from pipeline.errors import RequestError
 from pipeline.sweep.config import SweepConfig
-from pipeline.sweep.coordinate_check import SEEDS, STEPS, defaults, plan, preview, require_records, study
-from pipeline.sweep.grid import summary, unfinished
+from pipeline.sweep.coordinate_check import SEEDS, STEPS, defaults, plan, planned, require_records, study
 
 _HELP = f"""usage: pipeline coordcheck [--config RECIPE] [--KEY VALUE ...]
        pipeline coordcheck STUDY [--lr LR]
@@ -55,23 +54,18 @@ def main(argv: Sequence[str]) -> int:
         print(look([arguments.study], arguments.lr))
         return 0
     config, exponents, dry_run = request(argv)
-    planned = plan(config, exponents)
-    if dry_run:
-        print(*preview(config, planned), sep="\n")
-        return 0
+    runs = planned(config, plan(config, exponents))
     from pipeline.analysis.inside.lr_rules import remember
     from pipeline.sweep.launch import local
 
-    todo = unfinished(planned)
-    print(summary(config, len(planned), len(todo)), flush=True)
-    require_records(planned.keys() - set(todo))
-    failures = local.run_study(config, todo)
-    folder = Path(config.out) / config.study
-    remember(folder, [(config.lr, exponent) for exponent in exponents])
-    if code := local.report(failures, len(planned)):
-        return code
-    print(look([folder], config.lr))
-    return 0
+    if dry_run:
+        return local.dry_run(config, runs)
+    require_records(runs.runs)
+    code = local.submit(config, runs)
+    remember(config.study_dir, [(config.lr, exponent) for exponent in exponents])
+    if not code:
+        print(look([config.study_dir], config.lr))
+    return code
 
 
 def request(argv: Sequence[str]) -> tuple[SweepConfig, tuple[Fraction, ...], bool]:

@@ -81,8 +81,6 @@ def _verify(argv: Sequence[str]) -> int:
 
 
 def _folder(config: DataConfig, vocab_size: int | None) -> Path:
-    if config.format == "shards":
-        return Path(config.path)
     if config.vectors:
         raise RequestError(f"{config.name} is made in memory: there is nothing on disk")
     return prepared_folder(config, vocab_size or ModelConfig().vocab_size)

@@ -1,16 +1,16 @@
 """`pipeline theory`: what a parameterization predicts, as a table on the terminal."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 from pipeline.cli.arguments import RequestParser
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
-from pipeline.theory.network import Setting
+from pipeline.theory.network import ARCHITECTURES, Setting
 from pipeline.theory.text import all_text, theory_text
 
 
@@ -31,14 +31,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--param", help=f"parameterization: {', '.join(rules.TABLE)}")
     add("--all", action="store_true", help="every parameterization: the rules and the predicted exponents")
     add("--optimizer", choices=sorted(OPTIMIZERS, reverse=True), default="adamw", help="default: adamw")
-    add(
-        "--loss",
-        choices=list(LOSSES),
-        default="cross_entropy",
-        help="default: cross_entropy",
-    )
+    add("--loss", choices=list(LOSSES), default="cross_entropy", help="default: cross_entropy")
     add("--alpha", type=_fraction, help="lr = eta * n^-alpha, such as 1/2 (default: the predicted largest stable rate)")
-    add("--model", choices=["mlp", "gpt"], default="gpt", help="default: gpt")
+    add("--model", choices=list(ARCHITECTURES), default="gpt", help="default: gpt")
     add("--depth", type=int, default=8, help="weight matrices in a row; 2: no hidden layer (default: 8)")
     add("--activation", choices=["relu", "linear"], default="relu", help="of the mlp (default: relu)")
     add(
@@ -46,8 +41,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add("--embedding_init", choices=["neox", "constant"], help="default: neox for gpt, constant for mlp")
     add("--readout_init", choices=["standard", "zero"], default="standard", help="default: standard")
-    add("--fixed_norms", action="store_true", help="norm gains and biases stay at initialization")
-    add("--no_qk_norm", action="store_true", help="no normalization of queries and keys")
+    add("--fixed_norms", dest="train_norms", action="store_false", help="norm gains and biases stay at initialization")
+    add("--no_qk_norm", dest="qk_norm", action="store_false", help="no normalization of queries and keys")
     add("--kv_heads", choices=["all", "fixed"], default="all", help="fixed: their number does not grow with n")
     add("--clipping", action="store_true", help="the gradient's norm is clipped in every step")
     return parser.parse_args(argv)
@@ -60,24 +55,10 @@ def main(argv: list[str]) -> int:
         raise RequestError("pipeline theory: give either --param NAME or --all (see pipeline theory --help)")
     if flags.all and flags.alpha is not None:
         raise RequestError("pipeline theory: --alpha goes with --param, not with --all")
-    given: dict[str, Any] = {
-        name: getattr(flags, name)
-        for name in (
-            "optimizer",
-            "loss",
-            "model",
-            "depth",
-            "activation",
-            "d_out",
-            "embedding_init",
-            "readout_init",
-            "kv_heads",
-            "clipping",
-        )
-    }
+    given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Setting) if hasattr(flags, f.name)}
     try:
         chosen = rules.get(flags.param) if flags.param else next(iter(rules.TABLE.values()))
-        setting = Setting(chosen, train_norms=not flags.fixed_norms, qk_norm=not flags.no_qk_norm, **given)
+        setting = Setting(chosen, **given)
         print(all_text(setting) if flags.all else theory_text(setting, flags.alpha))
     except ValueError as error:
         raise RequestError(str(error)) from None

@@ -80,19 +80,14 @@ class DataConfig:
         require(self.format in FORMATS, f"--data.format: expected {' or '.join(FORMATS)}, got {self.format!r}")
         require(0 < self.validation_fraction < 1, "--data.validation_fraction must be between 0 and 1")
         require(not (self.path and self.repo), "--data.path and --data.repo exclude each other: give one")
-        require(
-            self.format != "text" or bool(self.path or self.repo), "--data.format text needs --data.path or --data.repo"
-        )
+        require(self.format != "text" or self.path or self.repo, "--data.format text needs --data.path or --data.repo")
         require(
             self.format == "text" or not self.repo, f"--data.repo is read with --data.format text, not {self.format}"
         )
-        require(self.format != "shards" or bool(self.path), "--data.format shards needs --data.path")
-        require(not self.repo or re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo) is not None,
+        require(self.format != "shards" or self.path, "--data.format shards needs --data.path")
+        require(not self.repo or re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo),
                  f"--data.repo must be OWNER/NAME, got {self.repo!r}")  # fmt: skip
-        require(
-            re.fullmatch(r"[\w.+-]+", self.name) is not None,
-            f"--data.name must be a plain folder name, got {self.name!r}",
-        )
+        require(re.fullmatch(r"[\w.+-]+", self.name), f"--data.name must be a plain folder name, got {self.name!r}")
         require(
             isinstance(self.tokens, int | None) and (self.tokens is None or self.tokens >= 1),
             "--data.tokens must be positive",

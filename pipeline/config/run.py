@@ -187,11 +187,15 @@ class RunConfig:
         lr = re.sub(r"\.?0+(?=e|$)", "", lr)
         point = f"{self.param}-{self.optimizer}-w{self.width}-lr{lr}-s{self.seed}"
         name, older = f"{point}-{config_hash(self)}", f"{point}-{older_hash(self)}"
-        return older if older != name and (Path(self.out) / self.study / older).is_dir() else name
+        return older if older != name and (self.study_dir / older).is_dir() else name
+
+    @property
+    def study_dir(self) -> Path:
+        return Path(self.out) / self.study
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.out) / self.study / self.run_name
+        return self.study_dir / self.run_name
 
     def _check_names(self) -> None:
         """Of entries: flags are checked by their type before, recorded settings only here."""
@@ -218,21 +222,15 @@ class RunConfig:
         require(0 <= self.seed < 2**63, f"--seed must not be negative, got {self.seed}")
         for key in ("eps", "z_loss", "weight_decay"):
             require(getattr(self, key) >= 0, f"--{key} must not be negative, got {getattr(self, key):g}")
-        require(
-            self.grad_clip is None or self.grad_clip > 0, f"--grad_clip must be positive or null, got {self.grad_clip}"
-        )
+        for key in ("grad_clip", "checkpoint_minutes", "stall_minutes"):
+            value = getattr(self, key)
+            require(value is None or value > 0, f"--{key} must be positive or null, got {value}")
         self.mult.check()
         require(
             self.abort_after is None or self.abort_after >= 1,
             f"--abort_after must be at least 1 or null, got {self.abort_after}",
         )
-        for key in ("checkpoint_minutes", "stall_minutes"):
-            minutes = getattr(self, key)
-            require(minutes is None or minutes > 0, f"--{key} must be positive or null, got {minutes}")
-        require(
-            re.fullmatch(r"[\w.+-]+", self.study) is not None,
-            f"--study must be a plain folder name, got {self.study!r}",
-        )
+        require(re.fullmatch(r"[\w.+-]+", self.study), f"--study must be a plain folder name, got {self.study!r}")
         self._check_optimizer()
         self._check_data()
         self._check_model()
@@ -285,21 +283,12 @@ class RunConfig:
         )
 
     def _check_processes(self) -> None:
-        if self.micro_batch == "auto":
-            require(
-                self.global_batch % self.world_size == 0,
-                f"--global_batch {self.global_batch} is not a multiple of the {self.world_size} processes",
-            )
-            return
-        assert self.micro_batch is not None
-        require(self.micro_batch >= 1, f"--micro_batch must be at least 1, got {self.micro_batch}")
-        require(
-            self.global_batch % (self.micro_batch * self.world_size) == 0,
-            (
-                f"--global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch} x "
-                f"{self.world_size} processes"
-            ),
-        )
+        passes, what = self.world_size, f"the {self.world_size} processes"
+        if self.micro_batch != "auto":
+            assert self.micro_batch is not None
+            require(self.micro_batch >= 1, f"--micro_batch must be at least 1, got {self.micro_batch}")
+            passes, what = self.micro_batch * passes, f"micro_batch {self.micro_batch} x {passes} processes"
+        require(self.global_batch % passes == 0, f"--global_batch {self.global_batch} is not a multiple of {what}")
 
 
 def run_settings(config: RunConfig, of: type[RunConfig] = RunConfig) -> dict[str, Any]:

@@ -34,7 +34,9 @@ def open_data(config: RunConfig) -> Data:
         return Data(Shuffled(train, config.seed, config.global_batch), val, fingerprint)
     if config.data.mode == "stream":
         return _open_stream(config)
-    folder = _prepared(config)
+    if config.data.repo:
+        _require_prepared(config)
+    folder = prepare(config.data, config.model.vocab_size)
     manifest = _check_vocabulary(folder, config)
     windows = TokenWindows(folder, "train", config.seq_len)
     return Data(
@@ -44,20 +46,15 @@ def open_data(config: RunConfig) -> Data:
     )
 
 
-def _prepared(config: RunConfig) -> Path:
-    data = config.data
-    if data.format == "shards":
-        return Path(data.path)
-    if data.repo:
-        # hours of download and tokenizing are not for a training job to start unasked
-        folder = prepared_folder(data, config.model.vocab_size)
-        if not (folder / MANIFEST).exists():
-            tokens = f" --tokens {data.tokens}" if data.tokens else ""
-            raise RequestError(
-                f"{data.name} is not prepared ({folder}): run pipeline data prepare {data.name}{tokens} first, with "
-                "the settings of --data, or train with --data.mode stream"
-            )
-    return prepare(data, config.model.vocab_size)
+def _require_prepared(config: RunConfig) -> None:
+    """Hours of download and tokenizing are not for a training job to start unasked. Raises `RequestError`."""
+    data, folder = config.data, prepared_folder(config.data, config.model.vocab_size)
+    if not (folder / MANIFEST).exists():
+        tokens = f" --tokens {data.tokens}" if data.tokens else ""
+        raise RequestError(
+            f"{data.name} is not prepared ({folder}): run pipeline data prepare {data.name}{tokens} first, with "
+            "the settings of --data, or train with --data.mode stream"
+        )
 
 
 def _check_vocabulary(folder: Path, config: RunConfig) -> dict[str, Any]:
@@ -79,12 +76,7 @@ def _open_stream(config: RunConfig) -> Data:
     manifest = _check_vocabulary(validation, config)
     source = open_source(config.data)
     train = StreamedWindows(
-        source,
-        config.data,
-        validation,
-        seq_len=config.seq_len,
-        global_batch=config.global_batch,
-        seed=config.seed,
+        source, config.data, validation, seq_len=config.seq_len, global_batch=config.global_batch, seed=config.seed
     )
     content = [manifest["fingerprint"], manifest["tokenizer"]["sha256"], [f.sha256 or f.name for f in source.files]]
     fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()

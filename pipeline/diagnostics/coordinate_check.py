@@ -10,16 +10,16 @@ Shapes: O fan-out, I fan-in.
 
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.diagnostics import attention
-from pipeline.diagnostics.layers import Layer, inner, layers, normalized, walk
+from pipeline.diagnostics.layers import Layer, ShapeOf, inner, layers, normalized, own_shape, walk
 from pipeline.diagnostics.logits import logit_metrics
-from pipeline.diagnostics.probe import hooked, undisturbed
+from pipeline.diagnostics.precision import measured
+from pipeline.diagnostics.probe import hooked
 from pipeline.diagnostics.quantities import Quantities
 from pipeline.diagnostics.spectra import Spectra
 from pipeline.diagnostics.sums import Reduce, Sums
@@ -54,12 +54,14 @@ class CoordinateCheck:
         rank: int = 0,
         world: int = 1,
         reduce: Reduce | None = None,
+        shape: ShapeOf = own_shape,
     ) -> None:
         """`inputs` (N, ...) and, for what is measured of the logits, `targets` (N, ...): class indices, one per
         position; negative ones do not count.
 
         `initial(name)` is the reference weight of that name, for the reference ``init``; without it the reference is
-        ``previous``. `forward` runs the model, by default a plain call. `reduce` adds a tensor up over the ranks.
+        ``previous``. `forward` runs the model, by default a plain call. `reduce` adds a tensor up over the ranks;
+        `shape` tells a parameter's where a strategy has taken it apart.
         """
         self.model, self.initial = inner(model), initial
         self.forward = forward or self.model
@@ -68,7 +70,7 @@ class CoordinateCheck:
         mine = slice(rank, None, world) if self.counted else slice(0, 1)  # a pass may be the work of all ranks
         self.inputs = inputs[mine]
         self.targets = None if targets is None else targets[mine].flatten()
-        self.layers, self.left_out = layers(self.model)
+        self.layers, self.left_out = layers(self.model, shape)
         """`left_out`: names of parameters that are not reported, and why."""
         modules = list(walk(self.model))
         self._attentions = [(name, m) for name, m in modules if isinstance(m, attention.Attention)]
@@ -157,9 +159,7 @@ class CoordinateCheck:
         self._calls: dict[str, int] = {}
         self._next_weights: dict[str, Tensor] = {}
         self._noted: dict[int, tuple[weakref.ref[Tensor], int, Tensor]] = {}
-        with ExitStack() as stack:
-            stack.enter_context(undisturbed(self.model, self._device))
-            stack.enter_context(hooked(layers, after, before))
+        with torch.no_grad(), measured(self.model, self._device), hooked(layers, after, before):
             output = self.forward(self.inputs.to(self._device))
         self._weights |= self._next_weights  # now: tied weights are another layer's reference too
         return output

@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 LayerKind = Literal["linear", "embedding", "norm"]
+ShapeOf = Callable[[nn.Parameter], tuple[int, ...]]
+"""Of a whole parameter."""
 
 
 @dataclass
@@ -38,11 +40,16 @@ class Layer:
         return value.detach() if isinstance(value, Tensor) else None
 
 
-def layers(model: nn.Module) -> tuple[list[Layer], dict[str, str]]:
+def own_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    return tuple(parameter.shape)
+
+
+def layers(model: nn.Module, shape: ShapeOf = own_shape) -> tuple[list[Layer], dict[str, str]]:
     """The layers of a model in its order, and why any other parameter has none.
 
     Linear layers, embeddings and, whatever their class, modules that multiply what they normalize by a gain. litgpt's
-    fused ``attn.qkv`` has the parts ``attn.q``, ``attn.k`` and ``attn.v``.
+    fused ``attn.qkv`` has the parts ``attn.q``, ``attn.k`` and ``attn.v``. `shape` is for parameters that a
+    strategy has taken apart.
     """
     first: dict[int, str] = {}
     owners: list[Layer] = []
@@ -55,7 +62,7 @@ def layers(model: nn.Module) -> tuple[list[Layer], dict[str, str]]:
         if not own:
             continue
         names = {key: first.setdefault(id(p), f"{name}.{key}" if name else key) for key, p in own.items()}
-        kind = _kind(module, own)
+        kind = _kind(module, own, shape)
         if kind is None:
             left_out |= dict.fromkeys(names.values(), f"it belongs to a {type(module).__name__}")
             continue
@@ -89,14 +96,14 @@ def _qkv(name: str, config: litgpt.Config) -> tuple[tuple[str, int, int], ...]:
     )
 
 
-def _kind(module: nn.Module, own: dict[str, nn.Parameter]) -> LayerKind | None:
+def _kind(module: nn.Module, own: dict[str, nn.Parameter], shape: ShapeOf) -> LayerKind | None:
     if isinstance(module, (nn.Linear, *_transposed_types())):
         return "linear"
     if isinstance(module, nn.Embedding):
         return "embedding"
     if any(module.children()) or not own.keys() <= {"weight", "bias"} or "weight" not in own:
         return None
-    shapes = {tuple(getattr(p, "ds_shape", p.shape)) for p in own.values()}  # ds_shape: DeepSpeed's, where it shards
+    shapes = {shape(p) for p in own.values()}
     return "norm" if len(shapes) == 1 and (isinstance(module, nn.LayerNorm) or len(next(iter(shapes))) == 1) else None
 
 

@@ -69,11 +69,5 @@ def logit_metrics(sums: Tensor) -> dict[str, float]:
         return {}
     means = dict(zip(_MEANS, (values[1 : len(_MEANS) + 1] / count).tolist(), strict=True))
     _, confidence, correct = values[len(_MEANS) + 1 :].view(BINS, 3).unbind(1)
-    return {
-        "probe_loss": means["probe_loss"],
-        "logit_rms": means["logit_mean_square"] ** 0.5,
-        "max_probability": means["max_probability"],
-        "entropy": means["entropy"],
-        "accuracy": means["accuracy"],
-        "calibration_error": ((confidence - correct).abs().sum() / count).item(),
-    }
+    calibration_error = ((confidence - correct).abs().sum() / count).item()
+    return {"logit_rms": means.pop("logit_mean_square") ** 0.5, "calibration_error": calibration_error, **means}

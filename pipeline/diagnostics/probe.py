@@ -1,37 +1,17 @@
-"""A probe's forward pass, which leaves no trace: eager, in full precision, without dropout, gradients or randomness."""
+"""A probe's forward pass, seen layer by layer."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pipeline.diagnostics.layers import Layer
-from pipeline.diagnostics.precision import full_precision
 
 Before = Callable[[Layer], None]
 After = Callable[[Layer, Tensor, Tensor], None]
 """Of a layer, with its input and its output."""
-
-
-@contextmanager
-def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """While it lasts: evaluation mode, no gradients, fp32 proper, eager execution; afterwards all as before."""
-    training = [module for module in model.modules() if module.training]
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(full_precision(device))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        for module in training:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
 
 
 @contextmanager

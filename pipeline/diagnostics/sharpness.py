@@ -9,8 +9,7 @@ weights.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.diagnostics.lanczos import largest_eigenvalues, random_vector
-from pipeline.diagnostics.precision import full_precision
+from pipeline.diagnostics.precision import measured
 from pipeline.losses import COMPUTE
 
 CHUNK_POSITIONS = 1024
@@ -89,7 +88,8 @@ class Sharpness:
         """`sharpness/1`, `sharpness/2`, ...: the algebraically largest eigenvalues of the Hessian, in descending order;
         with `ntk`, `ntk/1`: the largest eigenvalue of J J^T / N, where J (N V, P) is the Jacobian of the logits of all
         positions. It is computed as that of J^T J / N, which sums over positions and ranks. nan where the loss is."""
-        with self._undisturbed():
+        device = next(self.model.parameters()).device
+        with torch.inference_mode(False), sdpa_kernel(SDPBackend.MATH), measured(self.model, device):
             weights = _Weights(self.model)
             values = self._largest("sharpness", weights, _Hessian(self, weights), self.eigenvalues)
             if self.ntk:
@@ -115,21 +115,6 @@ class Sharpness:
         if all(map(math.isfinite, values)):
             self._starts[name] = vector.cpu()
         return {f"{name}/{i}": value for i, value in enumerate(values, 1)}
-
-    @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        modes = {module: module.training for module in self.model.modules()}
-        with ExitStack() as stack:
-            stack.enter_context(full_precision(next(self.model.parameters()).device))
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-            stack.enter_context(torch.inference_mode(False))
-            try:
-                self.model.eval()
-                yield
-            finally:
-                for module, mode in modes.items():
-                    module.training = mode
 
 
 def _fits(vectors: int, bytes_per_vector: int, device: torch.device) -> bool:

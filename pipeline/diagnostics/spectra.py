@@ -4,6 +4,7 @@ Shapes: O fan-out, I fan-in. W and R are (O, I), gains (O,).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,8 +46,7 @@ class Spectra:
                     self._linear(name, *before)
                 case "embedding":
                     self._put(name, *(torch.linalg.vector_norm(A, dim=1).max() / math.sqrt(A.shape[1]) for A in before))
-                    sigma, self._starts[f"{name} rank"] = self._sigma(f"{name} rank", before[2])
-                    self._put_rank(name, before[2], sigma)
+                    self._put_rank(name, before[2], self._norm(f"{name} rank", before[2], operator_norm))
                 case "norm":
                     largest = [A.abs().max() for A in before]
                     self._put(name, *largest)
@@ -90,24 +90,19 @@ class Spectra:
             if key in self._references:
                 norms.append(self._references[key])
                 continue
-            norm, self._starts[key] = self._rms_norm(key, A)
+            norm = self._norm(key, A, rms_operator_norm)
             norms.append(norm)
             if which == " reference" and self.fixed_reference:
                 self._references[key] = norm
         self._put(name, *norms)
         self._put_rank(name, difference, norms[2] * math.sqrt(W.shape[0] / W.shape[1]))
 
-    def _rms_norm(self, key: str, A: Tensor) -> tuple[Tensor, Tensor]:
-        norm, vector = rms_operator_norm(A, self._start(key, A))
-        return norm, vector.cpu()
-
-    def _sigma(self, key: str, A: Tensor) -> tuple[Tensor, Tensor]:
-        sigma, vector = operator_norm(A, self._start(key, A))
-        return sigma, vector.cpu()
-
-    def _start(self, key: str, A: Tensor) -> Tensor | None:
+    def _norm(self, key: str, A: Tensor, measure: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
+        """From where the last measurement under that key ended."""
         start = self._starts.get(key)
-        return start.to(A.device) if start is not None else None
+        norm, vector = measure(A, None if start is None else start.to(A.device))
+        self._starts[key] = vector.cpu()
+        return norm
 
     def _put(self, name: str, norm: Tensor, reference: Tensor, update: Tensor) -> None:
         self._sums.add(f"operator_norm/{name}", norm, 1)

@@ -59,6 +59,9 @@ class Kind:
     """The settings of `theory.network.Setting` that follow from the model."""
     branches: bool
     """Whether it has residual branches, which a depth rule can scale."""
+    exported: bool
+    """Whether its weights are those of an architecture of litgpt's: ``litgpt_config(model, width, seq_len)`` of the
+    module."""
     groups: tuple[str, ...]
     """Of large weights, in the order of tables and figures."""
     place: Callable[[Sequence[str], Any], Place]
@@ -161,15 +164,7 @@ def _check_mlp(c: Any) -> None:
 
 
 def _mlp_in_theory(c: Any) -> dict[str, Any]:
-    # the rest says nothing of an MLP, and stays at the defaults
-    return {
-        "model": "mlp",
-        "depth": c.model.n_layer,
-        "activation": c.model.activation,
-        "embedding_init": None,
-        "train_norms": c.model.train_norms,
-        "qk_norm": c.model.qk_norm,
-    }
+    return {"model": "mlp", "depth": c.model.n_layer, "activation": c.model.activation}
 
 
 def _in_mlp(parts: Sequence[str], config: Any) -> Place:
@@ -202,6 +197,7 @@ KINDS: dict[str, Kind] = {
             weights_per_layer=lambda c: 4 + 2 * (c.model.mlp_ratio or 4),
             theory=_gpt_in_theory,
             branches=True,
+            exported=True,
             groups=("embedding", "norms", "q", "k", "v", "attn.proj", "mlp.fc", "mlp.proj", "readout"),
             place=_in_gpt,
         ),
@@ -217,6 +213,7 @@ KINDS: dict[str, Kind] = {
             weights_per_layer=lambda c: 1,
             theory=_mlp_in_theory,
             branches=False,
+            exported=False,
             groups=("input", "first hidden", "hidden", "readout"),
             place=_in_mlp,
         ),

@@ -23,6 +23,8 @@ class Loss:
     """Whose predictions hold for it; None: nothing is predicted."""
     judged: bool
     """Whether a final loss far above the best, or an accuracy near chance, makes a run unstable (paper, D.4)."""
+    beside: bool = True
+    """Whether runs record the cross-entropy beside it."""
 
     def of_guessing(self, d_out: int) -> float:
         """What a model that guesses has, as far as it is known."""
@@ -32,7 +34,7 @@ class Loss:
 LOSSES: dict[str, Loss] = {
     entry.name: entry
     for entry in (
-        Loss("cross_entropy", "", "cross-entropy", "nats", "cross_entropy", judged=True),
+        Loss("cross_entropy", "", "cross-entropy", "nats", "cross_entropy", judged=True, beside=False),
         Loss("mse", "MSE", "MSE", "squared error", "mse", judged=False),
         Loss("softmax_mse", "softmax + MSE", "MSE of the softmax", "squared error", "softmax_mse", judged=False),
     )

@@ -17,12 +17,11 @@ class Optimizer:
     family: Family
     """Whose learning-rate factors of the parameterizations hold for it."""
     build: str
-    """``module:class``, called with the parameter groups and `arguments`. Groups carry their role as ``name``, so that
+    """``module:class``, called with the parameter groups and `settings`. Groups carry their role as ``name``, so that
     a class may treat roles differently."""
-    arguments: Callable[[Any], dict[str, Any]]
-    """Settings that it is called with."""
     settings: frozenset[str]
-    """The names of those settings; others of `OWN` are refused where they are not at their default."""
+    """The names of the settings that it is called with; others of `OWN` are refused where they are not at their
+    default."""
     moments: Callable[[Any], int]
     """Tensors of a weight's size that it keeps."""
     weight_decay: float = 0.0
@@ -39,27 +38,17 @@ OPTIMIZERS: dict[str, Optimizer] = {
             "AdamW",
             "adam",
             "torch.optim:AdamW",
-            lambda c: {"betas": c.betas, "eps": c.eps},
             frozenset({"betas", "eps"}),
             moments=lambda c: 2,
             weight_decay=0.1,
             decouples=lambda c: True,
         ),
-        Optimizer(
-            "adam",
-            "Adam",
-            "adam",
-            "torch.optim:Adam",
-            lambda c: {"betas": c.betas, "eps": c.eps},
-            frozenset({"betas", "eps"}),
-            moments=lambda c: 2,
-        ),
+        Optimizer("adam", "Adam", "adam", "torch.optim:Adam", frozenset({"betas", "eps"}), moments=lambda c: 2),
         Optimizer(
             "sgd",
             "SGD",
             "sgd",
             "torch.optim:SGD",
-            lambda c: {"momentum": c.momentum},
             frozenset({"momentum"}),
             moments=lambda c: int(bool(c.momentum)),
             decouples=lambda c: c.momentum == 0,  # then torch's coupled decay is the decoupled one

@@ -11,9 +11,10 @@ from torch import Tensor
 from pipeline.cache import cache_root
 from pipeline.config import RunConfig
 from pipeline.data.shards import TOKENIZER, read_manifest
+from pipeline.entries.kinds import KINDS
+from pipeline.entries.load import load
 from pipeline.errors import RequestError
 from pipeline.files import file_sha256
-from pipeline.models.gpt import litgpt_config
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
 from pipeline.training.checkpoint.files import Checkpoint, newest
@@ -40,7 +41,7 @@ def exportable(run: RunDir) -> Exportable:
     weights = {
         name.removeprefix("model."): checkpoint.tensor(name) for name in checkpoint.shapes if name.startswith("model.")
     }
-    architecture = litgpt_config(config.model, config.width, config.seq_len)
+    architecture = load(f"{config.kind.module}:litgpt_config")(config.model, config.width, config.seq_len)
     _check_weights(weights, architecture, run)
     return Exportable(run, config, architecture, checkpoint.step, checkpoint.state["data"]["manifest"], weights)
 
@@ -51,8 +52,9 @@ def _config(run: RunDir) -> RunConfig:
     if not run.config_file.exists():
         raise RequestError(f"{run.path} is not a run (it has no config.yaml): give one, such as runs/STUDY/RUN")
     config = run.config()
-    if config.model.kind != "gpt":
-        raise RequestError(f"{run.path} trained an MLP: only GPTs are exported")
+    if not config.kind.exported:
+        known = " and ".join(kind.plural for kind in KINDS.values() if kind.exported)
+        raise RequestError(f"{run.path} trained {config.kind.singular}: only {known} are exported")
     return config
 
 

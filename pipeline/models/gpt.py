@@ -84,10 +84,6 @@ def of_run(config: RunConfig) -> tuple[GPT, dict[str, TensorSpec]]:
     return gpt, tensor_specs(gpt, config.base_width, config.base_depth)
 
 
-def flops(gpt: GPT, config: RunConfig) -> int:
-    return flops_per_token(gpt, config.seq_len)
-
-
 def build(model: ModelConfig, width: int, seq_len: int) -> GPT:
     """The model with unset weights (see `pipeline.models.init`), on torch's current default device."""
     gpt = GPT(litgpt_config(model, width, seq_len))
@@ -136,8 +132,8 @@ def ends_branches_with_norms(gpt: GPT) -> bool:
     return bool(gpt.config.post_attention_norm or gpt.config.post_mlp_norm)
 
 
-def flops_per_token(gpt: GPT, seq_len: int) -> int:
+def flops(gpt: GPT, config: RunConfig) -> int:
     """Floating-point operations of a forward and backward pass per token: 6 per matrix weight (the embedding is a
     look-up) and causal attention's 6 T n per block (two T x T products over half the positions, three times)."""
     matrices = sum(m.weight.numel() for m in gpt.modules() if isinstance(m, nn.Linear))
-    return 6 * (matrices + int(gpt.config.n_layer) * seq_len * int(gpt.config.n_embd))
+    return 6 * (matrices + int(gpt.config.n_layer) * config.seq_len * int(gpt.config.n_embd))

@@ -43,10 +43,6 @@ def of_run(config: RunConfig) -> tuple[MLP, dict[str, TensorSpec]]:
     return mlp, tensor_specs(mlp, config.base_width)
 
 
-def flops(mlp: MLP, config: RunConfig) -> int:
-    return flops_per_example(mlp)
-
-
 def build(model: ModelConfig, width: int, d_in: int, d_out: int) -> MLP:
     """The model with unset weights (see `pipeline.models.init`), on torch's current default device."""
     return MLP(d_in, width, d_out, model.n_layer, model.activation)
@@ -67,7 +63,7 @@ def _claims(mlp: MLP, base_width: int) -> Iterator[Claim]:
     yield mlp.readout.weight, TensorSpec("output", math.sqrt(c / base_width))
 
 
-def flops_per_example(mlp: MLP) -> int:
+def flops(mlp: MLP, config: RunConfig) -> int:
     """Floating-point operations of a forward and backward pass per example; the input needs no gradient."""
     first = mlp.layers[0].weight
     assert isinstance(first, torch.Tensor)

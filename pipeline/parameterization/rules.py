@@ -114,12 +114,7 @@ TABLE: Mapping[str, Parameterization] = {
             adam=_by_role(0, 0, 0, 0),
             neox_embedding=Factor(HALF),
         ),
-        _parameterization(
-            "mup",
-            init=_by_role(0, 0, HALF, 1),
-            sgd=_by_role(-1, -1, 0, 1),
-            adam=_by_role(0, 0, 1, 1),
-        ),
+        _parameterization("mup", init=_by_role(0, 0, HALF, 1), sgd=_by_role(-1, -1, 0, 1), adam=_by_role(0, 0, 1, 1)),
         _parameterization(
             "ntp",  # Adam: a global learning rate on the multiplier form
             init=_by_role(0, 0, HALF, HALF),

@@ -1,7 +1,8 @@
 """Every setting of a study beside those of its runs, and the tables of what may plan and launch it."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config import RunConfig
 
@@ -43,3 +44,15 @@ class SweepConfig(RunConfig):
     """local: worker processes on this machine. slurm: one job array per width."""
     profile: str = ""
     """SLURM: the cluster's description, a YAML by path or by its name in slurm/profiles/."""
+
+    @property
+    def all_params(self) -> tuple[str, ...]:
+        return self.params or (self.param,)
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        return self.seeds or (self.seed,)
+
+    def run(self, **point: Any) -> RunConfig:
+        """The run of the study at that point. Raises `RequestError` for one that cannot be."""
+        return RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(RunConfig)} | point)

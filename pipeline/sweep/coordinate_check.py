@@ -10,6 +10,7 @@ from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import cost, grid, summary, unfinished
+from pipeline.sweep.study import Planned
 
 STEPS, SEEDS = 10, (0, 1, 2)
 EXAMPLES = 64  # of vectors, on which the check runs: a few of them scatter far
@@ -72,11 +73,15 @@ def plan(config: SweepConfig, exponents: Sequence[Fraction]) -> dict[RunConfig, 
     return dict(sorted(asked.items(), key=lambda item: cost(item[0]), reverse=True))
 
 
-def preview(config: SweepConfig, planned: Mapping[RunConfig, Sequence[Fraction]]) -> Iterator[str]:
-    """Lines that say what would run."""
-    todo = unfinished(planned)
-    yield summary(config, len(planned), len(todo))
-    for run, exponents in planned.items():
+def planned(config: SweepConfig, asked: Mapping[RunConfig, Sequence[Fraction]]) -> Planned:
+    """What `plan` asks, for a launcher."""
+    return Planned(tuple(asked), preview=_preview(config, asked))
+
+
+def _preview(config: SweepConfig, asked: Mapping[RunConfig, Sequence[Fraction]]) -> Iterator[str]:
+    todo = unfinished(asked)
+    yield summary(config, len(asked), len(todo))
+    for run, exponents in asked.items():
         rule = " and ".join(f"n^{exponent}" for exponent in exponents)
         yield f"  {run.run_name}  lr {run.lr:.4g} ({rule})  {'to run' if run in todo else 'finished'}"
 
@@ -86,6 +91,6 @@ def require_records(runs: Iterable[RunConfig]) -> None:
 
     Raises `RequestError`.
     """
-    for run in runs:
+    for run in set(runs) - set(unfinished(runs)):
         if not any("effective/" in name for record in RunDir(run.run_dir).records() for name in record):
             raise RequestError(f"{run.run_dir} was finished without a coordinate check: give another --study")

@@ -1,9 +1,7 @@
 """The plan of a grid: all runs of a study at once."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
@@ -42,7 +40,7 @@ def unfinished(runs: Iterable[RunConfig]) -> list[RunConfig]:
 
 def summary(config: SweepConfig, runs: int, todo: int) -> str:
     """A study of so many runs, of which `todo` are not finished, in a line."""
-    return f"study {Path(config.out) / config.study}: {runs} runs, {runs - todo} finished already"
+    return f"study {config.study_dir}: {runs} runs, {runs - todo} finished already"
 
 
 def grid(sweep: SweepConfig) -> list[RunConfig]:
@@ -50,12 +48,7 @@ def grid(sweep: SweepConfig) -> list[RunConfig]:
 
     Raises `RequestError` if an axis is empty or repeats a value, or if a run of the grid is invalid.
     """
-    axes = {
-        "width": sweep.widths,
-        "param": sweep.params or (sweep.param,),
-        "lr": sweep.lrs,
-        "seed": sweep.seeds or (sweep.seed,),
-    }
+    axes = {"width": sweep.widths, "param": sweep.all_params, "lr": sweep.lrs, "seed": sweep.all_seeds}
     for axis, values in axes.items():
         if not values:
             raise RequestError(
@@ -63,10 +56,7 @@ def grid(sweep: SweepConfig) -> list[RunConfig]:
             )
         if len(set(values)) < len(values):
             raise RequestError(f"--{axis}s names a value twice: {', '.join(map(str, values))}")
-    settings = {f.name: getattr(sweep, f.name) for f in dataclasses.fields(RunConfig)}
-    runs = [
-        RunConfig(**(settings | dict(zip(axes, point, strict=True)))) for point in itertools.product(*axes.values())
-    ]
+    runs = [sweep.run(**dict(zip(axes, point, strict=True))) for point in itertools.product(*axes.values())]
     return sorted(runs, key=cost, reverse=True)
 
 

@@ -69,14 +69,14 @@ def check(config: SweepConfig) -> None:
     if not 0.001 <= config.target_half_width <= 2:
         raise RequestError(f"--target_half_width must be 0.001..2, got {config.target_half_width:g}")
     budget(config.budget)
-    for param in _params(config):
+    for param in config.all_params:
         for width in config.widths:
-            _run(config, param, Proposal(width, _first_seed(config), _start(config), ""))
+            _run(config, param, Proposal(width, config.all_seeds[0], _start(config), ""))
 
 
 def plan(config: SweepConfig) -> Planned:
     """The next round. What the last one left unfinished comes first. Writes nothing. Raises `RequestError`."""
-    study = Path(config.out) / config.study
+    study = config.study_dir
     rounds = _recorded(study)
     if rounds:
         last = tuple(_run_of(config, entry) for entry in rounds[-1]["runs"])
@@ -85,10 +85,10 @@ def plan(config: SweepConfig) -> Planned:
     table = _table(study)
     proposals: list[tuple[str, Proposal]] = []
     findings = []
-    for param in _params(config):
+    for param in config.all_params:
         found = next_round(_runs(table, config, param), _aim(config, param))
         proposals += [(param, proposal) for proposal in found.proposals]
-        findings.append(f"{param}: {found.finding}" if len(_params(config)) > 1 else found.finding)
+        findings.append(f"{param}: {found.finding}" if len(config.all_params) > 1 else found.finding)
     finding = "; ".join(findings)
     left = _left(config, rounds, table)
     if proposals and (left.runs < 1 or left.hours <= 0):
@@ -106,7 +106,7 @@ def plan(config: SweepConfig) -> Planned:
 def record(config: SweepConfig, planned: Planned) -> None:
     """Add the round to plan.jsonl, before anything of it starts."""
     if planned.entry is not None:
-        study = Path(config.out) / config.study
+        study = config.study_dir
         study.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(line) + "\n" for line in [*_recorded(study), planned.entry]]
         write_atomic(study / PLAN, "".join(lines))
@@ -146,16 +146,8 @@ def _start(config: SweepConfig) -> float:
     return (math.log2(min(lrs)) + math.log2(max(lrs))) / 2
 
 
-def _params(config: SweepConfig) -> tuple[str, ...]:
-    return config.params or (config.param,)
-
-
-def _first_seed(config: SweepConfig) -> int:
-    return config.seeds[0] if config.seeds else config.seed
-
-
 def _aim(config: SweepConfig, param: str) -> Aim:
-    first = _first_seed(config)
+    first = config.all_seeds[0]
     costs = {n: cost(_run(config, param, Proposal(n, first, 0.0, ""))) for n in config.widths}
     return Aim(
         widths=tuple(sorted(config.widths)),
@@ -178,15 +170,13 @@ def _run_of(config: SweepConfig, entry: dict[str, Any]) -> RunConfig:
     try:
         return _run(config, entry["param"], Proposal(**{k: entry[k] for k in ("width", "seed", "x", "why")}))
     except (KeyError, TypeError):
-        study = Path(config.out) / config.study
-        raise RequestError(f"{study / PLAN} is damaged: delete it, the finished runs are kept") from None
+        raise RequestError(f"{config.study_dir / PLAN} is damaged: delete it, the finished runs are kept") from None
 
 
 def _run(config: SweepConfig, param: str, proposal: Proposal) -> RunConfig:
     """The run of a proposal, its learning rate to three digits."""
-    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(RunConfig)}
-    point = {"param": param, "width": proposal.width, "lr": float(f"{2**proposal.x:.3g}"), "seed": proposal.seed}
-    run = RunConfig(**(settings | point))
+    lr = float(f"{2**proposal.x:.3g}")
+    run = config.run(param=param, width=proposal.width, lr=lr, seed=proposal.seed)
     records = run.steps // run.log_interval
     patience = max(LEAST_PATIENCE, round(PATIENCE * records))
     audited = int(hashlib.sha256(run.run_name.encode()).hexdigest(), 16) % 1000 < 1000 * AUDIT

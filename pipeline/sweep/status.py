@@ -13,6 +13,7 @@ import yaml
 from pipeline.console import plural, table
 from pipeline.errors import RequestError
 from pipeline.files import load_yaml, tail
+from pipeline.run.directory import RunDir
 from pipeline.sweep.config import LAUNCHERS
 from pipeline.sweep.study import Job, ReportJob, launcher
 
@@ -99,15 +100,18 @@ def _status(folder: Path, job: Job | None, held: set[int]) -> RunStatus:
 
 def _state(folder: Path, job: Job | None, held: set[int]) -> tuple[str, str | None]:
     """The first that holds: it has ended, a launcher works on it, a process of this machine does, it failed."""
-    result = _result(folder / "result.json")
-    if result.get("status") in _OF_RESULT:
-        return _OF_RESULT[result["status"]], None
+    try:
+        result, failure = RunDir(folder).result(), RunDir(folder).failure()
+    except RequestError as error:
+        result, failure = None, str(error)
+    if result is not None:
+        return _OF_RESULT[result.status], None
     if job is not None and job.state in ("queued", "running"):
         return job.state, job.why()
     if _inode(folder / ".lock") in held:
         return "running", None
-    if result.get("status") == "failed":
-        return "failed", str(result.get("error") or "it does not say why")
+    if failure is not None:
+        return "failed", failure
     return (job.state, job.why()) if job is not None else ("lost", "interrupted")
 
 
@@ -120,16 +124,6 @@ def _settings(path: Path) -> dict[str, Any]:
         loaded = load_yaml(path)
     except (OSError, yaml.YAMLError):
         return {}
-    return loaded if isinstance(loaded, dict) else {}
-
-
-def _result(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        return {"status": "failed", "error": f"{path} is damaged"}
     return loaded if isinstance(loaded, dict) else {}
 
 

@@ -1,6 +1,7 @@
 """A study: rounds of runs that a plan chooses and a launcher has trained, and what the two have to offer."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Protocol, cast
 
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
+from pipeline.files import locked
 from pipeline.sweep.config import LAUNCHERS, PLANS, SweepConfig
 
 
@@ -100,6 +102,21 @@ class Launcher(Protocol):
 def launcher(name: str) -> Launcher:
     """The launcher of that name in `LAUNCHERS`."""
     return cast(Launcher, import_module(LAUNCHERS[name]))
+
+
+@contextmanager
+def study_lock(folder: Path) -> Iterator[int]:
+    """Hold the study for this process, and for children that are given the descriptor; made if it is not there yet.
+
+    Raises `RequestError` where it cannot be written, or another sweep holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise RequestError(f"cannot write the study folder {folder} ({error.strerror}): choose another --out") from None
+    with locked(folder / ".lock", busy=f"another sweep is running the study {folder}") as descriptor:
+        yield descriptor
 
 
 def sweep(config: SweepConfig, *, dry_run: bool = False) -> int:

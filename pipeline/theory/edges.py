@@ -11,7 +11,7 @@ from fractions import Fraction
 from pipeline.parameterization.rules import HALF, Role
 from pipeline.theory.network import Setting, network
 from pipeline.theory.orders import ONE, Theta, power
-from pipeline.theory.predict import Layer, Regime, Status, predict, regime_of, run
+from pipeline.theory.predict import LayerHistory, Regime, Status, predict, regime_of, run
 from pipeline.theory.propagation import Network, Weight, clip_factor, gradient_norm
 
 
@@ -103,17 +103,17 @@ def _optimal(setting: Setting, max_alpha: Fraction | None, stable_alpha: Fractio
     return _claim(max_alpha, "conjectured", "5.1", f"of all stable rates {layers} features at this one only")
 
 
-def _width_independent(layer: Layer) -> bool:
+def _width_independent(layer: LayerHistory) -> bool:
     if layer.weight.acts_as == "finite":
         return True  # never a bottleneck: its rate is the base rate
-    late = layer.history[-1]
+    late = layer.scales[-1]
     return late.effect == ONE and not late.propagating.diverges
 
 
 def _observed_with_norms(setting: Setting) -> Claim | None:
     """Published GPT runs under Adam, one learning rate for all weights, trainable norms (section 5.1, Figure 5)."""
     one_rate = setting.global_lr and setting.lr_exponent("hidden") == 0 and setting.init_exponent("output") == HALF
-    norms = setting.model == "gpt" and setting.train_norms and setting.qk_norm
+    norms = setting.architecture.normalized and setting.train_norms and setting.qk_norm
     if setting.family == "sgd" or setting.derivative != "cross_entropy" or not one_rate or not norms:
         return None
     return Claim(-HALF, "observed", "5.1, Figure 5", "trainable norms stabilize rates beyond the hidden layers' edge")

@@ -1,5 +1,6 @@
 """A setting whose width exponents are predicted, and its network as exponents (design, section 4; paper, Table C.1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -10,7 +11,52 @@ from pipeline.parameterization.rules import HALF, EmbeddingInit, Factor, Family,
 from pipeline.theory.orders import ONE, ROOT_N, ZERO, N, Theta, power
 from pipeline.theory.propagation import Network, Weight
 
-Model = Literal["mlp", "gpt"]
+
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of network that theory follows."""
+
+    normalized: bool
+    """A residual network whose blocks begin with a norm, and with a norm before the readout."""
+    least_depth: int
+    large_output: bool
+    """d_out >> n, where nothing else is said."""
+    neox: bool
+    """The embedding's initialization, where nothing else is said."""
+    meaningless: Mapping[str, tuple[str, str]]
+    """Values of settings that mean nothing for it, and why."""
+    names: Mapping[str, str]
+    """What its kinds of weights are called, where that is not the name of the layer."""
+
+
+ARCHITECTURES = {
+    "mlp": Architecture(
+        normalized=False,
+        least_depth=2,
+        large_output=False,
+        neox=False,
+        meaningless={
+            "embedding_init": ("neox", "is for the gpt: an mlp has no embedding"),
+            "kv_heads": ("fixed", "is for the gpt: an mlp has no attention"),
+        },
+        names={},
+    ),
+    "gpt": Architecture(
+        normalized=True,
+        least_depth=3,
+        large_output=True,
+        neox=True,
+        meaningless={"activation": ("linear", "is for the mlp: a gpt without nonlinearities is not predicted")},
+        names={
+            "input": "embedding",
+            "vector": "gains, biases",
+            "output": "readout",
+            "finite": "qk-norm",
+            "key_value": "keys, values",
+        },
+    ),
+}
+"""By their `--model` names: mlp is section 2's, without biases and norms; gpt has trainable or fixed norms."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +66,16 @@ class Setting:
     parameterization: Parameterization
     optimizer: str = "adamw"
     loss: str = "cross_entropy"
-    model: Model = "gpt"
-    """mlp: section 2's, without biases and norms. gpt: pre-norm residual network with trainable or fixed norms."""
+    model: str = "gpt"
+    """One of `ARCHITECTURES`."""
     depth: int = 8
     """Weight matrices in a row, embedding and readout included; 2: no hidden layer."""
     activation: Literal["relu", "linear"] = "relu"
     """linear: an MLP without nonlinearity."""
     d_out: Literal["finite", "large"] | None = None
-    """finite: n >> d_out; large: d_out >> n, as for a vocabulary. None: large for gpt, finite for mlp."""
+    """finite: n >> d_out; large: d_out >> n, as for a vocabulary. None: the model's."""
     embedding_init: EmbeddingInit | None = None
-    """None: neox for gpt, constant for mlp."""
+    """None: the model's."""
     readout_init: Literal["standard", "zero"] = "standard"
     train_norms: bool = True
     """Gains and biases of the gpt's norms are trained; linear biases, input-like too, are in any case."""
@@ -40,21 +86,22 @@ class Setting:
     """The gradient's norm is clipped in every step. Without meaning under Adam, which normalizes anyway."""
 
     def __post_init__(self) -> None:
-        for name, table in ((self.optimizer, OPTIMIZERS), (self.loss, LOSSES)):
+        for name, table in ((self.optimizer, OPTIMIZERS), (self.loss, LOSSES), (self.model, ARCHITECTURES)):
             if name not in table:
                 raise ValueError(f"{name} is none of {', '.join(table)}")
         if LOSSES[self.loss].theory is None:
             raise ValueError(f"loss {self.loss} is not predicted")
         if self.depth < 2:
             raise ValueError(f"depth {self.depth}: a network has at least 2 weight matrices, input and readout")
-        if self.model == "gpt" and self.activation == "linear":
-            raise ValueError("activation linear is for the mlp: a gpt without nonlinearities is not predicted")
-        if self.model == "gpt" and self.depth < 3:
+        for name, (value, why) in self.architecture.meaningless.items():
+            if getattr(self, name) == value:
+                raise ValueError(f"{name} {value} {why}")
+        if self.depth < self.architecture.least_depth:
             raise ValueError("depth 2 is for the mlp: a gpt has hidden layers")
-        if self.model == "mlp" and self.embedding_init == "neox":
-            raise ValueError("embedding_init neox is for the gpt: an mlp has no embedding")
-        if self.model == "mlp" and self.kv_heads == "fixed":
-            raise ValueError("kv_heads fixed is for the gpt: an mlp has no attention")
+
+    @property
+    def architecture(self) -> Architecture:
+        return ARCHITECTURES[self.model]
 
     @property
     def family(self) -> Family:
@@ -69,11 +116,11 @@ class Setting:
 
     @property
     def large_output(self) -> bool:
-        return self.model == "gpt" if self.d_out is None else self.d_out == "large"
+        return self.architecture.large_output if self.d_out is None else self.d_out == "large"
 
     @property
     def neox(self) -> bool:
-        return self.model == "gpt" if self.embedding_init is None else self.embedding_init == "neox"
+        return self.architecture.neox if self.embedding_init is None else self.embedding_init == "neox"
 
     def init_exponent(self, role: Role) -> Fraction:
         """b: the initial std goes like n^-b."""
@@ -93,9 +140,9 @@ class Setting:
     def has(self, role: Role) -> bool:
         """Whether the network has trainable tensors of a role."""
         if role == "vector":
-            return self.model == "gpt"
+            return self.architecture.normalized
         if role == "finite":
-            return self.model == "gpt" and self.qk_norm and self.train_norms
+            return self.architecture.normalized and self.qk_norm and self.train_norms
         return role != "hidden" or self.depth > 2
 
     @property
@@ -126,7 +173,7 @@ def network(setting: Setting, small_steps: bool = False) -> Network:
         output=output,
         vector=weight("vector", "vector", ONE, N),
         bystanders=bystanders,
-        normalized=setting.model == "gpt",
+        normalized=setting.architecture.normalized,
         large_output=setting.large_output,
         small_steps=small_steps,
     )

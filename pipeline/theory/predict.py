@@ -28,7 +28,7 @@ Status = Literal["derived", "conjectured", "observed"]
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerHistory:
     """One kind of weight and its scales over the run. `acts_as` may differ from the role that it is `trained_as`: keys
     and values of a fixed number of KV heads train as hidden and act as output (design, section 4)."""
 
@@ -36,7 +36,7 @@ class Layer:
     present: bool
     """The network has such weights; otherwise what one would do: a bias of the MLP, fixed qk-norm gains."""
     status: Status
-    history: tuple[LayerScales, ...]
+    scales: tuple[LayerScales, ...]
     settled: bool
 
     @property
@@ -45,27 +45,25 @@ class Layer:
 
     @property
     def initial(self) -> LayerScales:
-        return self.history[0]
+        return self.scales[0]
 
     def at(self, step: int) -> LayerScales:
         """Scales after `step` updates. Raises `ValueError` past the last step followed of a run that does not
         settle."""
-        if step >= len(self.history) and not self.settled:
-            raise ValueError(
-                f"step {step}: exponents grow with every step and were followed to {len(self.history) - 1}"
-            )
-        return self.history[min(step, len(self.history) - 1)]
+        if step >= len(self.scales) and not self.settled:
+            raise ValueError(f"step {step}: exponents grow with every step and were followed to {len(self.scales) - 1}")
+        return self.scales[min(step, len(self.scales) - 1)]
 
     @property
     def many(self) -> LayerScales | None:
         """Scales after many steps; None: they grow with every step."""
-        return self.history[-1] if self.settled else None
+        return self.scales[-1] if self.settled else None
 
     @property
     def learns(self) -> bool:
         """Its effective updates do not vanish with width, after many steps (section 2: maximal stable feature
         learning)."""
-        return not self.history[-1].effect.vanishes
+        return not self.scales[-1].effect.vanishes
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,9 @@ class Prediction:
     steps: tuple[Snapshot, ...]
     """After 0, 1, 2, ... updates; the last one holds from then on where `settled`."""
     settled: bool
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerHistory, ...]
 
-    def layer(self, name: str) -> Layer:
+    def layer(self, name: str) -> LayerHistory:
         """The layer called `name`; "hidden" is the last hidden one: the first alone follows an input-like layer, whose
         updates may vanish, so that its propagating update differs. Raises `ValueError` for no such layer."""
         found = {layer.name: layer for layer in self.layers}
@@ -100,7 +98,7 @@ class Prediction:
     @property
     def outrun(self) -> bool:
         """The readout's own update is lost beside diverging logits: it no longer moves the softmax (F.7)."""
-        late, own = self.steps[-1].logits, self.layer("output").history[-1].effective
+        late, own = self.steps[-1].logits, self.layer("output").scales[-1].effective
         return late.diverges and late + own != own
 
 
@@ -118,7 +116,7 @@ def predict(setting: Setting, alpha: Fraction, small_steps: bool = False) -> Pre
         # shared by a growing number of heads: this project's argument, not the paper's
         status: Status = "conjectured" if weight in net.bystanders and net.normalized else "derived"
         layers.append(
-            Layer(
+            LayerHistory(
                 weight,
                 setting.has(weight.trained_as),
                 status,

@@ -197,11 +197,7 @@ def _backward(net: Network, moved: Moved, passes: Mapping[str, _Pass], chi: Thet
 
 
 def _bystander_gradient(
-    net: Network,
-    weight: Weight,
-    passes: Mapping[str, _Pass],
-    signals: Mapping[str, tuple[Change, Change]],
-    chi: Theta,
+    net: Network, weight: Weight, passes: Mapping[str, _Pass], signals: Mapping[str, tuple[Change, Change]], chi: Theta
 ) -> tuple[Change, Change]:
     """A readout bias sees chi. A tensor that all heads share (qk-norm; keys and values of a fixed number of KV heads)
     sums the signals of a number of heads that grows with n: uncorrelated at first, then correlated as far as features

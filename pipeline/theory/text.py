@@ -11,7 +11,7 @@ from pipeline.parameterization.table_text import INIT_ROLES, LEGEND, LR_ROLES, f
 from pipeline.theory.edges import Claim, edges
 from pipeline.theory.network import Setting
 from pipeline.theory.orders import Theta
-from pipeline.theory.predict import Layer, Prediction, predict
+from pipeline.theory.predict import LayerHistory, Prediction, predict
 from pipeline.theory.propagation import LayerScales
 
 _READING = (
@@ -33,11 +33,7 @@ def theory_text(setting: Setting, alpha: Fraction | None = None) -> str:
     prediction = predict(setting, alpha)
     lines = [_title(setting), rate, ""]
     lines += table(_layer_rows(prediction))
-    lines += [
-        "",
-        *_READING,
-        "",
-    ]
+    lines += ["", *_READING, ""]
     lines += table(
         [
             ("regime", prediction.regime, "", _source("derived", "Definition 1"), _regime_words(prediction)),
@@ -65,7 +61,7 @@ def _title(setting: Setting) -> str:
 def _network_words(setting: Setting) -> str:
     parts = [f"{setting.model} of depth {setting.depth}"]
     parts.append("d_out >> n" if setting.large_output else "n >> d_out")
-    if setting.model == "gpt":
+    if setting.architecture.normalized:
         parts.append(f"{'neox' if setting.neox else 'constant'} embedding")
         parts += [] if setting.train_norms else ["fixed norms"]
         parts += [] if setting.qk_norm else ["no qk-norm"]
@@ -98,35 +94,23 @@ def _layer_rows(prediction: Prediction) -> list[tuple[str, ...]]:
     return rows
 
 
-def _grouped(prediction: Prediction) -> Iterator[tuple[str, Layer]]:
+def _grouped(prediction: Prediction) -> Iterator[tuple[str, LayerHistory]]:
     """The layers of the network, hidden ones that scale alike at every step as one."""
-    run: list[Layer] = []
+    run: list[LayerHistory] = []
     for layer in prediction.layers:
         if not layer.present:
             continue
-        if run and (layer.weight.acts_as, layer.history) != (run[0].weight.acts_as, run[0].history):
+        if run and (layer.weight.acts_as, layer.scales) != (run[0].weight.acts_as, run[0].scales):
             yield _group_name(prediction.setting, run), run[0]
             run = []
         run.append(layer)
     yield _group_name(prediction.setting, run), run[0]
 
 
-def _group_name(setting: Setting, run: Sequence[Layer]) -> str:
+def _group_name(setting: Setting, run: Sequence[LayerHistory]) -> str:
     if len(run) > 1:
         return "hidden" if len(run) == setting.depth - 2 else f"{run[0].name}-{run[-1].name.removeprefix('hidden')}"
-    return _names(setting).get(run[0].name, run[0].name)
-
-
-def _names(setting: Setting) -> dict[str, str]:
-    """What a GPT's kinds of weights are called."""
-    gpt = {
-        "input": "embedding",
-        "vector": "gains, biases",
-        "output": "readout",
-        "finite": "qk-norm",
-        "key_value": "keys, values",
-    }
-    return gpt if setting.model == "gpt" else {}
+    return setting.architecture.names.get(run[0].name, run[0].name)
 
 
 def _updates(scales: LayerScales) -> tuple[str, str]:
@@ -166,8 +150,8 @@ def notes(prediction: Prediction) -> list[str]:
 
 
 def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, bool]]:
-    sgd, gpt, shallow = setting.family == "sgd", setting.model == "gpt", setting.depth == 2
-    stopped = "; ".join(_names(setting).get(name, name) for name in prediction.stopped)
+    sgd, norms, shallow = setting.family == "sgd", setting.architecture.normalized, setting.depth == 2
+    stopped = "; ".join(setting.architecture.names.get(name, name) for name in prediction.stopped)
     yield (
         f"stops learning as n grows (vanishing effective updates): {stopped} [derived, Proposition 4, 5.1]",
         bool(stopped),
@@ -189,7 +173,7 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
     yield (
         "few hidden layers stabilize themselves at widths of practice: 3- and 4-layer MLPs kept constant rates "
         "[observed, F.5.4]",
-        sgd and not gpt and 3 <= setting.depth <= 4,
+        sgd and not norms and 3 <= setting.depth <= 4,
     )
     yield (
         "the softmax saturates where logits diverge and training ends; published runs then count as unstable from "
@@ -204,11 +188,11 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
     yield "clipping does nothing under Adam, which normalizes anyway", not sgd and setting.clipping
     yield (
         "MLPs under Adam at one global rate: instability less sharp, about n^-1/2 [observed, F.6]",
-        not sgd and not gpt and setting.global_lr,
+        not sgd and not norms and setting.global_lr,
     )
     yield (
         "without qk-norm the stability edge fell faster than n^-1: inconclusive [observed, Figure F.1]",
-        gpt and not sgd and not setting.qk_norm,
+        norms and not sgd and not setting.qk_norm,
     )
     yield (
         "the rules' r is no power of n: exponents are those of its limit "
@@ -231,7 +215,7 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
 def _difference(small: Prediction, full: Prediction) -> str:
     """The effective updates of `small` that are others in `full`."""
     pairs = [
-        (a, a.history[-1].effective, b.history[-1].effective) for a, b in zip(small.layers, full.layers, strict=True)
+        (a, a.scales[-1].effective, b.scales[-1].effective) for a, b in zip(small.layers, full.layers, strict=True)
     ]
     return ", ".join(
         f"{a.name} {exponent_text(x)}" for a, x, y in pairs if a.present and a.status == "derived" and x != y

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 
 from pipeline.config import RunConfig
+from pipeline.entries.losses import LOSSES
 from pipeline.losses import LossOutput
 from pipeline.run.result import Record
 from pipeline.training.calendar import Clock
@@ -73,7 +74,7 @@ class Log:
     def _beside_the_loss(self, output: LossOutput) -> dict[str, float]:
         """Cross-entropy where the loss is another, accuracy where there are classes."""
         beside = {}
-        if self.config.loss != "cross_entropy" or self.config.z_loss:
+        if LOSSES[self.config.loss].beside or self.config.z_loss:
             beside["cross_entropy"] = output.cross_entropy.item()
         if self.config.n_classes is not None:
             beside["accuracy"] = output.accuracy.item()

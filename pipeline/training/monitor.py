@@ -84,6 +84,7 @@ class Monitor(Callback):
             rank=rank,
             world=size,
             reduce=summed,
+            shape=zero.shape,
         )
         self._seen = trainer.global_step
         self._gradients: Sums | None = None
@@ -188,7 +189,7 @@ def gradients(check: CoordinateCheck, device: torch.device, *, of_zero: bool) ->
 def _copies(model: nn.Module) -> Callable[[str], Tensor]:
     """The weights as they are, on the CPU."""
     kept: dict[str, Tensor] = {}
-    for layer in layers(model)[0]:
+    for layer in layers(model, zero.shape)[0]:
         for attribute, name in layer.tensors.items():
             if name not in kept:
                 kept[name] = whole(getattr(layer.module, attribute))

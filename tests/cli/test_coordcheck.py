@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from pipeline.analysis.fit.study_fit import fit
-from pipeline.analysis.inside.lr_rules import families, recorded, requests
+from pipeline.analysis.inside.lr_rules import ladders, recorded, requests
 from pipeline.analysis.page import figures, figures_inside, inside
 from pipeline.analysis.study.load import load_study
 from pipeline.cli.coordcheck import request
@@ -307,8 +307,8 @@ def test_a_study_without_coordinates_says_how_to_get_them(tmp_path: Path, capsys
 
 def test_the_figure_shows_what_was_measured(mlp_study: Path) -> None:
     study = load_study([mlp_study])
-    [family] = families(study, recorded(study))
-    axes = np.array(figures_inside.coordinate_figure(family).axes).reshape(4, 3)
+    [ladder] = ladders(study, recorded(study))
+    axes = np.array(figures_inside.coordinate_figure(ladder).axes).reshape(4, 3)
     assert [row[0].get_ylabel() for row in axes] == ["input", "first hidden", "hidden", "readout"]
     readout = axes[3, 0]
     lines = [line for line in readout.lines if line.get_marker() == "o" and line.get_linestyle() == "-"]
@@ -336,8 +336,8 @@ def test_few_steps_are_drawn_the_first_and_the_last_among_them(steps: tuple[int,
 
 def test_the_same_study_draws_the_same_bytes(mlp_study: Path) -> None:
     study = load_study([mlp_study])
-    [family] = families(study, recorded(study))
-    first, again = (inside.inline_svg(figures_inside.coordinate_figure(family), "f") for _ in range(2))
+    [ladder] = ladders(study, recorded(study))
+    first, again = (inside.drawing(figures_inside.coordinate_figure(ladder), "f") for _ in range(2))
     assert first == again
 
 
@@ -346,8 +346,8 @@ def test_a_gpts_figure_has_a_row_per_kind_of_matrix(tmp_path: Path) -> None:
     folder = write_coordinates(tmp_path / "s", GPT, exponents, lr_exponent=Fraction(-1), seeds=(0,), widths=(64, 128))
     assert len(gpt_weights(GPT)) == 2 * 20 + 4
     study = load_study([folder])
-    [family] = families(study, recorded(study))
-    rows = np.array(figures_inside.coordinate_figure(family).axes).reshape(-1, 3)
+    [ladder] = ladders(study, recorded(study))
+    rows = np.array(figures_inside.coordinate_figure(ladder).axes).reshape(-1, 3)
     assert [row[0].get_ylabel() for row in rows] == list(GPT.kind.groups)
 
 
@@ -402,8 +402,9 @@ def test_a_sweep_is_looked_at_where_its_optimum_is(tmp_path: Path) -> None:
             ]  # fmt: skip
             write_records(folder, config, records, diverged=not math.isfinite(final))
     made = inside.section(fit([folder]))
-    assert "the best learning rate tried of every width" in made.html
-    assert "the largest stable learning rate tried of every width" in made.html
+    titles = " ".join(part.title for part in made.parts)
+    assert "the best learning rate tried of every width" in titles
+    assert "the largest stable learning rate tried of every width" in titles
     assert {"sharpness", "calibration"} < set(made.figures)
     sharpness = made.figures["sharpness"].axes[0]
     by_width = {line.get_label(): line.get_ydata()[-1] for line in sharpness.lines}

@@ -11,7 +11,7 @@ from litgpt.scripts.convert_hf_checkpoint import copy_weights_gpt_neox
 from torch import nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, RunConfig
 from pipeline.models import gpt
 from pipeline.models.init import initial_value, initialize_
 from pipeline.models.roles import TensorSpec, by_name
@@ -218,4 +218,4 @@ def test_flops_per_token_against_torchs_counter() -> None:
     by_op = counter.get_flop_counts()["Global"]
     matrices = sum(flops for op, flops in by_op.items() if "mm" in str(op))
     attention = 6 * 3 * 32 * 64  # 6 T n per block, as the docstring counts it
-    assert gpt.flops_per_token(model, 32) - attention == matrices / 32
+    assert gpt.flops(model, RunConfig(seq_len=32)) - attention == matrices / 32

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.analysis.inside.lr_rules import families, recorded
+from pipeline.analysis.inside.lr_rules import ladders, recorded
 from pipeline.analysis.study.load import load_study
 from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, RunConfig
 from pipeline.entries.kinds import Place, place_of
@@ -79,21 +79,21 @@ def test_analysis_reads_the_file_and_older_runs_without_it(tiny: RunConfig, tmp_
         train(dataclasses.replace(tiny, width=width, diagnostics=DiagnosticsConfig(first=1)), show_progress=False)
     study = Path(tiny.out) / tiny.study
     loaded = load_study([study])
-    (known,) = families(loaded, recorded(loaded))
+    (known,) = ladders(loaded, recorded(loaded))
     file = next(iter(study.glob("*w32*/weights.json")))
     content = json.loads(file.read_text())
     for older in study.glob("*/weights.json"):
         older.unlink()
-    (derived,) = families(loaded, recorded(loaded))
-    assert derived.kinds == known.kinds
+    (derived,) = ladders(loaded, recorded(loaded))
+    assert derived.places == known.places
     content["lm_head.weight"] |= {"group": "v", "layer": "hidden"}
     file.write_text(json.dumps(content))
-    (told,) = families(loaded, recorded(loaded))
-    assert told.kinds["lm_head.weight"] == Place("v", "hidden")
+    (told,) = ladders(loaded, recorded(loaded))
+    assert told.places["lm_head.weight"] == Place("v", "hidden")
     del content["lm_head.weight"]
     file.write_text(json.dumps(content))
     with pytest.raises(RequestError, match=r"weights\.json of a run of width 32 lacks lm_head\.weight"):
-        _ = families(loaded, recorded(loaded))[0].kinds
+        _ = ladders(loaded, recorded(loaded))[0].places
     file.write_text("[]")
     with pytest.raises(RequestError, match=r"weights\.json is damaged"):
-        families(loaded, recorded(loaded))
+        ladders(loaded, recorded(loaded))

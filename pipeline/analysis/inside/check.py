@@ -1,6 +1,6 @@
 """The refined coordinate check of a study: what its runs recorded per weight and step, and its exponents over width.
 
-A *family* is what one exponent is fitted to: runs of one parameterization, optimizer and loss whose learning rate at
+A *ladder* is what one exponent is fitted to: runs of one parameterization, optimizer and loss whose learning rate at
 width n is ``lr * (n / n_base)^lr_exponent``.
 
 Shapes: W widths, S seeds, K series (one per quantity, weight and step).
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.inside.slopes import WidthExponents, fit_width_exponents
-from pipeline.analysis.inside.theory import Predictions
+from pipeline.analysis.inside.slopes import fit_slopes
+from pipeline.analysis.inside.theory import Theory
 from pipeline.analysis.study.runs import Floats
 from pipeline.config import RunConfig
 from pipeline.entries.kinds import SMALL_GROUPS, Place, place_of
@@ -40,21 +40,22 @@ Records = list[Record]
 
 @dataclass(frozen=True)
 class Series:
-    """One quantity of one weight after one step."""
+    """One quantity of one weight, or of one group of them, after one step."""
 
     quantity: str
     weight: str
+    """Or the group of weights."""
     step: int
 
 
 @dataclass(frozen=True)
-class Exponent:
+class Slope:
     """A measured width exponent with its 95 % interval, beside the predicted one."""
 
     quantity: str
     label: str
     """The weight, or the group of weights."""
-    kind: Place
+    place: Place
     step: int
     exponent: float
     standard_error: float
@@ -85,7 +86,7 @@ class Exponent:
 
 
 @dataclass(frozen=True)
-class Family:
+class Ladder:
     """Runs of one learning-rate rule at two widths or more, and what they recorded."""
 
     param: str
@@ -105,7 +106,7 @@ class Family:
     """Runs that ended with a loss that is not finite, by width."""
     name: str = ""
     """Of learning rates that no rule gave."""
-    places: Mapping[str, Place] = field(default_factory=dict)
+    recorded_places: Mapping[str, Place] = field(default_factory=dict)
     """What weights.json says of the weights; empty: the runs are older than that file."""
 
     @cached_property
@@ -120,7 +121,7 @@ class Family:
     @cached_property
     def _series(self) -> tuple[list[Series], Floats]:
         """Every quantity of every weight, and its values_WSK; nan: not recorded."""
-        places: dict[Series, int] = {}
+        column_of: dict[Series, int] = {}
         columns: list[Floats] = []
         shown = set(self.steps)
         for w, width in enumerate(self.widths):
@@ -130,54 +131,52 @@ class Family:
                         continue
                     for quantity, weight, value in _coordinates(record):
                         key = Series(quantity, weight, record["step"])
-                        if key not in places:
-                            places[key] = len(columns)
+                        if key not in column_of:
+                            column_of[key] = len(columns)
                             columns.append(np.full((len(self.widths), len(self.seeds)), math.nan))
-                        columns[places[key]][w, s] = math.nan if value is None else value
+                        columns[column_of[key]][w, s] = math.nan if value is None else value
         values = np.stack(columns, -1) if columns else np.empty((len(self.widths), len(self.seeds), 0))
-        return list(places), values
+        return list(column_of), values
 
     @cached_property
-    def kinds(self) -> dict[str, Place]:
+    def places(self) -> dict[str, Place]:
         """Of every weight: from weights.json, or of runs that are older than it by the rule that wrote it. Raises
         `RequestError` for a file that lacks one."""
         weights = sorted({key.weight for key in self._series[0]})
-        if not self.places:
+        if not self.recorded_places:
             return {weight: place_of(weight, self.config) for weight in weights}
         for weight in weights:
-            if weight not in self.places:
+            if weight not in self.recorded_places:
                 raise RequestError(f"weights.json of a run of width {self.widths[0]} lacks {weight}: delete the file")
-        return {weight: self.places[weight] for weight in weights}
+        return {weight: self.recorded_places[weight] for weight in weights}
 
     @cached_property
-    def predictions(self) -> Predictions | None:
-        return None if self.lr_exponent is None else Predictions(self.config, self.lr_exponent, self.widths)
+    def theory(self) -> Theory | None:
+        return None if self.lr_exponent is None else Theory(self.config, self.lr_exponent, self.widths)
 
     @cached_property
-    def weights(self) -> list[Exponent]:
+    def by_weight(self) -> list[Slope]:
         """An exponent per quantity, weight and step, over the weights that exist at every width."""
         keys, values = self._series
-        kinds = [self.kinds[key.weight] for key in keys]
-        return self._fit(keys, [key.weight for key in keys], kinds, values)
+        return self._fit(keys, [self.places[key.weight] for key in keys], values)
 
     @cached_property
-    def groups(self) -> list[Exponent]:
+    def by_group(self) -> list[Slope]:
         """The same for every group of weights: the mean of their logarithms, so that every weight counts the same."""
-        keys, values, kinds = self._grouped
-        return self._fit(keys, [kind.label for kind in kinds], kinds, values)
+        keys, values, places = self._grouped
+        return self._fit(keys, places, values)
 
     @cached_property
     def _grouped(self) -> tuple[list[Series], Floats, list[Place]]:
         keys, values = self._series
         members: dict[tuple[str, str, int], list[int]] = {}
-        for place, key in enumerate(keys):
-            members.setdefault((key.quantity, self.kinds[key.weight].label, key.step), []).append(place)
-        found, columns, kinds = [], [], []
-        for (quantity, label, step), places in members.items():
-            of_kind = [self.kinds[keys[place].weight] for place in places]
-            gains = [place for place, kind in zip(places, of_kind, strict=True) if kind.part != "bias"]
+        for k, key in enumerate(keys):
+            members.setdefault((key.quantity, self.places[key.weight].label, key.step), []).append(k)
+        found, columns, places = [], [], []
+        for (quantity, label, step), alike in members.items():
+            gains = [k for k in alike if self.places[keys[k].weight].part != "bias"]
             # biases act on a constant: they have nothing to propagate, and start from zero
-            used = gains if gains and quantity not in ("effective", "gradient") else places
+            used = gains if gains and quantity not in ("effective", "gradient") else alike
             with np.errstate(divide="ignore", invalid="ignore"):
                 logs = np.log2(values[..., used])
             logs = np.where(np.isfinite(logs), logs, math.nan)
@@ -186,59 +185,57 @@ class Family:
                 continue
             found.append(Series(quantity, label, step))
             columns.append(2 ** logs[..., usable].mean(-1))
-            kinds.append(self.kinds[keys[used[0]].weight])
+            places.append(self.places[keys[used[0]].weight])
         shape = (len(self.widths), len(self.seeds), 0)
-        return found, np.stack(columns, -1) if columns else np.empty(shape), kinds
+        return found, np.stack(columns, -1) if columns else np.empty(shape), places
 
     def values(self, quantity: str, label: str, step: int) -> Floats:
         """values_WS of a group; nan: not recorded."""
         keys, values, _ = self._grouped
         return values[..., keys.index(Series(quantity, label, step))]
 
-    def _fit(
-        self, keys: Sequence[Series], labels: Sequence[str], kinds: Sequence[Place], values: Floats
-    ) -> list[Exponent]:
+    def _fit(self, keys: Sequence[Series], places: Sequence[Place], values: Floats) -> list[Slope]:
         if not keys:
             return []
-        fits: WidthExponents = fit_width_exponents(np.array(self.widths), values)
+        fits = fit_slopes(np.array(self.widths), values)
         predicted: dict[tuple[Place, str, int], float | None] = {}
         found = []
-        for place, (key, label, kind) in enumerate(zip(keys, labels, kinds, strict=True)):
-            if fits.n_widths[place] != len(self.widths):
+        for k, (key, place) in enumerate(zip(keys, places, strict=True)):
+            if fits.n_widths[k] != len(self.widths):
                 continue
-            at = (kind, key.quantity, key.step)
+            at = (place, key.quantity, key.step)
             if at not in predicted:
-                predicted[at] = self.predictions.exponent(*at) if self.predictions else None
+                predicted[at] = self.theory.exponent(*at) if self.theory else None
             found.append(
-                Exponent(
+                Slope(
                     key.quantity,
-                    label,
-                    kind,
+                    key.weight,
+                    place,
                     key.step,
-                    float(fits.exponent[place]),
-                    float(fits.standard_error[place]),
-                    float(fits.half_width[place]),
-                    float(fits.intercept[place]),
+                    float(fits.exponent[k]),
+                    float(fits.standard_error[k]),
+                    float(fits.half_width[k]),
+                    float(fits.intercept[k]),
                     predicted[at],
-                    int(fits.n_widths[place]),
-                    int(fits.n_seeds[place]),
+                    int(fits.n_widths[k]),
+                    int(fits.n_seeds[k]),
                 )
             )
         order = (*self.config.kind.groups, *SMALL_GROUPS)
         return sorted(found, key=lambda e: _in_order(e, order))
 
-    def group(self, quantity: str, label: str, step: int) -> Exponent | None:
-        return next((e for e in self.groups if (e.quantity, e.label, e.step) == (quantity, label, step)), None)
+    def group(self, quantity: str, label: str, step: int) -> Slope | None:
+        return next((e for e in self.by_group if (e.quantity, e.label, e.step) == (quantity, label, step)), None)
 
     @cached_property
     def labels(self) -> list[str]:
         """Groups in the order of tables."""
-        return list(dict.fromkeys(e.label for e in self.groups))
+        return list(dict.fromkeys(e.label for e in self.by_group))
 
 
-def _in_order(e: Exponent, order: Sequence[str]) -> tuple[Any, ...]:
+def _in_order(e: Slope, order: Sequence[str]) -> tuple[Any, ...]:
     blocks = tuple(int(part) if part.isdigit() else -1 for part in e.label.split("."))
-    return (order.index(e.kind.group), not e.kind.first, blocks, e.label, QUANTITIES.index(e.quantity), e.step)
+    return (order.index(e.place.group), not e.place.first, blocks, e.label, QUANTITIES.index(e.quantity), e.step)
 
 
 def _coordinates(record: Mapping[str, Any]) -> list[tuple[str, str, float | None]]:
@@ -247,8 +244,8 @@ def _coordinates(record: Mapping[str, Any]) -> list[tuple[str, str, float | None
     return [(quantity, weight, value) for quantity, _, weight, value in parted if quantity in QUANTITIES]
 
 
-def table(found: Sequence[Family], of: str = "weights") -> pd.DataFrame:
-    """One row per family, quantity, weight (or group) and step."""
+def table(found: Sequence[Ladder], of: str = "weights") -> pd.DataFrame:
+    """One row per ladder, quantity, weight (or group) and step."""
     rows = [
         {
             "param": f.param,
@@ -257,7 +254,7 @@ def table(found: Sequence[Family], of: str = "weights") -> pd.DataFrame:
             "lr": f.lr,
             "lr_exponent": "" if f.lr_exponent is None else str(f.lr_exponent),
             "quantity": e.quantity,
-            "group": e.kind.label,
+            "group": e.place.label,
             **({"weight": e.label} if of == "weights" else {}),
             "step": e.step,
             "exponent": e.exponent,
@@ -270,6 +267,6 @@ def table(found: Sequence[Family], of: str = "weights") -> pd.DataFrame:
             "agrees": e.agrees,
         }
         for f in found
-        for e in (f.weights if of == "weights" else f.groups)
+        for e in (f.by_weight if of == "weights" else f.by_group)
     ]
     return pd.DataFrame(rows)

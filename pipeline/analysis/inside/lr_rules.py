@@ -1,4 +1,4 @@
-"""Which runs of a study make a family: those of one learning-rate rule, at two widths or more."""
+"""Which runs of a study make a ladder: those of one learning-rate rule, at two widths or more."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.inside.check import Family, Records
+from pipeline.analysis.inside.check import Ladder, Records
 from pipeline.analysis.study.load import GROUP, Study
 from pipeline.entries.kinds import Place
 from pipeline.errors import RequestError
@@ -38,27 +38,27 @@ def recorded(study: Study) -> dict[str, Records]:
     return found
 
 
-def families(study: Study, records: Mapping[str, Records]) -> list[Family]:
-    """The families among the runs of `recorded`; those with fewer than two widths are left out.
+def ladders(study: Study, records: Mapping[str, Records]) -> list[Ladder]:
+    """The ladders among the runs of `recorded`; those with fewer than two widths are left out.
 
     What `pipeline coordcheck` was asked for is read from the study folder. In other studies, runs of the same learning
-    rate make a family (exponent 0), and where every width has one learning rate, those do.
+    rate make a ladder (exponent 0), and where every width has one learning rate, those do.
     """
     runs = study.runs[study.runs["run"].isin(records)]
     asked = [request for folder in study.dirs for request in requests(folder)]
-    found: list[Family] = []
+    found: list[Ladder] = []
     for key, rows in runs.groupby(GROUP, sort=False):
         for lr, exponent in _rules(rows, asked, study.config.base_width):
             at = rows["width"].map(lambda n, lr=lr, e=exponent: lr * (n / study.config.base_width) ** float(e))
             own = rows[np.isclose(rows["lr"], at, rtol=1e-6, atol=0)]
             clean = Fraction(exponent).limit_denominator(12)
             rule = clean if abs(float(clean) - float(exponent)) < 1e-6 else None
-            found += family(key, own, lr, rule, study, records)
+            found += ladder(key, own, lr, rule, study, records)
     order = list(rules.TABLE)
     return sorted(found, key=lambda f: (order.index(f.param), f.optimizer, f.loss, -(f.lr_exponent or 0), f.lr))
 
 
-def family(
+def ladder(
     key: Any,
     rows: pd.DataFrame,
     lr: float,
@@ -66,8 +66,8 @@ def family(
     study: Study,
     records: Mapping[str, Records],
     name: str = "",
-) -> Iterator[Family]:
-    """A family of given runs (rows of the study's table), if they have two widths."""
+) -> Iterator[Ladder]:
+    """A ladder of given runs (rows of the study's table), if they have two widths."""
     widths = tuple(sorted(rows["width"].unique().tolist()))
     if len(widths) < 2:
         return
@@ -77,7 +77,7 @@ def family(
     by_point = {(int(row["width"]), int(row["seed"])): row for row in rows.to_dict("records")}
     bad = Counter(width for (width, _), row in by_point.items() if row["status"] == "diverged")
     run = RunDir(folder / first)
-    yield Family(
+    yield Ladder(
         param,
         optimizer,
         loss,

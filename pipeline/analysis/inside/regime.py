@@ -1,4 +1,4 @@
-"""The regime of a family of runs (paper, Definition 1), from the width exponents of logits, activations and gradients.
+"""The regime of a ladder of runs (paper, Definition 1), from the width exponents of logits, activations and gradients.
 
 Stable: neither logits nor activations grow with width. Controlled divergence: logits grow, activations do not.
 Catastrophic: both grow.
@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.analysis.inside.check import Family, Records
-from pipeline.analysis.inside.slopes import fit_width_exponents
+from pipeline.analysis.inside.check import Ladder, Records
+from pipeline.analysis.inside.slopes import fit_slopes
 
 Regime = Literal["stable", "controlled divergence", "catastrophic", "undecided"]
 Growth = Literal["grows", "bounded", "unclear"]
@@ -41,13 +41,13 @@ class Trend:
 
 @dataclass(frozen=True)
 class Inside:
-    """What a family's runs show after `step`, and the regime that follows.
+    """What a ladder's runs show after `step`, and the regime that follows.
 
     What grows is looked for in the changes since the reference: beside the initial values, a change that grows with
     width is small at first, and outgrows them at some width.
     """
 
-    family: Family
+    ladder: Ladder
     step: int
     trends: Mapping[str, Trend]
     """logit changes, activation changes, logits, activations, gradients, loss; what was not recorded is left out."""
@@ -57,10 +57,10 @@ class Inside:
     @property
     def lost(self) -> bool:
         """Every run diverges at the widest width, none at the narrowest."""
-        diverged = self.family.diverged
-        widest = self.family.widths[-1]
-        of_widest = sum(width == widest for width, _ in self.family.records)
-        return diverged.get(widest, 0) >= of_widest > 0 and not diverged.get(self.family.widths[0])
+        diverged = self.ladder.diverged
+        widest = self.ladder.widths[-1]
+        of_widest = sum(width == widest for width, _ in self.ladder.records)
+        return diverged.get(widest, 0) >= of_widest > 0 and not diverged.get(self.ladder.widths[0])
 
     def growth(self, what: Literal["logit", "activation"]) -> Growth:
         """grows: the changes do, or the values themselves; else what the changes say, or without them the values."""
@@ -79,11 +79,11 @@ class Inside:
         return "stable" if logits == activations == "bounded" else "controlled divergence"
 
 
-def inside(family: Family) -> Inside | None:
-    """None for a family of which no step was recorded by all runs, unless the reason is that some diverged."""
-    if not family.steps:
-        return Inside(family, 0, {}, calibration(family)) if family.diverged else None
-    readout = {weight for weight, kind in family.kinds.items() if kind.layer == "output"}
+def inside(ladder: Ladder) -> Inside | None:
+    """None for a ladder of which no step was recorded by all runs, unless the reason is that some diverged."""
+    if not ladder.steps:
+        return Inside(ladder, 0, {}, calibration(ladder)) if ladder.diverged else None
+    readout = {weight for weight, place in ladder.places.items() if place.layer == "output"}
 
     def largest(quantity: str, of_readout: bool = False) -> Value:
         def of(record: Mapping[str, Any]) -> float | None:
@@ -101,31 +101,31 @@ def inside(family: Family) -> Inside | None:
         "gradients": largest("gradient"),
         "loss": lambda record: record.get("loss"),
     }
-    step = family.steps[-1]
-    trends = {name: trend for name, value in values.items() if (trend := _trend(family, step, value)) is not None}
-    return Inside(family, step, trends, calibration(family))
+    step = ladder.steps[-1]
+    trends = {name: trend for name, value in values.items() if (trend := _trend(ladder, step, value)) is not None}
+    return Inside(ladder, step, trends, calibration(ladder))
 
 
 Value = Callable[[Mapping[str, Any]], float | None]
 
 
-def _trend(family: Family, step: int, value: Value) -> Trend | None:
-    values_WS = np.full((len(family.widths), len(family.seeds)), math.nan)
-    for (width, seed), records in family.records.items():
+def _trend(ladder: Ladder, step: int, value: Value) -> Trend | None:
+    values_WS = np.full((len(ladder.widths), len(ladder.seeds)), math.nan)
+    for (width, seed), records in ladder.records.items():
         record = next((r for r in records if r["step"] == step), None)
         found = None if record is None else value(record)
         if found is not None:
-            values_WS[family.widths.index(width), family.seeds.index(seed)] = found
-    fit = fit_width_exponents(np.array(family.widths), values_WS[..., None])
-    if fit.n_widths[0] < len(family.widths):
+            values_WS[ladder.widths.index(width), ladder.seeds.index(seed)] = found
+    fit = fit_slopes(np.array(ladder.widths), values_WS[..., None])
+    if fit.n_widths[0] < len(ladder.widths):
         return None
     return Trend(float(fit.exponent[0]), float(fit.standard_error[0]), float(fit.half_width[0]))
 
 
-def calibration(family: Family) -> dict[int, tuple[float, float]]:
+def calibration(ladder: Ladder) -> dict[int, tuple[float, float]]:
     """By width: expected calibration error and mean largest probability at the last validation, means over seeds."""
     by_width: dict[int, list[tuple[float, float]]] = {}
-    for (width, _), records in family.records.items():
+    for (width, _), records in ladder.records.items():
         found = last(records, "val_calibration_error", "val_max_probability")
         if found is not None:
             by_width.setdefault(width, []).append((found[0], found[1]))
@@ -141,10 +141,10 @@ def last(records: Records, *names: str) -> list[float] | None:
     return None
 
 
-def sharpness_curves(family: Family) -> dict[int, list[tuple[Any, Any]]]:
+def sharpness_curves(ladder: Ladder) -> dict[int, list[tuple[Any, Any]]]:
     """By width, (steps, largest eigenvalues) per seed that recorded them."""
     curves: dict[int, list[tuple[Any, Any]]] = {}
-    for (width, _), records in sorted(family.records.items()):
+    for (width, _), records in sorted(ladder.records.items()):
         points = _points(records, "sharpness/1")
         if points:
             curves.setdefault(width, []).append(tuple(np.array(points).T))

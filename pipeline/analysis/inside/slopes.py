@@ -17,7 +17,7 @@ POOLING_LEVEL = 0.25
 
 
 @dataclass(frozen=True)
-class WidthExponents:
+class Slopes:
     """Fitted laws ``value = 2^intercept * width^exponent``, arrays (K,). What cannot be estimated is nan: everything
     with fewer than two widths; the errors with two widths and one seed, which lie on their line whatever it is."""
 
@@ -39,7 +39,7 @@ class WidthExponents:
         return self.exponent + self.half_width
 
 
-def fit_width_exponents(widths: NDArray[np.int64], values_WSK: Floats) -> WidthExponents:
+def fit_slopes(widths: NDArray[np.int64], values_WSK: Floats) -> Slopes:
     """Ordinary least squares of log2 value, averaged over seeds, on log2 width; widths weigh the same.
 
     Values that are missing, not finite or not positive have no logarithm and are left out. The error comes from two
@@ -74,7 +74,7 @@ def fit_width_exponents(widths: NDArray[np.int64], values_WSK: Floats) -> WidthE
         error = np.sqrt(variance / spread)
         half = stdtrit(freedom, 0.975) * error
     estimable = n_widths >= 2
-    return WidthExponents(
+    return Slopes(
         np.where(estimable, slope, np.nan),
         np.where(estimable & (freedom > 0), error, np.nan),
         np.where(estimable & (freedom > 0), half, np.nan),

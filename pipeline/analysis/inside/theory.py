@@ -14,36 +14,36 @@ from pipeline.config import RunConfig
 from pipeline.entries.kinds import Place
 from pipeline.theory.network import Setting
 from pipeline.theory.orders import ONE, ROOT_N, ZERO, Theta
-from pipeline.theory.predict import Layer, Prediction, predict
+from pipeline.theory.predict import LayerHistory, Prediction, predict
 
 Size = Literal["finite", "large"] | None
 _SIZES: tuple[Size, Size] = ("finite", "large")
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Theory:
     """Exponents of n over `widths` for runs of `config` under lr ~ n^lr_exponent."""
 
     config: RunConfig
     lr_exponent: Fraction
     widths: tuple[int, ...]
 
-    def exponent(self, kind: Place, quantity: str, step: int) -> float | None:
+    def exponent(self, place: Place, quantity: str, step: int) -> float | None:
         """The predicted width exponent of `quantity` after `step` updates; None: no prediction, or exactly zero.
 
         The readout's initial weight is the one place where n against d_out matters: between their limits its exponents
         are those of 1 + sqrt(n/d_out) over the widths (5.2).
         """
-        if kind.layer is None:
+        if place.layer is None:
             return None
-        if kind.layer == "output" and quantity == "update":
-            parts = [self.exponent(kind, part, step) for part in ("effective", "propagating")]
+        if place.layer == "output" and quantity == "update":
+            parts = [self.exponent(place, part, step) for part in ("effective", "propagating")]
             return max((part for part in parts if part is not None), default=None)
         try:
-            if kind.layer != "output" or quantity not in ("propagating", "operator_norm_reference"):
-                found = self._exponent(None, kind, quantity, step)
+            if place.layer != "output" or quantity not in ("propagating", "operator_norm_reference"):
+                found = self._exponent(None, place, quantity, step)
                 return None if found is None else float(found)
-            few, many = (self._exponent(size, kind, quantity, step) for size in _SIZES)
+            few, many = (self._exponent(size, place, quantity, step) for size in _SIZES)
         except ValueError:  # a setting that theory does not know, or a step past the last one that it follows
             return None
         if few is None or many is None:
@@ -64,10 +64,10 @@ class Predictions:
         except ValueError:
             return None
 
-    def _exponent(self, d_out: Size, kind: Place, quantity: str, step: int) -> Fraction | None:
+    def _exponent(self, d_out: Size, place: Place, quantity: str, step: int) -> Fraction | None:
         prediction = self._prediction(d_out)
-        assert kind.layer is not None
-        scale = _scale(prediction.setting, prediction.layer(kind.layer), kind, quantity, step)
+        assert place.layer is not None
+        scale = _scale(prediction.setting, prediction.layer(place.layer), place, quantity, step)
         return None if scale is None else scale.exponent
 
     def _prediction(self, d_out: Size) -> Prediction:
@@ -88,11 +88,11 @@ def readout_slope(widths: Sequence[int], d_out: int) -> float:
     return float(np.polyfit(np.log(n), np.log(1 + np.sqrt(n / d_out)), 1)[0])
 
 
-def _scale(setting: Setting, layer: Layer, kind: Place, quantity: str, step: int) -> Theta | None:
+def _scale(setting: Setting, layer: LayerHistory, place: Place, quantity: str, step: int) -> Theta | None:
     now = layer.at(step)
     # what reads the embedding: its relative change differs from that of later inputs, by how the first block is built
-    unclear = kind.first and (kind.group in ("mlp.fc", "norms") or kind.layer == "key_value")
-    propagating = ZERO if kind.part in ("bias", "embedding") else None if unclear else now.propagating
+    unclear = place.first and (place.group in ("mlp.fc", "norms") or place.layer == "key_value")
+    propagating = ZERO if place.part in ("bias", "embedding") else None if unclear else now.propagating
     match quantity:
         case "effective":
             return now.effective
@@ -105,20 +105,20 @@ def _scale(setting: Setting, layer: Layer, kind: Place, quantity: str, step: int
         case "operator_norm_update":
             return now.update_norm
         case "operator_norm_reference":
-            return ONE if kind.part == "gain" else None if kind.part == "bias" else layer.weight.init_norm
+            return ONE if place.part == "gain" else None if place.part == "bias" else layer.weight.init_norm
         case "alignment_effective" | "alignment_propagating":
             return ONE
         case "output":
-            return _output(setting, layer, kind, step)
+            return _output(setting, layer, place, step)
     return None
 
 
-def _output(setting: Setting, layer: Layer, kind: Place, step: int) -> Theta:
+def _output(setting: Setting, layer: LayerHistory, place: Place, step: int) -> Theta:
     """|W x|. `LayerScales.output` is what follows the layer, which in a residual network is more than W x."""
     now = layer.at(step)
-    if setting.model == "mlp" or kind.layer in ("input", "output"):
+    if not setting.architecture.normalized or place.layer in ("input", "output"):
         return now.output
-    if kind.part == "gain":
+    if place.part == "gain":
         return ONE
-    initial = ZERO if kind.part == "bias" else layer.weight.init * ROOT_N
+    initial = ZERO if place.part == "bias" else layer.weight.init * ROOT_N
     return initial if initial != ZERO else now.effective

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.analysis.inside.check import Exponent, Family
+from pipeline.analysis.inside.check import Ladder, Slope
 from pipeline.analysis.page import words, words_inside
 from pipeline.analysis.page.figures import STYLE
 from pipeline.analysis.page.transfer import width_colours
@@ -33,15 +33,15 @@ PREDICTED_COLOUR = "#d55e00"
 MOST_STEPS = 5
 
 
-def coordinate_figure(family: Family) -> "Figure":
+def coordinate_figure(ladder: Ladder) -> "Figure":
     """Rows: groups of weights; columns: effective and propagating updates, activations; x: width; a line per step, the
     darker the later, with every seed's value of the last one; the fitted exponent of the last step, and the predicted
     slope dashed beside it."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    rows = [label for label in _rows(family) if any(family.group(q, label, family.steps[-1]) for q in COLUMNS)]
-    steps = shown_steps(family.steps)
+    rows = [label for label in _rows(ladder) if any(ladder.group(q, label, ladder.steps[-1]) for q in COLUMNS)]
+    steps = shown_steps(ladder.steps)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 0.9 + 1.45 * len(rows)), layout="constrained")
         figure.get_layout_engine().set(h_pad=0.03, w_pad=0.04)  # type: ignore[union-attr,call-arg]
@@ -50,22 +50,22 @@ def coordinate_figure(family: Family) -> "Figure":
             for column, quantity in enumerate(COLUMNS):
                 axes = grid[place, column]
                 colours = _shades(_COLOURS[column], len(steps))
-                _panel(axes, family, quantity, label, steps, colours)
+                _panel(axes, ladder, quantity, label, steps, colours)
                 if place == 0:
                     axes.set_title(HEADS[quantity], pad=6)
                 if place == len(rows) - 1:
                     axes.set_xlabel("width $n$")
             grid[place, 0].set_ylabel(label, fontweight="bold")
-        figure.suptitle(title_of(words_inside.title(family)), fontsize=9.5, fontweight="bold", x=0.01, ha="left")
+        figure.suptitle(title_of(words_inside.title(ladder)), fontsize=9.5, fontweight="bold", x=0.01, ha="left")
         _legend(figure, steps)
     return figure
 
 
-def name_of(family: Family) -> str:
+def name_of(ladder: Ladder) -> str:
     """File name of its figure."""
-    exponent = "mixed" if family.lr_exponent is None else str(family.lr_exponent).replace("/", "_")
-    loss = "" if family.loss == "cross_entropy" else f"-{family.loss}"
-    return f"coordcheck-{family.param}-{family.optimizer}{loss}-lr{words.lr(family.lr)}-n{exponent}"
+    exponent = "mixed" if ladder.lr_exponent is None else str(ladder.lr_exponent).replace("/", "_")
+    loss = f"-{ladder.loss}" if words.label(ladder.loss) else ""
+    return f"coordcheck-{ladder.param}-{ladder.optimizer}{loss}-lr{words.lr(ladder.lr)}-n{exponent}"
 
 
 def title_of(text: str) -> str:
@@ -81,13 +81,13 @@ def shown_steps(steps: Sequence[int]) -> list[int]:
     return sorted({min(steps, key=lambda step, at=at: abs(math.log(step / at))) for at in wanted})  # type: ignore[misc]
 
 
-def _rows(family: Family) -> list[str]:
+def _rows(ladder: Ladder) -> list[str]:
     """Groups of matrices and norms in the order of the forward pass."""
-    known = family.config.kind.groups
-    found = [label for label in known if label in family.labels]
+    known = ladder.config.kind.groups
+    found = [label for label in known if label in ladder.labels]
     # with one block, all that reads the embedding is in it
     return found + [
-        label for label in family.labels if label.endswith(FIRST) and label.removesuffix(FIRST) not in found
+        label for label in ladder.labels if label.endswith(FIRST) and label.removesuffix(FIRST) not in found
     ]
 
 
@@ -99,11 +99,11 @@ def _shades(name: str, n: int) -> list[str]:
 
 
 def _panel(
-    axes: "Axes", family: Family, quantity: str, label: str, steps: Sequence[int], colours: Sequence[str]
+    axes: "Axes", ladder: Ladder, quantity: str, label: str, steps: Sequence[int], colours: Sequence[str]
 ) -> None:
-    last = family.group(quantity, label, steps[-1])
+    last = ladder.group(quantity, label, steps[-1])
     axes.set(xscale="log", yscale="log")
-    axes.set_xticks(list(family.widths), [str(width) for width in family.widths])
+    axes.set_xticks(list(ladder.widths), [str(width) for width in ladder.widths])
     axes.minorticks_off()
     if last is None:
         axes.text(0.5, 0.5, "zero", transform=axes.transAxes, ha="center", va="center", color="#888888")
@@ -112,16 +112,16 @@ def _panel(
         return
     highest = 0.0
     for step, colour in zip(steps, colours, strict=True):
-        fitted = family.group(quantity, label, step)
+        fitted = ladder.group(quantity, label, step)
         if fitted is None:
             continue
-        highest = max(highest, _at_middle(fitted, family.widths))
-        values_WS = family.values(quantity, label, step)
-        axes.plot(family.widths, _means(values_WS), color=colour, lw=1.5, marker="o", ms=2.6, zorder=3)
+        highest = max(highest, _at_middle(fitted, ladder.widths))
+        values_WS = ladder.values(quantity, label, step)
+        axes.plot(ladder.widths, _means(values_WS), color=colour, lw=1.5, marker="o", ms=2.6, zorder=3)
         if step == steps[-1]:
             for seed in range(values_WS.shape[1]):
-                axes.plot(family.widths, values_WS[:, seed], "o", color=colour, ms=2, alpha=0.3, mew=0, zorder=2)
-    _prediction(axes, last, family.widths, highest)
+                axes.plot(ladder.widths, values_WS[:, seed], "o", color=colour, ms=2, alpha=0.3, mew=0, zorder=2)
+    _prediction(axes, last, ladder.widths, highest)
     _limits(axes)
     text = rf"$n^{{{words.number(last.exponent).replace(words.MINUS, '-')}}}$"
     if not math.isnan(last.standard_error):
@@ -142,18 +142,18 @@ def _means(values_WS: Floats) -> Floats:
     return found
 
 
-def _predicted_text(e: Exponent) -> str:
+def _predicted_text(e: Slope) -> str:
     assert e.predicted is not None
     power = words_inside.predicted_power(e.predicted).removeprefix("n^").replace(words.MINUS, "-")
     return rf"$n^{{{power}}}$"
 
 
-def _at_middle(e: Exponent, widths: Sequence[int]) -> float:
+def _at_middle(e: Slope, widths: Sequence[int]) -> float:
     """The fitted value at the geometric middle of the widths."""
     return float(2**e.intercept * math.sqrt(widths[0] * widths[-1]) ** e.exponent)
 
 
-def _prediction(axes: "Axes", e: Exponent, widths: Sequence[int], highest: float) -> None:
+def _prediction(axes: "Axes", e: Slope, widths: Sequence[int], highest: float) -> None:
     """A line of the predicted slope, above the highest of the others."""
     if e.predicted is None:
         return

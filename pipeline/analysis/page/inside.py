@@ -2,19 +2,18 @@
 
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.inside import regime as regimes
-from pipeline.analysis.inside.check import Family, Records, table
-from pipeline.analysis.inside.lr_rules import families, family, recorded, requests
+from pipeline.analysis.inside.check import Ladder, Records, table
+from pipeline.analysis.inside.lr_rules import ladder, ladders, recorded, requests
 from pipeline.analysis.page import figures, figures_inside, words, words_inside
 from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.page.words_regime import calibration_words, regime_words
@@ -25,9 +24,9 @@ from pipeline.errors import RequestError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_FAMILIES = 6  # that are shown where nobody chose
+MOST_LADDERS = 6  # that are shown where nobody chose
 
-# Names of the families of a sweep
+# Names of the ladders of a sweep
 BEST = "the best learning rate tried of every width"
 LARGEST = "the largest stable learning rate tried of every width"
 
@@ -36,7 +35,7 @@ def look(dirs: Sequence[Path], lr: float | None = None) -> str:
     """`pipeline coordcheck` on studies that exist: writes coordcheck.csv, coordcheck_groups.csv and the figures into
     the first one, and returns what it found. Raises `RequestError` where nothing was recorded."""
     study = load_study(dirs)
-    every = [f for f in families(study, recorded(study)) if any(f.groups)]
+    every = [f for f in ladders(study, recorded(study)) if any(f.by_group)]
     where = ", ".join(map(str, dirs))
     if not every:
         raise RequestError(
@@ -47,7 +46,7 @@ def look(dirs: Sequence[Path], lr: float | None = None) -> str:
         known = ", ".join(sorted({words.lr(f.lr) for f in every}, key=float))
         raise RequestError(f"{where}: no coordinates at lr {lr:g}: choose one of {known}")
     left_out = ""
-    if lr is None and len(every) > MOST_FAMILIES:
+    if lr is None and len(every) > MOST_LADDERS:
         found = telling(every)
         left_out = (
             f"Shown at the largest learning rate that no run diverged at; {len(every) - len(found)} more with --lr."
@@ -63,16 +62,16 @@ def look(dirs: Sequence[Path], lr: float | None = None) -> str:
     for f in found:
         lines += [words.plain(words_inside.title(f)), words.plain(words_inside.subtitle(f))]
         lines += words.aligned(words_inside.table_rows(f))
-        if any(e.quantity in words_inside.SPECTRA for e in f.groups):
+        if any(e.quantity in words_inside.SPECTRA for e in f.by_group):
             lines += ["", *words.aligned(words_inside.table_rows(f, words_inside.SPECTRA))]
         lines += [words.plain(line) for sentence in said(f) for line in wrapped(sentence, "  - ")] + [""]
     return "\n".join([*lines, *([left_out] if left_out else []), *map(str, paths)])
 
 
-def telling(every: Sequence[Family]) -> list[Family]:
-    """Of every parameterization, optimizer, loss and exponent one family: that of the largest learning rate at which no
+def telling(every: Sequence[Ladder]) -> list[Ladder]:
+    """Of every parameterization, optimizer, loss and exponent one ladder: that of the largest learning rate at which no
     run diverged, else of the smallest one."""
-    by_kind: dict[tuple[object, ...], list[Family]] = {}
+    by_kind: dict[tuple[object, ...], list[Ladder]] = {}
     for f in every:
         by_kind.setdefault((f.param, f.optimizer, f.loss, f.lr_exponent), []).append(f)
     chosen = []
@@ -82,12 +81,12 @@ def telling(every: Sequence[Family]) -> list[Family]:
     return chosen
 
 
-def said(f: Family) -> list[str]:
-    """What a family's coordinates say, its regime and its calibration: one paragraph each."""
+def said(f: Ladder) -> list[str]:
+    """What a ladder's coordinates say, its regime and its calibration: one paragraph each."""
     return [*words_inside.findings(f), *regime(f)]
 
 
-def regime(f: Family) -> list[str]:
+def regime(f: Ladder) -> list[str]:
     """The regime with its evidence, and calibration by width."""
     found = regimes.inside(f)
     sentences = [] if found is None else [regime_words(found), calibration_words(found.calibration)]
@@ -98,37 +97,67 @@ def regime(f: Family) -> list[str]:
 # The section of `pipeline report`
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as what the page's SVG element is made of."""
+
+    label: str
+    view: str
+    """Its viewBox."""
+    width: float
+    """At most, in CSS pixels."""
+    body: Markup
+    """All that comes after the opening tag."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What stands under one heading."""
+
+    title: str
+    subtitle: str = ""
+    sentences: Sequence[str] = ()
+    drawing: Drawing | None = None
+
+
 @dataclass
 class Section:
     """The report's section, empty where no run looked inside, and its figures by file name."""
 
-    html: str = ""
+    parts: list[Part] = field(default_factory=list)
     figures: "dict[str, Figure]" = field(default_factory=dict)
 
 
 def section(fit: StudyFit) -> Section:
-    """Coordinate checks of the study's families; of ordinary sweeps, the regime at every width's optimum and at its
+    """Coordinate checks of the study's ladders; of ordinary sweeps, the regime at every width's optimum and at its
     largest stable learning rate; sharpness over training; calibration over width."""
     records = recorded(fit.study)
     if not records:
         return Section()
-    found = families(fit.study, records)
-    checked = [f for f in found if f.groups]
+    found = ladders(fit.study, records)
+    checked = [f for f in found if f.by_group]
     of_sweep = {} if any(map(requests, fit.study.dirs)) else _chosen(fit, records)
     shown = telling(checked) if of_sweep else checked
     made = Section()
-    parts = [_of_family(f, made) for f in shown]
-    parts += [f"<h3>{_html(title)}</h3>{_list(regime(f))}" for title, f in of_sweep.items() if f.groups]
+    for f in shown:
+        name, title = figures_inside.name_of(f), words_inside.title(f)
+        made.figures[name] = figures_inside.coordinate_figure(f)
+        made.parts.append(Part(title, words_inside.subtitle(f), said(f), drawing(made.figures[name], title)))
+    made.parts += [Part(title, sentences=regime(f)) for title, f in of_sweep.items() if f.by_group]
     beside = list(of_sweep.values()) or found
-    parts.append(_drawn(made, "sharpness", _sharpness([f for f in beside if f.name in ("", BEST)])))
-    parts.append(_drawn(made, "calibration", _calibration(beside)))
-    parts = [part for part in parts if part]
-    made.html = f"<h2>Inside</h2>{''.join(parts)}" if parts else ""
+    over_all = {
+        "sharpness": _sharpness([f for f in beside if f.name in ("", BEST)]),
+        "calibration": _calibration(beside),
+    }
+    for name, figure in over_all.items():
+        if figure is not None:
+            made.figures[name] = figure
+            made.parts.append(Part(words.capital(name), drawing=drawing(figure, name)))
     return made
 
 
-def _chosen(fit: StudyFit, records: Mapping[str, Records]) -> dict[str, Family]:
-    """Families of the runs at every width's best learning rate, and at its largest stable one, of groups with a
+def _chosen(fit: StudyFit, records: Mapping[str, Records]) -> dict[str, Ladder]:
+    """Ladders of the runs at every width's best learning rate, and at its largest stable one, of groups with a
     grid."""
     found = {}
     for group in fit.groups:
@@ -139,59 +168,35 @@ def _chosen(fit: StudyFit, records: Mapping[str, Records]) -> dict[str, Family]:
             LARGEST: {w.width: w.edge.last_stable_lr for w in group.widths},
         }
         for name, of_width in lrs.items():
-            for f in _family_at(fit, group, of_width, name, records):
+            for f in _ladder_at(fit, group, of_width, name, records):
                 found[words_inside.title(f)] = f
     return found
 
 
-def _family_at(
+def _ladder_at(
     fit: StudyFit, group: GroupFit, lr_of: Mapping[int, float], name: str, records: Mapping[str, Records]
-) -> list[Family]:
+) -> list[Ladder]:
     key = tuple(getattr(group, column) for column in GROUP)
     runs = fit.study.runs
     of_group = np.all([runs[column] == value for column, value in zip(GROUP, key, strict=True)], axis=0)
     own = runs[of_group & runs["run"].isin(records)]
     near = [math.isclose(lr, lr_of[width], rel_tol=1e-9) for width, lr in zip(own["width"], own["lr"], strict=True)]
-    return list(family(key, own[near], math.nan, None, fit.study, records, name))
+    return list(ladder(key, own[near], math.nan, None, fit.study, records, name))
 
 
-def _of_family(f: Family, made: Section) -> str:
-    name = figures_inside.name_of(f)
-    made.figures[name] = figures_inside.coordinate_figure(f)
-    figure = inline_svg(made.figures[name], words_inside.title(f))
-    head = f'<h3>{_html(words_inside.title(f))}</h3><p class="soft">{escape(words_inside.subtitle(f))}</p>'
-    return f"{head}{_list(said(f))}{figure}"
-
-
-def _list(sentences: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_html(sentence)}</li>' for sentence in sentences)}</ul>"
-
-
-def _html(text: str) -> str:
-    """The text for a page, its powers set as such."""
-    return re.sub(rf"\^([{words.MINUS}\d./]*\d)", r"<sup>\1</sup>", escape(text))
-
-
-def _sharpness(found: Sequence[Family]) -> "Figure | None":
+def _sharpness(found: Sequence[Ladder]) -> "Figure | None":
     curves = {words_inside.title(f): regimes.sharpness_curves(f) for f in found}
-    curves = {title: of_family for title, of_family in curves.items() if of_family}
+    curves = {title: of_ladder for title, of_ladder in curves.items() if of_ladder}
     return figures_inside.sharpness_figure(curves) if curves else None
 
 
-def _calibration(found: Sequence[Family]) -> "Figure | None":
+def _calibration(found: Sequence[Ladder]) -> "Figure | None":
     points = {words_inside.title(f): regimes.calibration(f) for f in found}
-    points = {title: of_family for title, of_family in points.items() if len(of_family) > 1}
+    points = {title: of_ladder for title, of_ladder in points.items() if len(of_ladder) > 1}
     return figures_inside.calibration_figure(points) if points else None
 
 
-def _drawn(made: Section, name: str, figure: "Figure | None") -> str:
-    if figure is None:
-        return ""
-    made.figures[name] = figure
-    return f"<h3>{words.capital(name)}</h3>{inline_svg(figure, name)}"
-
-
-def inline_svg(figure: "Figure", label: str) -> str:
+def drawing(figure: "Figure", label: str) -> Drawing:
     """The figure as an SVG element that a page may hold several of: nothing to fetch, no size of its own."""
     import matplotlib as mpl
 
@@ -199,11 +204,5 @@ def inline_svg(figure: "Figure", label: str) -> str:
     with mpl.rc_context(figures.STYLE):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
-    start = text.index("<svg")
-    head, body = text[start:].split(">", 1)
-    width = figure.get_figwidth() * 96
-    view = head.split('viewBox="')[1].split('"')[0]
-    opening = (
-        f'<svg class="drawing" role="img" aria-label="{escape(label)}" viewBox="{view}" style="max-width:{width:.0f}px"'
-    )
-    return f'{opening} xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
+    head, body = text[text.index("<svg") :].split(">", 1)
+    return Drawing(label, head.split('viewBox="')[1].split('"')[0], figure.get_figwidth() * 96, Markup(body))

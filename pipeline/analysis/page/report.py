@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page with the study's answer, interactive charts and tables, and the figures."""
 
 import json
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -23,6 +24,11 @@ def _escaped(value: object) -> Markup:
     return Markup(value if hasattr(value, "__html__") else escape(str(value)))
 
 
+def _powers(text: str) -> Markup:
+    """The text with its powers set as such."""
+    return Markup(re.sub(rf"\^([{words.MINUS}\d./]*\d)", r"<sup>\1</sup>", str(_escaped(text))))
+
+
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -30,6 +36,7 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
     keep_trailing_newline=True,
 )
+TEMPLATES.filters["powers"] = _powers
 
 
 def render(fit: StudyFit, looked: inside.Section | None = None) -> str:
@@ -45,7 +52,7 @@ def render(fit: StudyFit, looked: inside.Section | None = None) -> str:
         exponents=_exponents(fit),
         reading=phrases(fit.estimator).reading,
         groups=[_group(fit, group, f"g{place}", specs) for place, group in enumerate(fit.groups)],
-        inside=Markup((looked or inside.section(fit)).html),
+        inside=(looked or inside.section(fit)).parts,
         runs_header=RUNS_HEADER,
         runs=list(_runs(fit)),
         data=_data(fit),

@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from pipeline.analysis.inside.check import FINITE_WIDTH, Exponent, Family
+from pipeline.analysis.inside.check import FINITE_WIDTH, Ladder, Slope
 from pipeline.analysis.page import words
-from pipeline.console import wrapped
 from pipeline.entries.kinds import FIRST
 
 COLUMNS = ("effective", "propagating", "output")
@@ -25,7 +24,7 @@ HEADS = {
 }
 SAME = 0.02  # exponents that nobody need tell apart
 LOST = 0.15
-"""Exponent of an effective update beyond which a layer explodes or vanishes: well above what finite widths bend."""
+"""Slope of an effective update beyond which a layer explodes or vanishes: well above what finite widths bend."""
 
 _LAYERS = {
     "embedding": "the embedding",
@@ -65,31 +64,31 @@ def predicted_power(exponent: float) -> str:
     return f"n^{text.replace('-', words.MINUS)}"
 
 
-def lr_rule(family: Family) -> str:
+def lr_rule(ladder: Ladder) -> str:
     """Such as ``lr 1e-3 x (n/256)^-1/2``, with typographic signs."""
-    text = f"lr {words.lr(family.lr)}"
-    if family.name:
-        return family.name
-    if family.lr_exponent is None:
+    text = f"lr {words.lr(ladder.lr)}"
+    if ladder.name:
+        return ladder.name
+    if ladder.lr_exponent is None:
         return "learning rates of no one exponent"
-    if not family.lr_exponent:
+    if not ladder.lr_exponent:
         return f"{text} at every width"
-    exponent = str(family.lr_exponent).replace("-", words.MINUS)
-    return f"{text} {words.TIMES} (n/{family.config.base_width})^{exponent}"
+    exponent = str(ladder.lr_exponent).replace("-", words.MINUS)
+    return f"{text} {words.TIMES} (n/{ladder.config.base_width})^{exponent}"
 
 
-def title(family: Family) -> str:
-    parts = [words.label(family.param), words.label(family.optimizer)]
-    parts += [words.label(family.loss)] if words.label(family.loss) else []
-    return " · ".join([*parts, lr_rule(family)])
+def title(ladder: Ladder) -> str:
+    parts = [words.label(ladder.param), words.label(ladder.optimizer)]
+    parts += [words.label(ladder.loss)] if words.label(ladder.loss) else []
+    return " · ".join([*parts, lr_rule(ladder)])
 
 
-def subtitle(family: Family) -> str:
-    runs, lost = len(family.records), sum(family.diverged.values())
-    seeds = f"{len(family.seeds)} seed{'s' * (len(family.seeds) > 1)}"
-    text = f"{words.widths_text(family.widths)}, {seeds}, {runs} run{'s' * (runs > 1)}"
+def subtitle(ladder: Ladder) -> str:
+    runs, lost = len(ladder.records), sum(ladder.diverged.values())
+    seeds = f"{len(ladder.seeds)} seed{'s' * (len(ladder.seeds) > 1)}"
+    text = f"{words.widths_text(ladder.widths)}, {seeds}, {runs} run{'s' * (runs > 1)}"
     text += f", {lost} of them diverged" if lost else ""
-    return f"{text}; after step {family.steps[-1]}" if family.steps else f"{text}; no step that all of them recorded"
+    return f"{text}; after step {ladder.steps[-1]}" if ladder.steps else f"{text}; no step that all of them recorded"
 
 
 def layer_name(label: str) -> str:
@@ -99,19 +98,19 @@ def layer_name(label: str) -> str:
     return f"{text} of the first block" if label.endswith(FIRST) else text
 
 
-def table_rows(family: Family, columns: Sequence[str] = COLUMNS) -> list[tuple[str, ...]]:
+def table_rows(ladder: Ladder, columns: Sequence[str] = COLUMNS) -> list[tuple[str, ...]]:
     """A row per group at the last step, header first: measured exponent with its error beside the predicted one, with
     an exclamation mark where they differ."""
     header = ["", *(cell for name in columns for cell in (HEADS[name], "predicted"))]
     rows = [tuple(header)]
-    for label in family.labels:
-        found = [family.group(name, label, family.steps[-1]) for name in columns]
+    for label in ladder.labels:
+        found = [ladder.group(name, label, ladder.steps[-1]) for name in columns]
         if any(found):
             rows.append((label, *(cell for e in found for cell in _cells(e))))
     return rows
 
 
-def _cells(e: Exponent | None) -> tuple[str, str]:
+def _cells(e: Slope | None) -> tuple[str, str]:
     if e is None:
         return words.DASH, ""
     measured = words.number(e.exponent)
@@ -121,11 +120,11 @@ def _cells(e: Exponent | None) -> tuple[str, str]:
     return measured, "" if e.predicted is None else predicted_power(e.predicted).removeprefix("n^") + mark
 
 
-def findings(family: Family) -> list[str]:
+def findings(ladder: Ladder) -> list[str]:
     """Sentences: what departs from theory; what explodes or vanishes, and what to do; or that all is well."""
-    if not family.steps:
+    if not ladder.steps:
         return ["No step was recorded by every run: nothing to compare."]
-    judged = [e for e in family.groups if e.step == family.steps[-1] and e.quantity in ("effective", "propagating")]
+    judged = [e for e in ladder.by_group if e.step == ladder.steps[-1] and e.quantity in ("effective", "propagating")]
     apart = [e for e in judged if e.departs]
     said = _departures(apart)
     slightly = [e for e in judged if e.agrees == "no" and not e.departs and abs(e.exponent - (e.predicted or 0)) > SAME]
@@ -133,22 +132,22 @@ def findings(family: Family) -> list[str]:
         said.append(_slight_departures(slightly))
     said += _advice([e for e in judged if e.quantity == "effective"])
     if not any(e.agrees in ("yes", "no") for e in judged):
-        said.append(_nothing_to_compare(family, judged))
+        said.append(_nothing_to_compare(ladder, judged))
     elif not apart:
         said.append("Effective and propagating updates go with width as predicted, in every group of weights.")
-    if family.predictions is not None and any(_is_between(e, family) for e in judged):
+    if ladder.theory is not None and any(_is_between(e, ladder) for e in judged):
         source = words.capital(_READOUT_SOURCE)
-        said.append(f"{source}; d_out is {family.config.d_out:,} here.")
-    if len(family.widths) == 2:
+        said.append(f"{source}; d_out is {ladder.config.d_out:,} here.")
+    if len(ladder.widths) == 2:
         said.append("Two widths show a slope, but not whether one power law holds: add a third.")
-    if family.lr_exponent is None:
+    if ladder.lr_exponent is None:
         said.append("The learning rates follow no clean power of the width, so nothing is predicted.")
     return said
 
 
-def _departures(apart: Sequence[Exponent]) -> list[str]:
+def _departures(apart: Sequence[Slope]) -> list[str]:
     """A sentence per quantity and predicted exponent, of all the groups that depart from it."""
-    alike: dict[tuple[str, float], list[Exponent]] = {}
+    alike: dict[tuple[str, float], list[Slope]] = {}
     for e in apart:
         alike.setdefault((e.quantity, e.predicted or 0), []).append(e)
     said = []
@@ -165,7 +164,7 @@ def _departures(apart: Sequence[Exponent]) -> list[str]:
     return said
 
 
-def _slight_departures(found: Sequence[Exponent]) -> str:
+def _slight_departures(found: Sequence[Slope]) -> str:
     of_quantity: dict[str, list[str]] = {}
     for e in found:
         of_quantity.setdefault(HEADS[e.quantity], []).append(layer_name(e.label))
@@ -173,7 +172,7 @@ def _slight_departures(found: Sequence[Exponent]) -> str:
     return f"Beyond their errors, but by at most {FINITE_WIDTH:g}, as finite widths allow: {listed}."
 
 
-def _advice(effective: Sequence[Exponent]) -> list[str]:
+def _advice(effective: Sequence[Slope]) -> list[str]:
     """What explodes and what vanishes, and what to do about it; the first block's only where the others do not."""
     lost = [e for e in effective if e.nonzero and abs(e.exponent) > LOST]
     whole = {e.label for e in lost}
@@ -183,7 +182,7 @@ def _advice(effective: Sequence[Exponent]) -> list[str]:
         found = [e for e in lost if sign * e.exponent > 0]
         if not found:
             continue
-        one = len(found) == 1 and found[0].kind.group not in _PLURAL
+        one = len(found) == 1 and found[0].place.group not in _PLURAL
         whose = "its learning rate" if one else "their learning rates"
         if len(found) == 1:
             name, at = layer_name(found[0].label), f" as {power(found[0].exponent)}"
@@ -195,19 +194,14 @@ def _advice(effective: Sequence[Exponent]) -> list[str]:
     return said
 
 
-def _nothing_to_compare(family: Family, judged: Sequence[Exponent]) -> str:
+def _nothing_to_compare(ladder: Ladder, judged: Sequence[Slope]) -> str:
     if judged and any(e.agrees == "no error" for e in judged):
         return "Without errors nothing can be judged: add a width or seeds."
-    return "Theory has no prediction for this setting." if family.predictions else "Nothing is predicted here."
+    return "Theory has no prediction for this setting." if ladder.theory else "Nothing is predicted here."
 
 
-def _is_between(e: Exponent, family: Family) -> bool:
+def _is_between(e: Slope, ladder: Ladder) -> bool:
     """Its prediction is that of 1 + sqrt(n/d_out) over the measured widths."""
-    if e.kind.layer != "output" or e.quantity != "propagating" or e.predicted is None:
+    if e.place.layer != "output" or e.quantity != "propagating" or e.predicted is None:
         return False
     return abs(2 * e.predicted - round(2 * e.predicted)) > 1e-6
-
-
-def summary(family: Family) -> list[str]:
-    """Lines for a terminal, without the table's."""
-    return [words.plain(line) for said in findings(family) for line in wrapped(said, "  - ")]

@@ -1,4 +1,4 @@
-"""The regime of a family of runs in words, and how calibration goes with width."""
+"""The regime of a ladder of runs in words, and how calibration goes with width."""
 
 import math
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from pipeline.analysis.page.words_inside import power
 
 def regime_words(inside: Inside) -> str:
     """The regime with its evidence."""
-    said, family = f"Regime: {inside.regime}", inside.family
+    said, ladder = f"Regime: {inside.regime}", inside.ladder
     if inside.regime == "undecided":
         said += f", {_why(inside)}"
-    predictions = family.predictions
-    if predictions is not None and predictions.regime is not None:
-        said += f" (theory: {predictions.regime})"
+    theory = ladder.theory
+    if theory is not None and theory.regime is not None:
+        said += f" (theory: {theory.regime})"
     sentences = [said]
     if inside.lost:
-        n, widths = sum(family.diverged.values()), family.widths
-        lost = f"{n} of {len(family.records)} runs diverged"
+        n, widths = sum(ladder.diverged.values()), ladder.widths
+        lost = f"{n} of {len(ladder.records)} runs diverged"
         sentences.append(f"{lost}: all at width {widths[-1]}, none at width {widths[0]}")
     if inside.trends:
         evidence = ", ".join(

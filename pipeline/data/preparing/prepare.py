@@ -36,21 +36,23 @@ FEW_TOKENS = 5_000_000  # sources with fewer are prepared in this process: start
 def prepared_folder(config: DataConfig, vocab_size: int, splits: tuple[Split, ...] = ("train", "val")) -> Path:
     """Where the shards of this source, tokenizer and vocabulary are or will be; needs no network.
 
-    The folder's name carries a hash of everything that the request says. For files here that includes their content;
-    what a branch of a repository was is in the manifest.
+    Of shards that is the folder itself. Else its name carries a hash of everything that the request says. For files
+    here that includes their content; what a branch of a repository was is in the manifest.
     """
+    if config.format == "shards":
+        return Path(config.path)
     return cache_root() / f"{config.name}-{json_sha256(_identity(config, vocab_size, splits))[:12]}"
 
 
 def prepare(config: DataConfig, vocab_size: int, splits: tuple[Split, ...] = ("train", "val")) -> Path:
-    """`prepared_folder`, prepared if it is not there yet; it appears whole or not at all.
+    """`prepared_folder`, prepared if it is text and not there yet; it appears whole or not at all.
 
     `splits` are those to keep; `config.tokens` counts the first of them. One process prepares, others that ask for the
     same wait for it. Raises `RequestError` for what the user must change, `OSError` where disk or network fail.
     """
     folder = prepared_folder(config, vocab_size, splits)
     partial = folder.with_name(f".{folder.name}.partial")
-    if (folder / MANIFEST).exists() and not partial.exists():
+    if config.format == "shards" or ((folder / MANIFEST).exists() and not partial.exists()):
         return folder
     with locked(cache_folder() / f".{folder.name}.lock"):
         if not (folder / MANIFEST).exists():

@@ -36,8 +36,7 @@ class Progress:
             self._shown = now
             rate = (tokens - self._before) / (now - self._start)
             seconds = max(0.0, self._total - tokens) / rate if rate else 0.0
-            time_left = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-            left = f", about {time_left} left" if rate else ""
+            left = f", about {console.duration(seconds)} left" if rate else ""
             print(
                 f"preparing {self._job.config.name}: {tokens / 1e6:,.1f} M of about {self._total / 1e6:,.0f} M tokens, "
                 f"{rate:,.0f} tokens/s{left}",

@@ -21,8 +21,7 @@ from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import cost, summary, unfinished
-from pipeline.sweep.launch.lock import study_lock
-from pipeline.sweep.study import Jobs, Planned
+from pipeline.sweep.study import Jobs, Planned, study_lock
 
 WAITS = True
 MAX_DEATHS = 3  # a run that takes its worker down this often is given up
@@ -38,7 +37,12 @@ def submit(config: SweepConfig, planned: Planned) -> int:
     """Train what is not finished; 1 if a run failed."""
     todo = unfinished(planned.runs)
     print(summary(config, len(planned.runs), len(todo)), flush=True)
-    return report(run_study(config, todo), len(planned.runs))
+    failures = run_study(config, todo)
+    for name, reason in failures.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} of {len(planned.runs)} runs failed; the same command tries them again", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def dry_run(config: SweepConfig, planned: Planned) -> int:
@@ -53,22 +57,13 @@ def jobs(study: Path) -> Jobs:
     return Jobs()
 
 
-def report(failures: dict[str, str], runs: int) -> int:
-    """Say which of so many runs failed and why; the exit code."""
-    for name, reason in failures.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} of {runs} runs failed; the same command tries them again", file=sys.stderr)
-    return 1 if failures else 0
-
-
 def run_study(config: SweepConfig, runs: list[RunConfig]) -> dict[str, str]:
     """Train `runs`; return why each run that failed did. Ctrl-C stops the workers and leaves every run resumable."""
     if config.num_nodes > 1:
         raise RequestError(f"--num_nodes {config.num_nodes}: a sweep on this machine has one; use --launcher slurm")
     if not runs:
         return {}
-    with study_lock(Path(config.out) / config.study):
+    with study_lock(config.study_dir):
         _prepare_data(runs[0])
         gpus = _gpus()
         places = [",".join(gpus[i : i + config.devices]) for i in range(0, len(gpus), config.devices)]

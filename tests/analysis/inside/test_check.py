@@ -1,4 +1,4 @@
-"""Exponents of coordinate checks: against numpy and known truth, their errors, predictions, and the words made of
+"""Exponents of coordinate checks: against numpy and known truth, their errors, theory, and the words made of
 them."""
 
 import dataclasses
@@ -10,10 +10,10 @@ import pytest
 import torch
 from scipy import stats
 
-from pipeline.analysis.inside.check import Exponent, Family, table
-from pipeline.analysis.inside.lr_rules import families, recorded
-from pipeline.analysis.inside.slopes import fit_width_exponents
-from pipeline.analysis.inside.theory import Predictions, readout_slope
+from pipeline.analysis.inside.check import Ladder, Slope, table
+from pipeline.analysis.inside.lr_rules import ladders, recorded
+from pipeline.analysis.inside.slopes import fit_slopes
+from pipeline.analysis.inside.theory import Theory, readout_slope
 from pipeline.analysis.page import words_inside
 from pipeline.analysis.study.load import load_study
 from pipeline.config import ModelConfig, RunConfig
@@ -28,11 +28,11 @@ N = np.array(WIDTHS)
 
 
 def setting_of(config):
-    return Predictions(config, Fraction(0), WIDTHS).setting
+    return Theory(config, Fraction(0), WIDTHS).setting
 
 
 def fit(values_WS):
-    found = fit_width_exponents(N[: len(values_WS)], np.asarray(values_WS, dtype=float)[..., None])
+    found = fit_slopes(N[: len(values_WS)], np.asarray(values_WS, dtype=float)[..., None])
     return {field.name: getattr(found, field.name)[0] for field in dataclasses.fields(found)}
 
 
@@ -137,13 +137,13 @@ def test_seeds_that_lack_a_width_count_with_their_own():
 )  # fmt: skip
 def test_intervals_hold_the_truth_as_often_as_they_say(n_seeds, noise):
     draws = [laws(0.3, n_seeds, seed=seed, **noise) for seed in range(2000)]
-    found = fit_width_exponents(N, np.stack(draws, -1))
+    found = fit_slopes(N, np.stack(draws, -1))
     # to choose an error by a test costs some where means scatter about as much as seeds do (the last case: 91 %)
     assert 0.9 < np.mean((found.low < 0.3) & (found.high > 0.3)) < 0.98
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Kinds and predictions
+# Kinds and theory
 
 
 ROLES = {
@@ -190,31 +190,29 @@ def test_a_fixed_number_of_kv_heads_is_predicted_as_output():
 
 
 def test_predictions_are_theorys():
-    predictions = Predictions(MLP, Fraction(-1, 2), WIDTHS)
-    theory = predict(setting_of(MLP), Fraction(1, 2), small_steps=True)
+    theory = Theory(MLP, Fraction(-1, 2), WIDTHS)
+    prediction = predict(setting_of(MLP), Fraction(1, 2), small_steps=True)
     for weight in mlp_weights(MLP):
         kind = place_of(weight, MLP)
-        layer = theory.layer(kind.layer)
+        layer = prediction.layer(kind.layer)
         for step in (1, 3):
-            assert predictions.exponent(kind, "effective", step) == layer.at(step).effective.exponent
-            assert predictions.exponent(kind, "operator_norm_update", step) == layer.at(step).update_norm.exponent
-            assert predictions.exponent(kind, "gradient", step) == layer.at(step - 1).gradient.exponent
-            assert predictions.exponent(kind, "output", step) == layer.at(step).output.exponent
+            assert theory.exponent(kind, "effective", step) == layer.at(step).effective.exponent
+            assert theory.exponent(kind, "operator_norm_update", step) == layer.at(step).update_norm.exponent
+            assert theory.exponent(kind, "gradient", step) == layer.at(step - 1).gradient.exponent
+            assert theory.exponent(kind, "output", step) == layer.at(step).output.exponent
             expected = layer.at(step).propagating
             if kind.layer != "output":
-                assert predictions.exponent(kind, "propagating", step) == (
-                    None if expected == ZERO else expected.exponent
-                )
+                assert theory.exponent(kind, "propagating", step) == (None if expected == ZERO else expected.exponent)
     # by hand (Fig. 4): -1, 0, 0, +1/2
-    effective = [predictions.exponent(place_of(w, MLP), "effective", 3) for w in mlp_weights(MLP)]
+    effective = [theory.exponent(place_of(w, MLP), "effective", 3) for w in mlp_weights(MLP)]
     assert effective == [-1, 0, 0, 0.5]
-    assert predictions.regime == "controlled divergence"
+    assert theory.regime == "controlled divergence"
 
 
 def test_the_readouts_propagating_update_lies_between_its_limits():
     kind = place_of("readout.weight", MLP)
     align = dataclasses.replace(MLP, param="sp_full_align")
-    found = Predictions(align, Fraction(0), WIDTHS)
+    found = Theory(align, Fraction(0), WIDTHS)
     assert found.exponent(kind, "propagating", 3) == pytest.approx(readout_slope(WIDTHS, 10))
     assert found.exponent(kind, "update", 3) == pytest.approx(readout_slope(WIDTHS, 10))
     assert 0.35 < readout_slope(WIDTHS, 10) < 0.45
@@ -223,15 +221,15 @@ def test_the_readouts_propagating_update_lies_between_its_limits():
     n = np.array([100.0, 400.0])
     two = math.log((1 + math.sqrt(400 / 25)) / (1 + math.sqrt(100 / 25))) / math.log(4)
     assert readout_slope(n, 25) == pytest.approx(two)
-    vocabulary = Predictions(GPT, Fraction(-1), WIDTHS)
+    vocabulary = Theory(GPT, Fraction(-1), WIDTHS)
     assert vocabulary.exponent(place_of("lm_head.weight", GPT), "propagating", 3) == pytest.approx(0.03, abs=0.01)
 
 
 def test_gpt_outputs_are_those_of_the_weight_not_of_the_residual_stream():
-    predictions = Predictions(GPT, Fraction(-1), WIDTHS)
+    theory = Theory(GPT, Fraction(-1), WIDTHS)
 
     def output(name, config=GPT):
-        return Predictions(config, Fraction(-1), WIDTHS).exponent(place_of(name, config), "output", 3)
+        return Theory(config, Fraction(-1), WIDTHS).exponent(place_of(name, config), "output", 3)
 
     assert output("transformer.wte.weight") == -0.5  # neox: std n^-1/2
     assert output("transformer.h.1.mlp.fc.weight") == 0
@@ -241,11 +239,11 @@ def test_gpt_outputs_are_those_of_the_weight_not_of_the_residual_stream():
     assert output("lm_head.weight", dataclasses.replace(GPT, param="mup")) == -0.5
     assert output("transformer.wte.weight", dataclasses.replace(GPT, embedding_init="constant")) == 0
     gain = place_of("transformer.h.1.norm_1.weight", GPT)
-    assert predictions.exponent(gain, "operator_norm_reference", 3) == 0
-    assert predictions.exponent(place_of("transformer.h.0.mlp.fc.weight", GPT), "propagating", 3) is None
-    assert predictions.exponent(place_of("transformer.h.0.attn.v.weight", GPT), "propagating", 3) == -0.5
-    assert predictions.exponent(OTHER, "effective", 3) is None
-    assert predictions.exponent(gain, "input", 3) is None
+    assert theory.exponent(gain, "operator_norm_reference", 3) == 0
+    assert theory.exponent(place_of("transformer.h.0.mlp.fc.weight", GPT), "propagating", 3) is None
+    assert theory.exponent(place_of("transformer.h.0.attn.v.weight", GPT), "propagating", 3) == -0.5
+    assert theory.exponent(OTHER, "effective", 3) is None
+    assert theory.exponent(gain, "input", 3) is None
 
 
 def test_settings_are_the_runs() -> None:
@@ -260,29 +258,29 @@ def test_settings_are_the_runs() -> None:
 
 def test_gradients_are_those_of_the_step_before_the_weights_they_made() -> None:
     zero = dataclasses.replace(MLP, readout_init="zero")
-    predictions = Predictions(zero, Fraction(0), WIDTHS)
+    theory = Theory(zero, Fraction(0), WIDTHS)
     hidden = place_of("layers.2.weight", zero)
-    assert predictions.exponent(hidden, "gradient", 1) is None  # a zero readout sends nothing back
-    assert predictions.exponent(hidden, "gradient", 2) is not None
+    assert theory.exponent(hidden, "gradient", 1) is None  # a zero readout sends nothing back
+    assert theory.exponent(hidden, "gradient", 2) is not None
 
 
 def test_what_does_not_propagate_has_no_prediction() -> None:
-    predictions = Predictions(GPT, Fraction(-1), WIDTHS)
+    theory = Theory(GPT, Fraction(-1), WIDTHS)
     for name in ("transformer.wte.weight", "transformer.h.1.norm_1.bias", "transformer.h.1.mlp.fc.bias"):
-        assert predictions.exponent(place_of(name, GPT), "propagating", 3) is None
-        assert predictions.exponent(place_of(name, GPT), "update", 3) == -1
+        assert theory.exponent(place_of(name, GPT), "propagating", 3) is None
+        assert theory.exponent(place_of(name, GPT), "update", 3) == -1
 
 
 def test_what_theory_does_not_know_is_not_predicted():
     squared = dataclasses.replace(MLP, loss="mse", readout_init="zero")
-    predictions = Predictions(squared, Fraction(1), WIDTHS)  # grows with every step
-    assert predictions.exponent(place_of("layers.0.weight", squared), "effective", 2) is not None
-    assert predictions.exponent(place_of("layers.0.weight", squared), "effective", 500) is None
-    assert predictions.regime == "catastrophic"
+    theory = Theory(squared, Fraction(1), WIDTHS)  # grows with every step
+    assert theory.exponent(place_of("layers.0.weight", squared), "effective", 2) is not None
+    assert theory.exponent(place_of("layers.0.weight", squared), "effective", 500) is None
+    assert theory.regime == "catastrophic"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Families and words
+# Ladders and words
 
 
 FIG_4 = {
@@ -292,21 +290,21 @@ FIG_4 = {
 }  # fmt: skip
 
 
-def family_of(folder) -> Family:
+def ladder_of(folder) -> Ladder:
     study = load_study([folder])
-    [found] = families(study, recorded(study))
+    [found] = ladders(study, recorded(study))
     return found
 
 
 def test_a_study_as_theory_has_it_is_said_to_be_so(tmp_path):
-    found = family_of(write_coordinates(tmp_path / "s", MLP, FIG_4, lr_exponent=Fraction(-1, 2)))
+    found = ladder_of(write_coordinates(tmp_path / "s", MLP, FIG_4, lr_exponent=Fraction(-1, 2)))
     assert (found.lr_exponent, found.widths, found.seeds, found.steps) == (
         Fraction(-1, 2),
         WIDTHS,
         (0, 1, 2),
         (1, 2, 3),
     )
-    measured = {(e.quantity, e.label): e.exponent for e in found.groups if e.step == 3}
+    measured = {(e.quantity, e.label): e.exponent for e in found.by_group if e.step == 3}
     assert measured["effective", "input"] == pytest.approx(-1, abs=0.05)
     assert measured["effective", "readout"] == pytest.approx(0.5, abs=0.05)
     assert ("propagating", "input") not in measured
@@ -320,7 +318,7 @@ def test_a_study_as_theory_has_it_is_said_to_be_so(tmp_path):
 
 def test_what_departs_gets_its_sentence_and_its_advice(tmp_path):
     exponents = FIG_4 | {("effective", "layers.2.weight"): 0.5}
-    found = family_of(write_coordinates(tmp_path / "s", MLP, exponents, lr_exponent=Fraction(-1, 2), noise=0.001))
+    found = ladder_of(write_coordinates(tmp_path / "s", MLP, exponents, lr_exponent=Fraction(-1, 2), noise=0.001))
     text = words_inside.findings(found)
     assert text[0].startswith("Hidden layers: effective updates grow as n^0.50 \u00b1 0.00")
     assert text[0].endswith("where n^0 is predicted.")
@@ -331,7 +329,7 @@ def test_what_departs_gets_its_sentence_and_its_advice(tmp_path):
     )
     assert not any("as predicted" in sentence for sentence in text)
     both = FIG_4 | {("effective", "layers.2.weight"): 0.5, ("effective", "layers.1.weight"): 0.5}
-    found = family_of(write_coordinates(tmp_path / "t", MLP, both, lr_exponent=Fraction(-1, 2), noise=0.001))
+    found = ladder_of(write_coordinates(tmp_path / "t", MLP, both, lr_exponent=Fraction(-1, 2), noise=0.001))
     assert words_inside.findings(found)[0].startswith(
         "Effective updates depart where n^0 is predicted: the first hidden"
     )
@@ -339,7 +337,7 @@ def test_what_departs_gets_its_sentence_and_its_advice(tmp_path):
 
 def test_small_departures_are_told_apart_from_large_ones(tmp_path):
     exponents = FIG_4 | {("effective", "layers.2.weight"): 0.06}
-    found = family_of(write_coordinates(tmp_path / "s", MLP, exponents, lr_exponent=Fraction(-1, 2), noise=0.002))
+    found = ladder_of(write_coordinates(tmp_path / "s", MLP, exponents, lr_exponent=Fraction(-1, 2), noise=0.002))
     hidden = found.group("effective", "hidden", 3)
     assert hidden.agrees == "no"
     assert not hidden.departs
@@ -350,11 +348,11 @@ def test_small_departures_are_told_apart_from_large_ones(tmp_path):
 
 
 def test_without_errors_nothing_is_judged(tmp_path):
-    found = family_of(
+    found = ladder_of(
         write_coordinates(tmp_path / "s", MLP, FIG_4, lr_exponent=Fraction(-1, 2), widths=(64, 128), seeds=(0,))
     )
-    assert {e.agrees for e in found.groups} == {"no error", "no prediction"} - (
-        set() if any(e.predicted is None for e in found.groups) else {"no prediction"}
+    assert {e.agrees for e in found.by_group} == {"no error", "no prediction"} - (
+        set() if any(e.predicted is None for e in found.by_group) else {"no prediction"}
     )
     text = words_inside.findings(found)
     assert "Without errors nothing can be judged: add a width or seeds." in text
@@ -365,12 +363,12 @@ def test_without_errors_nothing_is_judged(tmp_path):
 def test_groups_are_means_of_logarithms_over_blocks(tmp_path):
     names = [name for name in gpt_weights(GPT) if name.endswith("norm_2.weight") or name.endswith("ln_f.weight")]
     exponents = {("effective", name): -0.5 - 0.5 * place for place, name in enumerate(names)}
-    found = family_of(write_coordinates(tmp_path / "s", GPT, exponents, lr_exponent=Fraction(-1), noise=0))
-    by_weight = {e.label: e.exponent for e in found.weights if e.step == 3}
+    found = ladder_of(write_coordinates(tmp_path / "s", GPT, exponents, lr_exponent=Fraction(-1), noise=0))
+    by_weight = {e.label: e.exponent for e in found.by_weight if e.step == 3}
     assert by_weight == {name: pytest.approx(-0.5 - 0.5 * place) for place, name in enumerate(names)}
-    groups = {e.label: e.exponent for e in found.groups if e.step == 3}
+    groups = {e.label: e.exponent for e in found.by_group if e.step == 3}
     assert groups == {"norms (first block)": pytest.approx(-0.5), "norms": pytest.approx(-1.25)}
-    assert all(e.n_seeds == 3 and e.n_widths == 4 for e in found.groups)
+    assert all(e.n_seeds == 3 and e.n_widths == 4 for e in found.by_group)
 
 
 def test_biases_do_not_dilute_what_gains_pass_on(tmp_path):
@@ -378,21 +376,21 @@ def test_biases_do_not_dilute_what_gains_pass_on(tmp_path):
         ("propagating", "transformer.ln_f.weight"): 0.5, ("propagating", "transformer.ln_f.bias"): -3.0,
         ("effective", "transformer.ln_f.weight"): -1.0, ("effective", "transformer.ln_f.bias"): -2.0,
     }  # fmt: skip
-    found = family_of(write_coordinates(tmp_path / "s", GPT, exponents, noise=0))
+    found = ladder_of(write_coordinates(tmp_path / "s", GPT, exponents, noise=0))
     assert found.group("propagating", "norms", 3).exponent == pytest.approx(0.5)
     assert found.group("effective", "norms", 3).exponent == pytest.approx(-1.5)
 
 
-def test_families_without_a_request_are_found_by_their_learning_rates(tmp_path):
+def test_ladders_without_a_request_are_found_by_their_learning_rates(tmp_path):
     steep = write_coordinates(tmp_path / "s", MLP, FIG_4, lr_exponent=Fraction(-1, 2), ask=False)
-    found = family_of(steep)
+    found = ladder_of(steep)
     assert found.lr_exponent == Fraction(-1, 2)
     assert found.lr == pytest.approx(1e-3)
     flat = tmp_path / "t"
     for lr in (1e-3, 1e-2):
         write_coordinates(flat, dataclasses.replace(MLP, lr=lr), FIG_4, seeds=(0,), ask=False)
     study = load_study([flat])
-    assert [(f.lr, f.lr_exponent) for f in families(study, recorded(study))] == [(1e-3, 0), (1e-2, 0)]
+    assert [(f.lr, f.lr_exponent) for f in ladders(study, recorded(study))] == [(1e-3, 0), (1e-2, 0)]
 
 
 def test_runs_at_the_base_width_belong_to_every_exponent(tmp_path):
@@ -400,7 +398,7 @@ def test_runs_at_the_base_width_belong_to_every_exponent(tmp_path):
         widths = (128, 256) if exponent == -1 else (128, 512)
         write_coordinates(tmp_path / "s", MLP, FIG_4, lr_exponent=exponent, widths=widths, seeds=(0,))
     study = load_study([tmp_path / "s"])
-    found = {f.lr_exponent: f.widths for f in families(study, recorded(study))}
+    found = {f.lr_exponent: f.widths for f in ladders(study, recorded(study))}
     assert found == {Fraction(-1): (128, 256), Fraction(-1, 2): (128, 256, 512)}
 
 
@@ -411,7 +409,7 @@ def test_runs_that_diverged_leave_their_steps_out(tmp_path):
     folder = write_coordinates(
         tmp_path / "s", MLP, FIG_4, lr_exponent=Fraction(-1, 2), extra=extra, diverged=lambda c: c.width == 512
     )
-    found = family_of(folder)
+    found = ladder_of(folder)
     assert found.diverged == {512: 3}
     assert found.group("effective", "input", 3) is None  # not at every width
     assert found.group("effective", "input", 2).exponent == pytest.approx(-1, abs=0.05)
@@ -419,7 +417,7 @@ def test_runs_that_diverged_leave_their_steps_out(tmp_path):
 
 
 def test_the_table_has_a_row_per_quantity_weight_and_step(tmp_path):
-    found = family_of(write_coordinates(tmp_path / "s", MLP, FIG_4, lr_exponent=Fraction(-1, 2)))
+    found = ladder_of(write_coordinates(tmp_path / "s", MLP, FIG_4, lr_exponent=Fraction(-1, 2)))
     rows = table([found])
     assert len(rows) == 3 * (4 + 3 + 4)
     row = rows[(rows["quantity"] == "effective") & (rows["weight"] == "readout.weight") & (rows["step"] == 3)].iloc[0]
@@ -441,7 +439,7 @@ def test_a_damaged_request_is_one_line(tmp_path):
     folder = write_coordinates(tmp_path / "s", MLP, FIG_4, lr_exponent=Fraction(-1, 2))
     (folder / "coordcheck.json").write_text('{"lr": 1}')
     with pytest.raises(RequestError, match=r"coordcheck\.json is damaged: delete it"):
-        family_of(folder)
+        ladder_of(folder)
 
 
 @pytest.mark.parametrize(
@@ -450,5 +448,5 @@ def test_a_damaged_request_is_one_line(tmp_path):
      (0.0, math.nan, 0.5, "no error", False), (0.5, 0.1, None, "no prediction", False)],
 )  # fmt: skip
 def test_agreement(exponent, half_width, predicted, agrees, departs):
-    e = Exponent("effective", "hidden", OTHER, 1, exponent, half_width / 2, half_width, 0.0, predicted, 4, 3)
+    e = Slope("effective", "hidden", OTHER, 1, exponent, half_width / 2, half_width, 0.0, predicted, 4, 3)
     assert (e.agrees, e.departs) == (agrees, departs)

@@ -1,4 +1,4 @@
-"""The regime of a family of runs: Definition 1 on records whose exponents are known, with noise, gaps and lost runs."""
+"""The regime of a ladder of runs: Definition 1 on records whose exponents are known, with noise, gaps and lost runs."""
 
 import dataclasses
 import math
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.inside import regime
-from pipeline.analysis.inside.check import Family
-from pipeline.analysis.inside.lr_rules import families, recorded
+from pipeline.analysis.inside.check import Ladder
+from pipeline.analysis.inside.lr_rules import ladders, recorded
 from pipeline.analysis.inside.regime import Inside, Trend, inside
 from pipeline.analysis.page import figures_inside
 from pipeline.analysis.page.words_regime import calibration_words, regime_words
@@ -20,9 +20,9 @@ from pipeline.config import RunConfig
 from tests.support.synthetic_coordinates import GPT, MLP, WIDTHS, write_coordinates
 
 
-def family_of(folder: Path) -> Family:
+def ladder_of(folder: Path) -> Ladder:
     study = load_study([folder])
-    [found] = families(study, recorded(study))
+    [found] = ladders(study, recorded(study))
     return found
 
 
@@ -47,7 +47,7 @@ def study(
         noise=noise,
         **rest,  # type: ignore[arg-type]
     )
-    found = inside(family_of(folder))
+    found = inside(ladder_of(folder))
     assert found is not None
     return found
 
@@ -79,7 +79,7 @@ def test_the_readout_is_no_activation(tmp_path: Path) -> None:
         ("update", ""): 0.0,
         ("update", "readout.weight"): 2.0,
     }
-    found = inside(family_of(write_coordinates(tmp_path / "s", MLP, exponents, noise=0)))
+    found = inside(ladder_of(write_coordinates(tmp_path / "s", MLP, exponents, noise=0)))
     assert found is not None
     assert found.trends["activations"].exponent == pytest.approx(0)
     assert found.trends["activation changes"].exponent == pytest.approx(0)
@@ -93,7 +93,7 @@ def test_the_largest_layer_is_what_counts(tmp_path: Path) -> None:
         ("update", "readout.weight"): 0.0,
         ("update", "layers.1.weight"): 0.5,
     }
-    found = inside(family_of(write_coordinates(tmp_path / "s", MLP, exponents, noise=0, widths=(256, 512, 1024))))
+    found = inside(ladder_of(write_coordinates(tmp_path / "s", MLP, exponents, noise=0, widths=(256, 512, 1024))))
     assert found is not None
     assert found.trends["activation changes"].exponent == pytest.approx(0.5)
 
@@ -105,7 +105,7 @@ def test_logits_that_grow_show_without_their_changes(tmp_path: Path) -> None:
         return {"logit_rms": step * config.width**0.5}
 
     exponents = {("effective", ""): 0.0, ("output", ""): 0.0}
-    found = inside(family_of(write_coordinates(tmp_path / "s", MLP, exponents, extra=extra)))
+    found = inside(ladder_of(write_coordinates(tmp_path / "s", MLP, exponents, extra=extra)))
     assert found is not None
     assert "logit changes" not in found.trends
     assert found.trends["logits"].exponent == pytest.approx(0.5)
@@ -127,7 +127,7 @@ def test_logits_of_the_probe_are_taken_where_they_are_known(tmp_path: Path) -> N
     def extra(config: RunConfig, step: int) -> Mapping[str, float]:
         return {"logit_rms": 1.0, "probe_logit_rms": float(config.width)}
 
-    found = inside(family_of(write_coordinates(tmp_path / "s", MLP, {("effective", ""): 0.0}, extra=extra)))
+    found = inside(ladder_of(write_coordinates(tmp_path / "s", MLP, {("effective", ""): 0.0}, extra=extra)))
     assert found is not None
     assert found.trends["logits"].exponent == pytest.approx(1)
 
@@ -141,7 +141,7 @@ def test_what_the_errors_leave_open_is_not_decided(tmp_path: Path) -> None:
     assert alone.regime == "undecided"
     assert "since two widths with one seed allow no error" in regime_words(alone)
     exponents = {("effective", ""): 0.0}
-    missing = inside(family_of(write_coordinates(tmp_path / "u", MLP, exponents)))
+    missing = inside(ladder_of(write_coordinates(tmp_path / "u", MLP, exponents)))
     assert missing is not None
     assert missing.regime == "undecided"
     assert "since activations were not recorded at every width" in regime_words(missing)
@@ -175,7 +175,7 @@ def test_a_run_that_diverged_early_leaves_the_steps_before(tmp_path: Path) -> No
     for run in folder.glob("*-w512-*"):
         lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
         (run / "metrics.jsonl").write_text("".join(lines[:2]))
-    cut = inside(family_of(folder))
+    cut = inside(ladder_of(folder))
     assert cut is not None
     assert (found.step, cut.step, cut.regime) == (3, 2, "controlled divergence")
 
@@ -220,8 +220,8 @@ def test_sharpness_over_training(tmp_path: Path) -> None:
             else {"sharpness/1": None if config.width == 64 else config.width / step, "sharpness/2": 7.0}
         )
 
-    family = study(tmp_path / "s", 0.0, 0.0, seeds=(0, 1), extra=extra).family
-    curves = regime.sharpness_curves(family)
+    ladder = study(tmp_path / "s", 0.0, 0.0, seeds=(0, 1), extra=extra).ladder
+    curves = regime.sharpness_curves(ladder)
     assert sorted(curves) == [128, 256, 512]
     steps, values = curves[256][1]
     assert steps.tolist() == [1, 3]
@@ -233,14 +233,14 @@ def test_sharpness_over_training(tmp_path: Path) -> None:
 
 def test_a_setting_unknown_to_theory_still_has_its_regime(tmp_path: Path) -> None:
     found = study(tmp_path / "s", 0.5, 0.0)
-    unknown = dataclasses.replace(found, family=dataclasses.replace(found.family, lr_exponent=None))
+    unknown = dataclasses.replace(found, ladder=dataclasses.replace(found.ladder, lr_exponent=None))
     assert unknown.regime == "controlled divergence"
     assert "theory" not in regime_words(unknown)
 
 
 def test_gpts_too(tmp_path: Path) -> None:
     exponents = {("update", ""): 0.0, ("update", "lm_head.weight"): 0.5, ("output", ""): 0.0, ("effective", ""): 0.0}
-    found = inside(family_of(write_coordinates(tmp_path / "s", GPT, exponents, lr_exponent=Fraction(-1, 2))))
+    found = inside(ladder_of(write_coordinates(tmp_path / "s", GPT, exponents, lr_exponent=Fraction(-1, 2))))
     assert found is not None
     assert found.regime == "controlled divergence"
     assert np.isfinite(found.trends["loss"].exponent)

@@ -6,13 +6,15 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from markupsafe import Markup
 
 from pipeline.analysis.fit.study_fit import fit
-from pipeline.analysis.page import report
+from pipeline.analysis.page import inside, report
 from pipeline.analysis.page.words import MINUS
 from pipeline.cli import report as verb
 from pipeline.config import DataConfig
 from pipeline.errors import RequestError
+from tests.support.synthetic_coordinates import MLP, write_coordinates
 from tests.support.synthetic_study import BASE, valley, write_run, write_study
 
 pytest.importorskip("plotly")
@@ -118,6 +120,24 @@ def test_hostile_values_are_escaped(tmp_path):
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "<h1>Learning rate against width: a&lt;b&gt;&amp;c</h1>" in page
     assert report._script_json({"name": hostile}).count("<") == 0
+
+
+def test_no_name_becomes_a_script(tmp_path):
+    """Of the study or of where its data come from; where runs looked inside, too. A data set's own name is plain."""
+    hostile = "<script>alert(1)</script>"
+    with pytest.raises(RequestError, match="plain folder name"):
+        dataclasses.replace(MLP, data=dataclasses.replace(MLP.data, name=hostile))
+    base = dataclasses.replace(MLP, data=DataConfig(license=hostile, citation=hostile, format="digits"))
+    folder = write_coordinates(tmp_path / "<script>alert(1)", base, {("effective", ""): 0.5})
+    found = fit([folder])
+    page = report.render(found)
+    assert "<h2>Inside</h2>" in page
+    assert "<script>alert" not in page
+    assert page.count("&lt;script&gt;alert(1)") == 4  # title and heading, licence and citation
+    part = inside.Part(hostile, hostile, [f"n^2 {hostile}"], inside.Drawing(hostile, "0 0 1 1", 1.0, Markup("</svg>")))
+    page = report.render(found, inside.Section([part]))
+    assert "<script>alert" not in page
+    assert "<li>n<sup>2</sup> &lt;script&gt;alert(1)&lt;/script&gt;</li>" in page
 
 
 def test_what_was_left_out_and_what_is_not_known_is_said(tmp_path):

@@ -12,7 +12,7 @@ from pipeline.sweep.launch.slurm import queue
 from pipeline.sweep.launch.slurm.profile import Profile
 from pipeline.sweep.launch.slurm.queue import Task
 from pipeline.sweep.launch.slurm.sbatch import array_argv, job_name, slurm_folder
-from pipeline.sweep.launch.slurm.submissions import Submission
+from pipeline.sweep.launch.slurm.submissions import Submission, live_reports, of_runs
 from pipeline.sweep.launch.slurm.time_limit import TimeLimit, measure, time_limit
 
 ARRAY_SIZE = 1000  # tasks of one array: SLURM's MaxArraySize is 1001 where nobody changed it
@@ -50,22 +50,10 @@ class Array:
 def survey(runs: Iterable[RunConfig], submissions: list[Submission]) -> Survey:
     """Raises `SlurmError` if jobs were submitted that may be going, and squeue does not answer."""
     results = finished(runs)
-    asked = {
-        s.name: s
-        for s in submissions
-        if s.refused is None and (s.kind == "report" or any(run not in results for run in s.runs))
-    }
-    live: dict[str, Task] = {}
-    reports = []
-    for task in queue.tasks(list(asked)):
-        submission = asked[task.name]
-        if not task.live or submission.job not in (None, task.job):
-            continue
-        if submission.kind == "report":
-            reports.append(task)
-        elif task.index is not None and submission.runs[task.index] not in results:
-            live[submission.runs[task.index]] = task
-    return Survey(results, live, tuple(reports))
+    asked = [s for s in submissions if s.refused is None and (s.kind == "report" or not results.keys() >= set(s.runs))]
+    tasks = queue.tasks([s.name for s in asked])
+    live = {run: task for run, _, task in of_runs(asked, tasks) if task.live and run not in results}
+    return Survey(results, live, live_reports(asked, tasks))
 
 
 def plan(study: Path, runs: list[RunConfig], profile: Profile, found: Survey, submitted: int) -> list[Array]:

@@ -18,7 +18,6 @@ from pipeline.console import plural
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
 from pipeline.sweep.config import SweepConfig
-from pipeline.sweep.launch.lock import study_lock
 from pipeline.sweep.launch.slurm import queue
 from pipeline.sweep.launch.slurm.arrays import Array, Survey, finished, plan, survey
 from pipeline.sweep.launch.slurm.profile import Profile, load_profile
@@ -26,7 +25,7 @@ from pipeline.sweep.launch.slurm.queue import SlurmError
 from pipeline.sweep.launch.slurm.sbatch import report_job, script_path, slurm_folder
 from pipeline.sweep.launch.slurm.submissions import Ledger, Submission
 from pipeline.sweep.launch.slurm.watch import ask, report_jobs, run_jobs
-from pipeline.sweep.study import Jobs, Planned
+from pipeline.sweep.study import Jobs, Planned, study_lock
 
 WAITS = False
 
@@ -110,7 +109,7 @@ def dry_run(config: SweepConfig, planned: Planned) -> int:
 
 
 def _study(config: SweepConfig) -> Path:
-    study = (Path(config.out) / config.study).resolve()
+    study = config.study_dir.resolve()
     if not str(study).isprintable() or "\\" in str(study):
         raise RequestError(f"sbatch cannot name files in {str(study)!r}: choose another --out")
     return study

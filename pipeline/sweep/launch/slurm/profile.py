@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from pipeline.config import RunConfig
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, require
 from pipeline.files import load_yaml
 from pipeline.recipes import keys, reject_unknown, shipped, typed
 
@@ -64,34 +64,33 @@ class Profile:
         """Raises `RequestError` for the first value that cannot be."""
         for key in ("partition", "account", "qos", "constraint", "gres", "python", "setup", "strategy"):
             text = getattr(self, key)
-            _require(text is None or (text and text.isprintable()), f"{key} must be text, got {text!r}")
+            require(text is None or (text and text.isprintable()), f"{key} must be text, got {text!r}")
         for key in ("cpus_per_device", "throttle", "devices", "num_nodes", "signal_seconds", "micro_batch", "margin"):
             number = getattr(self, key)
-            _require(number in (None, "auto") or number >= 1, f"{key} must be at least 1, got {number}")
-        _require(self.max_requeues >= 0, f"max_requeues must not be negative, got {self.max_requeues}")
+            require(number in (None, "auto") or number >= 1, f"{key} must be at least 1, got {number}")
+        require(self.max_requeues >= 0, f"max_requeues must not be negative, got {self.max_requeues}")
         flops = self.flops_per_second
-        _require(flops is None or flops > 0, f"flops_per_second must be positive, got {flops}")
+        require(flops is None or flops > 0, f"flops_per_second must be positive, got {flops}")
         for key in ("memory_per_node", "memory_per_device"):
             size = getattr(self, key)
             fine = size is None or re.fullmatch(r"\d+[KMGT]", size)
-            _require(fine, f"{key} must be a size such as 64G, got {size!r}")
-        _require(
-            not (self.memory_per_node and self.memory_per_device),
-            "give memory_per_node or memory_per_device, not both",
+            require(fine, f"{key} must be a size such as 64G, got {size!r}")
+        require(
+            not (self.memory_per_node and self.memory_per_device), "give memory_per_node or memory_per_device, not both"
         )
-        _require(self.max_minutes, f"max_time must be a time such as 90min, 24h or 2d, got {self.max_time!r}")
-        _require(
+        require(self.max_minutes, f"max_time must be a time such as 90min, 24h or 2d, got {self.max_time!r}")
+        require(
             self.max_minutes >= self.shortest_limit,
             f"max_time {self.max_time} leaves too little before the signal: give at least {self.shortest_limit}min, "
             f"or a smaller signal_seconds than {self.signal_seconds}",
         )
         for module in self.modules:
-            _require(module and module.isprintable(), f"modules must be names, got {module!r}")
+            require(module and module.isprintable(), f"modules must be names, got {module!r}")
         for key, (pattern, words, ours, null) in _MAPPINGS.items():
             values = getattr(self, key)
             for name in values:
-                _require(re.fullmatch(pattern, str(name)), f"{key}: expected {words}, got {name!r}")
-                _require(name not in ours, f"{key}: {name} is the pipeline's to set")
+                require(re.fullmatch(pattern, str(name)), f"{key}: expected {words}, got {name!r}")
+                require(name not in ours, f"{key}: {name} is the pipeline's to set")
             texts = {name: null if value is None else _plain(value) for name, value in values.items()}
             object.__setattr__(self, key, texts)
 
@@ -126,11 +125,6 @@ class Profile:
             return dataclasses.replace(run, **changes)
         except RequestError as error:
             raise RequestError(f"profile, width {run.width}: {error}") from None
-
-
-def _require(fine: Any, message: str) -> None:
-    if not fine:
-        raise RequestError(message)
 
 
 def _plain(value: Any) -> str:
@@ -185,15 +179,15 @@ def _profile(path: Path, settings: dict[Any, Any]) -> Profile:
     values = _values(str(path), settings, keys(Profile))
     if "setup" in values:
         values["setup"] = str((path.parent / Path(values["setup"]).expanduser()).resolve())
-        _require(Path(values["setup"]).is_file(), f"{path}: setup {values['setup']} is not a file")
+        require(Path(values["setup"]).is_file(), f"{path}: setup {values['setup']} is not a file")
     profile = _changed(Profile(), str(path), values)
-    _require(isinstance(rules, list), f"{path}: widths: expected a list of rules such as {{from: 1024, devices: 8}}")
+    require(isinstance(rules, list), f"{path}: widths: expected a list of rules such as {{from: 1024, devices: 8}}")
     checked = []
     for number, rule in enumerate(rules, start=1):
         where = f"{path}, rule {number} of widths"
         start = rule.pop("from", None) if isinstance(rule, dict) else None
         begun = type(start) is int and start >= 1
-        _require(begun, f"{where}: start it with from: WIDTH, such as {{from: 1024, devices: 8}}")
+        require(begun, f"{where}: start it with from: WIDTH, such as {{from: 1024, devices: 8}}")
         values = _values(where, rule, _PER_WIDTH)
         _changed(profile, where, values)
         checked.append({"from": start, **values})

@@ -5,12 +5,14 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl
+from pipeline.sweep.launch.slurm.queue import Task
 
 Kind = Literal["array", "report"]
 
@@ -30,6 +32,21 @@ class Submission:
     """SLURM's id; None while sbatch has not answered."""
     refused: str | None = None
     """What sbatch said instead."""
+
+
+def of_runs(submissions: Iterable[Submission], tasks: Iterable[Task]) -> Iterator[tuple[str, Submission, Task]]:
+    """The tasks of the arrays among the submissions, each with the run that it trains."""
+    arrays = {s.name: s for s in submissions if s.kind == "array"}
+    for task in tasks:
+        submission = arrays.get(task.name)
+        if submission is not None and task.index is not None and submission.job in (None, task.job):
+            yield submission.runs[task.index], submission, task
+
+
+def live_reports(submissions: Iterable[Submission], tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """The report jobs among the submissions that wait or run."""
+    jobs = {s.name: s.job for s in submissions if s.kind == "report"}
+    return tuple(task for task in tasks if task.live and jobs.get(task.name, "") in (None, task.job))
 
 
 class Ledger:

@@ -8,7 +8,7 @@ from pipeline.files import tail
 from pipeline.sweep.launch.slurm import queue
 from pipeline.sweep.launch.slurm.queue import SlurmError, Task
 from pipeline.sweep.launch.slurm.sbatch import slurm_folder
-from pipeline.sweep.launch.slurm.submissions import Submission
+from pipeline.sweep.launch.slurm.submissions import Submission, live_reports, of_runs
 from pipeline.sweep.study import Job, ReportJob
 
 
@@ -26,23 +26,14 @@ def ask(submissions: list[Submission]) -> tuple[list[Task], str | None]:
 
 def run_jobs(study: Path, submissions: list[Submission], tasks: list[Task]) -> dict[str, Job]:
     """Every run that was submitted, by name."""
-    arrays = {s.name: s for s in submissions if s.kind == "array"}
-    last = {run: s for s in arrays.values() for run in s.runs}
-    by_run: dict[str, Task] = {}
-    for task in tasks:
-        submission = arrays.get(task.name)
-        if submission is None or task.index is None or submission.job not in (None, task.job):
-            continue
-        run = submission.runs[task.index]
-        if submission is last[run] or task.live:
-            by_run[run] = task
+    last = {run: s for s in submissions if s.kind == "array" for run in s.runs}
+    by_run = {run: task for run, s, task in of_runs(submissions, tasks) if s is last[run] or task.live}
     return {run: _job(study, run, submission, by_run.get(run)) for run, submission in last.items()}
 
 
 def report_jobs(submissions: list[Submission], tasks: list[Task]) -> tuple[ReportJob, ...]:
     """The report jobs that wait or run."""
-    names = {s.name for s in submissions if s.kind == "report"}
-    return tuple(ReportJob(str(t), t.state, t.reason) for t in tasks if t.live and t.name in names)
+    return tuple(ReportJob(str(t), t.state, t.reason) for t in live_reports(submissions, tasks))
 
 
 def _job(study: Path, run: str, submission: Submission, task: Task | None) -> Job:

@@ -15,10 +15,10 @@ from pipeline.recipes import load_run, shipped_folder
 from pipeline.sweep import status
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import grid
-from pipeline.sweep.launch.lock import study_lock
 from pipeline.sweep.launch.slurm import arrays, queue, watch
 from pipeline.sweep.launch.slurm.queue import SlurmError
 from pipeline.sweep.launch.slurm.submissions import Ledger
+from pipeline.sweep.study import study_lock
 from tests.support.slurm_stand_in import FakeSlurm, ledger, preview, profile_file, submit
 from tests.support.studies import finish
 
