@@ -1,5 +1,5 @@
-"""The prediction for a width, trained or not: optimal, max-stable and recommended learning rate, and what to doubt of
-them."""
+"""The prediction for a width, trained or not: optimal, max-stable and recommended learning rate, its price, and what to
+doubt of them."""
 
 import math
 from dataclasses import dataclass
@@ -7,17 +7,18 @@ from typing import Literal
 
 from pipeline.analysis.fit.advice import Advice, advise
 from pipeline.analysis.fit.fitted import QUANTITIES, Lr, Quantity
+from pipeline.analysis.fit.regret import Price
 from pipeline.analysis.fit.study_fit import GroupFit
 
-# A recommended learning rate keeps this distance from the learning rate above which more than `RISK` of runs are
-# unstable.
+# Where the optimum is not known, what is recommended keeps this distance from the learning rate above which more than
+# `RISK` of runs are unstable.
 MARGIN_OCTAVES = 1.0
 RISK = 0.05
 
 # Beyond this factor past the widest width trained, the power law itself is an assumption that nothing checks.
 FAR = 4.0
 
-Why = Literal["no interval", "nothing known", "optimum unknown", "edge unknown", "optimum", "edge"]
+Why = Literal["no interval", "nothing known", "optimum unknown", "edge unknown", "least regret"]
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,25 @@ class Recommendation:
 
     lr: float | None
     why: Why
-    """optimum: it is that. edge: half of what 95 % of runs stand, since the optimum lies closer to the edge or
-    above."""
-    optimum: float = math.nan
-    ceiling: float = math.nan
-    """Half of the learning rate that 95 % of runs stand."""
+    """optimum unknown: half of what 95 % of runs stand."""
+    price: Price | None = None
+    """Of the least expected regret."""
     largest_stable: float = math.nan
-    """The largest learning rate of which a run was stable; where nothing else is known of the edge."""
+    """The largest learning rate of which a run was stable, at any width."""
 
 
 @dataclass(frozen=True)
 class Doubt:
     """One thing that a prediction's interval does not hold."""
 
-    kind: Literal["no interval", "far wider", "far narrower", "drift", "unchecked", "edge-limited", "grid end"]
+    kind: Literal[
+        "no interval", "beyond tried", "far wider", "far narrower", "drift", "unchecked", "edge-limited", "grid end"
+    ]
     quantity: Quantity = "optimal"
     widths: tuple[int, ...] = ()
     """far: the nearest one trained. grid end: where the best learning rate tried is the last."""
+    tried: float = math.nan
+    """beyond tried: the largest learning rate of any run of the family."""
 
 
 @dataclass(frozen=True)
@@ -75,28 +78,27 @@ def predict(group: GroupFit, width: int, level: float) -> LrPrediction:
         else advise(fitted.observed[quantity], group.grid.runs, width, group.width_step)
         for quantity in (QUANTITIES if fitted.intervals else ())
     }
-    recommended = _recommend(group, optimal, safe)
+    recommended = _recommend(group, width, level, optimal, safe)
     bare = [] if fitted.intervals else [Doubt("no interval")]
-    doubts = (*bare, *_far(group, width), *_doubts(group, width, trained))
+    tried = float(group.grid.runs.lr.max())
+    beyond = [lr for lr in (recommended.lr, optimal and optimal.value) if lr and lr > tried * (1 + 1e-9)]
+    untried = [Doubt("beyond tried", tried=tried)] if beyond else []
+    doubts = (*untried, *bare, *_far(group, width), *_doubts(group, width, trained))
     return LrPrediction(group, width, level, optimal, max_stable, safe, recommended, doubts, advice)
 
 
-def _recommend(group: GroupFit, optimum: Lr | None, safe: float | None) -> Recommendation:
+def _recommend(group: GroupFit, width: int, level: float, optimum: Lr | None, safe: float | None) -> Recommendation:
     if not group.fitted.intervals:
         return Recommendation(None, "no interval")
-    ceiling = None if safe is None else safe * 2.0**-MARGIN_OCTAVES
-    if optimum is None and ceiling is None:
+    runs, unstable = group.grid.runs, group.grid.labels.unstable
+    stable = 2.0 ** float(max(runs.x[~unstable], default=-math.inf))
+    price = group.fitted.price(width, level)
+    if price is not None:
+        why: Why = "edge unknown" if math.isnan(price.diverges) else "least regret"
+        return Recommendation(price.lr, why, price, stable)
+    if safe is None:
         return Recommendation(None, "nothing known")
-    if optimum is None:
-        return Recommendation(ceiling, "optimum unknown")
-    best = optimum.value
-    if ceiling is None:
-        runs, unstable = group.grid.runs, group.grid.labels.unstable
-        stable = 2.0 ** float(max(runs.x[~unstable], default=-math.inf))
-        return Recommendation(best, "edge unknown", best, largest_stable=stable)
-    if best <= ceiling:
-        return Recommendation(best, "optimum", best, ceiling)
-    return Recommendation(ceiling, "edge", best, ceiling)
+    return Recommendation(safe * 2.0**-MARGIN_OCTAVES, "optimum unknown", None, stable)
 
 
 def _far(group: GroupFit, width: int) -> list[Doubt]:

@@ -85,6 +85,8 @@ class GroupFit:
     predicted: dict[Quantity, Predicted]
     width_step: int
     """Every width is a multiple of it."""
+    unit: str
+    """What runs are compared in."""
 
     @property
     def widths(self) -> tuple[WidthFit, ...]:
@@ -161,4 +163,5 @@ def _fit_group(key: Any, rows: pd.DataFrame, study: Study, measure: Measure, est
         estimator.fit(grid),
         predicted(study.config, param, optimizer, loss),
         study.config.width_step,
+        "error rate" if measure.is_accuracy else LOSSES[loss].unit,
     )

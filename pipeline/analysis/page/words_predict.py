@@ -1,6 +1,7 @@
 """A prediction in words, and as JSON that says the same."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,7 @@ from pipeline.analysis.fit.estimators import DEFAULT
 from pipeline.analysis.fit.fitted import Lr, Quantity
 from pipeline.analysis.fit.predict import Doubt, LrPrediction
 from pipeline.analysis.fit.study_fit import StudyFit
-from pipeline.analysis.page import words
-from pipeline.analysis.page.words import TIMES
+from pipeline.analysis.page import words, words_fit
 from pipeline.analysis.page.words_fit import NAME
 from pipeline.analysis.study.load import GROUP
 from pipeline.console import wrapped
@@ -19,27 +19,37 @@ _ADVISED: dict[Quantity, str] = {"optimal": "optimum", "max_stable": "max-stable
 
 
 def reason(one: LrPrediction) -> str:
-    """Where the recommended learning rate comes from, or why there is none."""
+    """What the recommended learning rate costs, or why there is none."""
     r = one.recommended
     match r.why:
         case "no interval":
             called = one.group.estimator.called
-            return f"{called} has no interval, so that no distance from the edge can be vouched for"
+            return f"{called} has no interval, so that no price can be put on a learning rate"
         case "nothing known":
             return "neither the optimum nor the edge is known there"
         case "optimum unknown":
             return "half of the learning rate that 95 % of runs stand; the optimum is not known there"
         case "edge unknown":
             stable = words.lr(r.largest_stable)
-            return f"the optimum; the edge is not known there, and {stable} is the largest rate seen to be stable"
-        case "optimum":
-            below = f"{TIMES}{2 * r.ceiling / r.optimum:.2g}"
-            return f"the optimum, which lies {below} below the rate that 95 % of runs stand"
-        case "edge":
-            best = words.lr(r.optimum)
-            return (
-                f"half of the rate that 95 % of runs stand; the optimum, {best}, lies closer to the edge or above that"
-            )
+            return f"{_price(one)}; the edge is not known there, and {stable} is the largest rate seen to be stable"
+        case "least regret":
+            assert r.price is not None
+            return f"{_price(one)}; {words_fit.percent(r.price.diverges)} to diverge"
+
+
+def _price(one: LrPrediction) -> str:
+    price = one.recommended.price
+    assert price is not None
+    most = f"at most {cost(price.at_most)}" if math.isfinite(price.at_most) else "no bound since runs may diverge"
+    unit = f" {one.group.unit}" if one.group.unit else ""
+    return f"expected to cost {cost(price.expected)}{unit} over the best, {most} ({100 * one.level:g} %)"
+
+
+def cost(value: float) -> str:
+    """Two digits; what is not worth telling apart from nothing is bounded."""
+    if math.isinf(value):
+        return "unbounded"
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def warning(one: LrPrediction, doubt: Doubt) -> str:
@@ -49,6 +59,9 @@ def warning(one: LrPrediction, doubt: Doubt) -> str:
         case "no interval":
             called = words.capital(one.group.estimator.called)
             return f"{called} gives no interval for a prediction; --estimator {DEFAULT} does."
+        case "beyond tried":
+            tried = words.lr(doubt.tried)
+            return f"Beyond the largest learning rate tried at any width, {tried}: nothing was seen there."
         case "far wider":
             times = f"{width / doubt.widths[0]:.3g}"
             return f"Width {width} is {times} times the widest trained: nothing checks the power law that far out."
@@ -76,12 +89,13 @@ def sentences(one: LrPrediction) -> list[str]:
     """The prediction in words; the first lines answer, the rest qualify."""
     percent = f"{100 * one.level:g} %"
     edge = "max-stable lr " if one.group.estimator.max_stable else "unstable from "
-    lines = [f"optimal lr      {_value(one.optimal, percent)}", f"{edge}  {_value(one.max_stable, percent)}"]
+    lines = [f"! {warning(one, doubt)}" for doubt in one.doubts if doubt.kind == "beyond tried"]
+    lines += [f"optimal lr      {_value(one.optimal, percent)}", f"{edge}  {_value(one.max_stable, percent)}"]
     if one.recommended.lr is None:
         lines.append(f"recommended lr  none: {reason(one)}.")
     else:
         lines.append(f"recommended lr  {words.lr(one.recommended.lr)}: {reason(one)}.")
-    lines += [f"! {warning(one, doubt)}" for doubt in one.doubts]
+    lines += [f"! {warning(one, doubt)}" for doubt in one.doubts if doubt.kind != "beyond tried"]
     for quantity, advice in one.advice.items():
         name, ways = _ADVISED[quantity], [way for way in advice if way.shrink < 0.97]
         if ways:
@@ -138,6 +152,7 @@ def as_json(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> dict[str, 
                 },
                 "safe": one.safe,
                 "recommended": one.recommended.lr,
+                "price": _price_json(one),
                 "reason": reason(one),
                 "warnings": [warning(one, doubt) for doubt in one.doubts],
                 "advice": {
@@ -147,3 +162,10 @@ def as_json(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> dict[str, 
             for one in predictions
         ],
     }
+
+
+def _price_json(one: LrPrediction) -> dict[str, float | None] | None:
+    price = one.recommended.price
+    if price is None:
+        return None
+    return {key: value if math.isfinite(value) else None for key, value in dataclasses.asdict(price).items()}

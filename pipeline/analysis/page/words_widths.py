@@ -1,12 +1,15 @@
 """Predictions for several widths as a table."""
 
+import math
 from collections.abc import Sequence
 
 from pipeline.analysis.fit.fitted import Lr
 from pipeline.analysis.fit.predict import LrPrediction
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words
-from pipeline.analysis.page.words_predict import warning
+from pipeline.analysis.page.words import DASH
+from pipeline.analysis.page.words_fit import percent
+from pipeline.analysis.page.words_predict import cost, warning
 from pipeline.console import wrapped
 
 
@@ -17,7 +20,16 @@ def summary(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> str:
     lines = [f"{fitted.study.name}: learning rates by {fitted.measure.name}, with {100 * level:g} % intervals"]
     for group in fitted.groups:
         of_group = [one for one in predictions if one.group is group]
-        header = ("width", "optimal lr", f"{group.estimator.edge_name} lr", "recommended lr")
+        at_most = f"at most ({100 * level:g} %)"
+        header = (
+            "width",
+            "optimal lr",
+            f"{group.estimator.edge_name} lr",
+            "recommended lr",
+            "costs",
+            at_most,
+            "diverges",
+        )
         lines += ["", words.group_title(group), *words.aligned([header, *map(_row, of_group)])]
         for note in dict.fromkeys(warning(one, doubt) for one in of_group for doubt in one.doubts):
             lines += wrapped(f"! {note}", "  ")
@@ -27,7 +39,17 @@ def summary(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> str:
 def _row(one: LrPrediction) -> tuple[str, ...]:
     trained = " (trained)" if one.width in one.group.grid.runs.widths else ""
     recommended = "none" if one.recommended.lr is None else words.lr(one.recommended.lr)
-    return f"{one.width}{trained}", _cell(one.optimal), _cell(one.max_stable), recommended
+    price = one.recommended.price
+    costs = (
+        (DASH, DASH, DASH)
+        if price is None
+        else (
+            cost(price.expected),
+            cost(price.at_most),
+            DASH if math.isnan(price.diverges) else percent(price.diverges),
+        )
+    )
+    return f"{one.width}{trained}", _cell(one.optimal), _cell(one.max_stable), recommended, *costs
 
 
 def _cell(lr: Lr | None) -> str:
