@@ -25,8 +25,8 @@ import scipy
 
 from benchmarks.studies import JITTER, WORLDS, Design, Truth, World, draw, make_runs
 from pipeline.analysis.fit import published
-from pipeline.analysis.fit.local import Estimate, estimate
 from pipeline.analysis.fit.evidence import decided
+from pipeline.analysis.fit.local import Estimate, estimate
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.study.grid import grid_of
 from pipeline.analysis.study.runs import Floats, Runs
@@ -79,7 +79,7 @@ def study(cell: Cell, seed: int) -> list[float]:
     truth = draw(WORLDS[cell.world], cell.design.n_widths, JITTER[cell.jitter], rng)
     runs = make_runs(truth, cell.design)
     aligned = make_runs(truth, replace(cell.design, staggered=False)) if cell.design.staggered else runs
-    found = estimate(runs, LANGUAGE)
+    found = estimate(runs)
     return [
         *np.subtract(paper_exponents(runs), (truth.alpha, truth.beta)),
         *np.subtract(paper_exponents(aligned), (truth.alpha, truth.beta)),

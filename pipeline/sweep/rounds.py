@@ -18,9 +18,7 @@ from pipeline.analysis.fit.study_fit import runs_of
 from pipeline.analysis.study.load import load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS
 from pipeline.analysis.study.runs import Runs
-from pipeline.analysis.study.stability import Rule
 from pipeline.config import RunConfig
-from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl, write_atomic
 from pipeline.run.directory import RunDir
@@ -155,7 +153,6 @@ def _aim(config: SweepConfig, param: str) -> Aim:
         half_width=config.target_half_width,
         cost=costs.__getitem__,
         first_seed=first,
-        rule=Rule(LOSSES[config.loss].judged, config.n_classes),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.analysis.fit import local, published
 from pipeline.analysis.fit.fitted import Fitted
 from pipeline.analysis.study.grid import Grid
+from pipeline.analysis.study.stability import TRAJECTORY, Rule
 from pipeline.errors import RequestError
 
 
@@ -20,11 +21,16 @@ class Estimator:
     title: str = ""
     """How people call it, with its article; empty: by its name."""
     max_stable: bool = True
-    """Whether its edge is the largest stable learning rate; else it is the minimal unstable one, as published."""
+    """Whether its edge is the largest stable learning rate by trajectory; else it is the minimal unstable one by the
+    published criterion."""
 
     @property
     def called(self) -> str:
         return self.title or f"the estimator {self.name}"
+
+    def rule(self, judged: bool, n_classes: int | None) -> Rule:
+        """What makes a run unstable, under a loss whose final values are `judged`."""
+        return TRAJECTORY if self.max_stable else Rule(judged, n_classes)
 
     @property
     def edge_name(self) -> str:

@@ -35,7 +35,7 @@ from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.regret import Price, cheapest
 from pipeline.analysis.study.grid import Grid, GridEnd
 from pipeline.analysis.study.runs import Bools, Floats, Runs
-from pipeline.analysis.study.stability import LANGUAGE, Intervals, Labels, Rule, intervals, label
+from pipeline.analysis.study.stability import LANGUAGE, Cause, Intervals, Labels, Rule, intervals, label
 
 # The optimum counts as limited by the edge where it comes within this many octaves of it at half the widths or more.
 EDGE_GAP = 0.5
@@ -52,7 +52,6 @@ class Estimate:
     """One family of curves, fitted."""
 
     runs: Runs
-    rule: Rule
     labels: Labels
     seen: Intervals
     near: tuple[Neighbourhood, ...]
@@ -175,20 +174,22 @@ class Estimate:
         return math.exp(level) if self.log_loss else level
 
 
-def estimate(runs: Runs, rule: Rule = LANGUAGE) -> Estimate:
-    """Fit one family of curves. Never raises for what the runs cannot tell: that is None or nan in the result."""
-    labels = label(runs, rule)
+def estimate(runs: Runs, published: Rule = LANGUAGE) -> Estimate:
+    """Fit one family of curves; what is unstable is so by trajectory, and the `published` criterion only says which runs
+    are no part of a valley. Never raises for what the runs cannot tell: that
+    is None or nan in the result."""
+    labels = label(runs)
     finite = np.isfinite(runs.loss)
     # in logarithms, valleys that fall a hundredfold keep their shape, and so do those whose losses shrink with width
     log_loss = bool(np.all(runs.loss[finite] > 0))
     y_R = np.log(runs.loss) if log_loss else runs.loss
-    near, scale = neighbourhoods(runs, labels, intervals(runs, labels), y_R)
+    failed = label(runs, published).cause == Cause.FAILED
+    near, scale = neighbourhoods(runs, labels, failed, intervals(runs, labels), y_R)
     fitted = optima(near, scale) if near else None
     seen = intervals(runs, labels, _half_recovered(runs, y_R, labels, fitted, scale))
     no_valley = fitted is not None and float(fitted.evidence.sum()) < SEEN
     return Estimate(
         runs=runs,
-        rule=rule,
         labels=labels,
         seen=seen,
         near=tuple(near),
@@ -227,7 +228,7 @@ def _half_recovered(runs: Runs, y_R: Floats, labels: Labels, fitted: Optima | No
 
 def fit(grid: Grid) -> Fitted:
     """`estimate` as an estimator of studies."""
-    known = estimate(grid.runs, grid.rule)
+    known = estimate(grid.runs)
     posteriors = {quantity: known.exponent(quantity) for quantity in QUANTITIES}
 
     def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:

@@ -29,6 +29,8 @@ _MOST_RUNS, _BIN = 160, 1 / 16
 # A valley has no peak: a run so many noises above both neighbours, where other seeds are not, is a stray.
 _STRAY = 8.0
 
+_KEPT_ABOVE = 2
+
 # Two runs this far apart, in octaves, share their misfit to e^-1/2; a quarter of it no other run shares.
 _MISFIT_REACH, _OWN_MISFIT = 0.7, 0.25
 
@@ -125,12 +127,15 @@ class Neighbourhood:
         return found
 
 
-def neighbourhoods(runs: Runs, labels: Labels, seen: Intervals, y_R: Floats) -> tuple[list[Neighbourhood], Scale]:
-    """Of every width that has three learning rates near its best; y is what stands for the losses."""
+def neighbourhoods(
+    runs: Runs, labels: Labels, failed: Bools, seen: Intervals, y_R: Floats
+) -> tuple[list[Neighbourhood], Scale]:
+    """Of every width that has three learning rates near its best; y is what stands for the losses. Runs that `failed` by
+    the published criterion are too far above the bottom to tell of it."""
     first = {(n, seed): high for n, seed, high in zip(seen.width.tolist(), seen.seed.tolist(), seen.high, strict=True)}
     keys = zip(runs.width.tolist(), runs.seed.tolist(), strict=True)
     # what came through above its seed's first unstable learning rate is luck, and no part of the valley
-    stable = ~labels.unstable & np.isfinite(runs.loss) & (runs.x < np.array([first[key] for key in keys]))
+    stable = ~labels.unstable & ~failed & np.isfinite(runs.loss) & (runs.x < np.array([first[key] for key in keys]))
     kept = []
     for width, best in zip(runs.widths, labels.best_x.tolist(), strict=True):
         here = runs.width == width
@@ -145,7 +150,7 @@ def neighbourhoods(runs: Runs, labels: Labels, seen: Intervals, y_R: Floats) -> 
         )  # fmt: skip
         kept.append(one)
     scale = _pilot(kept)
-    return [_averaged(_without_strays(one, scale.noise)) for one in kept], scale
+    return [_averaged(_without_heights(_without_strays(one, scale.noise))) for one in kept], scale
 
 
 def _pilot(kept: list[Neighbourhood]) -> Scale:
@@ -175,6 +180,17 @@ def _without_strays(one: Neighbourhood, noise: float) -> Neighbourhood:
                        for i in range(len(x))])  # fmt: skip
     cap = np.maximum(np.r_[-math.inf, middle[:-1]], np.r_[middle[1:], math.inf])
     kept = one.y_R <= cap[place] + _STRAY * noise
+    return _where(one, kept) if len(np.unique(one.x_R[kept])) >= LEAST_LRS else one
+
+
+def _without_heights(one: Neighbourhood) -> Neighbourhood:
+    """Without what lies higher above the optimum than anything below it: a cliff's wall is no part of the valley. Two
+    learning rates above the best stay in any case."""
+    x, place, mean = one._mean
+    best = int(np.argmin(mean))
+    high = np.flatnonzero(mean > mean[: best + 1].max())
+    high = high[high > best + _KEPT_ABOVE]
+    kept = place < (high[0] if len(high) else len(x))
     return _where(one, kept) if len(np.unique(one.x_R[kept])) >= LEAST_LRS else one
 
 

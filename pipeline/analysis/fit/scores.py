@@ -11,13 +11,13 @@ from scipy.interpolate import make_interp_spline
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
+from pipeline.analysis.fit import estimators
 from pipeline.analysis.fit.fitted import QUANTITIES, Quantity
 from pipeline.analysis.fit.ledger import Line, Predicted
 from pipeline.analysis.fit.measured import Measured, Regret, Unmeasured, edge, optimum, regret
 from pipeline.analysis.fit.study_fit import runs_of
 from pipeline.analysis.study.load import GROUP, Study
 from pipeline.analysis.study.runs import Floats
-from pipeline.analysis.study.stability import Rule
 from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl
@@ -171,7 +171,7 @@ def _score(study: Study, rows: pd.DataFrame, line: Line, quantity: Quantity, pre
     if line.measure.column not in rows:
         return Waiting(line, quantity, Unmeasured.FEW)
     runs = runs_of(rows, line.measure)
-    rule = Rule(LOSSES[line.loss].judged, study.config.n_classes)
+    rule = estimators.get(line.estimator).rule(LOSSES[line.loss].judged, study.config.n_classes)
     measured = optimum(runs) if quantity == "optimal" else edge(runs, rule)
     if isinstance(measured, Unmeasured):
         return Waiting(line, quantity, measured)

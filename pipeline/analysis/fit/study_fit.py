@@ -19,7 +19,7 @@ from pipeline.analysis.study.grid import Curve, Edge, Grid, GridWidth, Optimum, 
 from pipeline.analysis.study.load import GROUP, Study, load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS, Measure
 from pipeline.analysis.study.runs import Runs
-from pipeline.analysis.study.stability import Rule, is_lost
+from pipeline.analysis.study.stability import is_lost
 from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
@@ -146,14 +146,14 @@ def runs_of(rows: pd.DataFrame, measure: Measure) -> Runs:
         rows["lr"].to_numpy(),
         rows["seed"].to_numpy(),
         np.where(lost, math.inf, loss),
-        rows["left_for_good"].to_numpy(),
+        (rows["left_for_good"] | rows["lost_ground"]).to_numpy(),
         rows["final_train_accuracy"].to_numpy(),
     )
 
 
 def _fit_group(key: Any, rows: pd.DataFrame, study: Study, measure: Measure, estimator: Estimator) -> GroupFit:
     param, optimizer, loss = key
-    grid = grid_of(runs_of(rows, measure), Rule(LOSSES[loss].judged, study.config.n_classes))
+    grid = grid_of(runs_of(rows, measure), estimator.rule(LOSSES[loss].judged, study.config.n_classes))
     return GroupFit(
         param,
         optimizer,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.analysis.study.stability import left_for_good
+from pipeline.analysis.study.stability import left_for_good, lost_ground
 from pipeline.analysis.study.table import Row, rows
 from pipeline.config import RunConfig, counted_settings, default_settings
 from pipeline.errors import RequestError
@@ -31,7 +31,7 @@ class Study:
     (completed, diverged, aborted), initial_loss, final_train_loss, final_val_loss (of the training loss, in nats for
     cross-entropy; nan: not finite), last_train_loss, best_train_loss, best_val_loss (of what was recorded),
     final_train_accuracy, final_val_accuracy (nan without classes), steps, tokens, seconds, tokens_per_second,
-    parameters, diverged_at (step or nan) and left_for_good.
+    parameters, diverged_at (step or nan), left_for_good and lost_ground.
     """
 
     dirs: tuple[Path, ...]
@@ -70,6 +70,7 @@ def load_study(study_dirs: Sequence[Path]) -> Study:
     _require_distinct_points(finished)
     for row in finished:
         row["left_for_good"] = left_for_good(row.pop("records_above"))
+        row["lost_ground"] = lost_ground(row.pop("share_lost"), row.pop("noises_lost"))
     runs = pd.DataFrame(finished).drop(columns=["settings", "data", "run_dir"]).sort_values(POINT, ignore_index=True)
     config = RunDir(finished[0]["run_dir"]).config()
     return Study(tuple(study_dirs), runs, config, n_unfinished, n_failed)

@@ -27,7 +27,7 @@ class Runs:
     loss: Floats
     """What is minimized over learning rates; inf: lost, the run has no usable final value."""
     left: Bools
-    """The trajectory left the stable region for good (`stability.left_for_good`)."""
+    """The trajectory left the stable region or lost ground for good (`stability.left_for_good`, `lost_ground`)."""
     accuracy: Floats
     """Final training accuracy, for the label of classifiers; nan without classes."""
 

@@ -1,6 +1,8 @@
 """Stability: which single runs are unstable (design, section 4), and what each seed then says of its width's edge.
 
-The one definition: estimators, tables, figures and pages read these labels.
+Two edges, never mixed: by trajectory (`TRAJECTORY`), which needs no other run to compare with, and by the published
+criterion (`Rule`), which compares final values. The one definition: estimators, tables, figures and pages read these
+labels.
 """
 
 import math
@@ -15,6 +17,12 @@ from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs
 # Consecutive logged losses above the initial one, at the end of the run, after which it counts as gone for good.
 # More than one, because batches are noisy; few, because catapults recover and must be given the time to.
 PATIENCE = 5
+
+# A run lost ground for good where its smoothed final loss lies above its own smoothed minimum by more than so much of
+# what it had gained since initialization, and by so many times its noise. A smooth shoulder gains less, but keeps it.
+SHARE_LOST, NOISES_LOST = 0.25, 4.0
+_SMOOTHED = 0.05  # of the records, that a mean is taken over
+_LEAST_SMOOTHED = 5
 
 # Cross-entropy by which a language model's final loss may exceed the width's best and still count as stable
 # (paper, D.4: Fig. 5 and 6).
@@ -34,6 +42,28 @@ def left_for_good(above: int) -> bool:
     return above >= PATIENCE
 
 
+def ground_lost(losses: NDArray[np.float64]) -> tuple[float, float]:
+    """How far the smoothed training loss ended above its own minimum: as a share of what had been gained from the first
+    record to that minimum, and in standard deviations of a smoothed value. (0, 0): it did not, or it was not seen long
+    enough."""
+    window = max(_LEAST_SMOOTHED, round(_SMOOTHED * len(losses)))
+    if len(losses) < 3 * window or not np.isfinite(losses).all():
+        return 0.0, 0.0
+    smooth = np.convolve(losses, np.full(window, 1 / window), mode="valid")
+    least, lost = float(smooth.min()), float(smooth[-1] - smooth.min())
+    gained = float(losses[0]) - least
+    off = np.diff(losses[-2 * window :])  # differences, so that a slope is no noise
+    noise = float(np.std(off)) / math.sqrt(2 * window)
+    if lost <= 0 or gained <= 0:
+        return 0.0, 0.0
+    return lost / gained, lost / max(noise, 1e-12)
+
+
+def lost_ground(share: float, noises: float) -> bool:
+    """Whether a run with such `ground_lost` lost ground for good."""
+    return share > SHARE_LOST and noises > NOISES_LOST
+
+
 def is_lost(status: str, final_loss: float) -> bool:
     """Whether a finished run has no usable final loss: it diverged, or was aborted.
 
@@ -50,13 +80,14 @@ def accuracy_floor(n_classes: int) -> float:
 
 @dataclass(frozen=True)
 class Rule:
-    """When a run that ended with a finite loss still failed, at or above the optimum.
+    """When a run that ended with a finite loss still failed, at or above the optimum: the published criterion.
 
     Beside divergence and leaving for good, which count for all: under cross-entropy a language model by its loss, a
     classifier of `n_classes` by its accuracy; under squared losses nothing else (paper, D.4).
     """
 
     cross_entropy: bool = True
+    """Whether final values are compared at all; else only trajectories count."""
     n_classes: int | None = None
 
     def failed(self, runs: Runs, best_loss: float) -> Bools:
@@ -68,6 +99,7 @@ class Rule:
 
 
 LANGUAGE = Rule()
+TRAJECTORY = Rule(cross_entropy=False)
 
 
 class Cause(IntEnum):
@@ -77,7 +109,7 @@ class Cause(IntEnum):
     WIDTH = 1
     """Nothing at its width trains as well as at a narrower one, or nothing there is usable."""
     LEFT = 2
-    """It left the stable region for good."""
+    """It left the stable region for good, or lost ground for good."""
     FAILED = 3
     """Its final loss or accuracy is too bad beside its width's best (`Rule`)."""
     LOST = 4
@@ -104,7 +136,7 @@ class Labels:
         return unstable
 
 
-def label(runs: Runs, rule: Rule = LANGUAGE) -> Labels:
+def label(runs: Runs, rule: Rule = TRAJECTORY) -> Labels:
     """Label every run.
 
     Unstable is a run that is lost, wherever it lies; at or above its width's best learning rate also one that left for

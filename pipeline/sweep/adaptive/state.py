@@ -11,7 +11,6 @@ from pipeline.analysis.fit.fitted import Quantity
 from pipeline.analysis.fit.local import Estimate, estimate
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.study.runs import Runs
-from pipeline.analysis.study.stability import Rule
 
 SCAN_STEP = 2.0  # octaves between runs of the scan
 SAME = 0.05  # octaves within which two runs tell the same
@@ -31,7 +30,6 @@ class Aim:
     cost: Callable[[int], float]
     """Of one run at a width; the unit does not matter."""
     first_seed: int = 0
-    rule: Rule = Rule()
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class State:
     @cached_property
     def known(self) -> Estimate:
         assert len(self.runs)
-        return estimate(self.runs, self.aim.rule)
+        return estimate(self.runs)
 
     def half_width(self, quantity: Quantity) -> float:
         """Of the 95 % interval of an exponent; inf: it cannot be told yet, or not from all widths."""
