@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pipeline.analysis.fit import local, published
 from pipeline.analysis.fit.fitted import Fitted
 from pipeline.analysis.study.grid import Grid
-from pipeline.analysis.study.stability import TRAJECTORY, Rule
 from pipeline.errors import RequestError
 
 
@@ -27,10 +26,6 @@ class Estimator:
     @property
     def called(self) -> str:
         return self.title or f"the estimator {self.name}"
-
-    def rule(self, judged: bool, n_classes: int | None) -> Rule:
-        """What makes a run unstable, under a loss whose final values are `judged`."""
-        return TRAJECTORY if self.max_stable else Rule(judged, n_classes)
 
     @property
     def edge_name(self) -> str:

@@ -175,9 +175,8 @@ class Estimate:
 
 
 def estimate(runs: Runs, published: Rule = LANGUAGE) -> Estimate:
-    """Fit one family of curves; what is unstable is so by trajectory, and the `published` criterion only says which runs
-    are no part of a valley. Never raises for what the runs cannot tell: that
-    is None or nan in the result."""
+    """Fit one family of curves; what is unstable is so by trajectory, and the `published` criterion only says which
+    runs are no part of a valley. Never raises for what the runs cannot tell: that is None or nan in the result."""
     labels = label(runs)
     finite = np.isfinite(runs.loss)
     # in logarithms, valleys that fall a hundredfold keep their shape, and so do those whose losses shrink with width
@@ -228,7 +227,7 @@ def _half_recovered(runs: Runs, y_R: Floats, labels: Labels, fitted: Optima | No
 
 def fit(grid: Grid) -> Fitted:
     """`estimate` as an estimator of studies."""
-    known = estimate(grid.runs)
+    known = estimate(grid.runs, grid.published)
     posteriors = {quantity: known.exponent(quantity) for quantity in QUANTITIES}
 
     def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:

@@ -130,8 +130,8 @@ class Neighbourhood:
 def neighbourhoods(
     runs: Runs, labels: Labels, failed: Bools, seen: Intervals, y_R: Floats
 ) -> tuple[list[Neighbourhood], Scale]:
-    """Of every width that has three learning rates near its best; y is what stands for the losses. Runs that `failed` by
-    the published criterion are too far above the bottom to tell of it."""
+    """Of every width that has three learning rates near its best; y is what stands for the losses. Runs that `failed`
+    by the published criterion are too far above the bottom to tell of it."""
     first = {(n, seed): high for n, seed, high in zip(seen.width.tolist(), seen.seed.tolist(), seen.high, strict=True)}
     keys = zip(runs.width.tolist(), runs.seed.tolist(), strict=True)
     # what came through above its seed's first unstable learning rate is luck, and no part of the valley

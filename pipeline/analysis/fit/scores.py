@@ -18,6 +18,7 @@ from pipeline.analysis.fit.measured import Measured, Regret, Unmeasured, edge, o
 from pipeline.analysis.fit.study_fit import runs_of
 from pipeline.analysis.study.load import GROUP, Study
 from pipeline.analysis.study.runs import Floats
+from pipeline.analysis.study.stability import TRAJECTORY, Rule
 from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl
@@ -171,7 +172,8 @@ def _score(study: Study, rows: pd.DataFrame, line: Line, quantity: Quantity, pre
     if line.measure.column not in rows:
         return Waiting(line, quantity, Unmeasured.FEW)
     runs = runs_of(rows, line.measure)
-    rule = estimators.get(line.estimator).rule(LOSSES[line.loss].judged, study.config.n_classes)
+    published = Rule(LOSSES[line.loss].judged, study.config.n_classes)
+    rule = TRAJECTORY if estimators.get(line.estimator).max_stable else published
     measured = optimum(runs) if quantity == "optimal" else edge(runs, rule)
     if isinstance(measured, Unmeasured):
         return Waiting(line, quantity, measured)

@@ -19,7 +19,7 @@ from pipeline.analysis.study.grid import Curve, Edge, Grid, GridWidth, Optimum, 
 from pipeline.analysis.study.load import GROUP, Study, load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS, Measure
 from pipeline.analysis.study.runs import Runs
-from pipeline.analysis.study.stability import is_lost
+from pipeline.analysis.study.stability import Rule, is_lost
 from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
@@ -87,6 +87,8 @@ class GroupFit:
     """Every width is a multiple of it."""
     unit: str
     """What runs are compared in."""
+    borrowed: int
+    """Runs of other parameterizations that count at the base width, where all are one model."""
 
     @property
     def widths(self) -> tuple[WidthFit, ...]:
@@ -153,7 +155,9 @@ def runs_of(rows: pd.DataFrame, measure: Measure) -> Runs:
 
 def _fit_group(key: Any, rows: pd.DataFrame, study: Study, measure: Measure, estimator: Estimator) -> GroupFit:
     param, optimizer, loss = key
-    grid = grid_of(runs_of(rows, measure), estimator.rule(LOSSES[loss].judged, study.config.n_classes))
+    own, rows = len(rows), _with_base_width(rows, study.runs)
+    published = Rule(LOSSES[loss].judged, study.config.n_classes)
+    grid = grid_of(runs_of(rows, measure), published, estimator.max_stable)
     return GroupFit(
         param,
         optimizer,
@@ -164,4 +168,19 @@ def _fit_group(key: Any, rows: pd.DataFrame, study: Study, measure: Measure, est
         predicted(study.config, param, optimizer, loss),
         study.config.width_step,
         "error rate" if measure.is_accuracy else LOSSES[loss].unit,
+        len(rows) - own,
     )
+
+
+def _with_base_width(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """With the base width's runs of the other parameterizations of its optimizer and loss, where the group trained that
+    width itself: there all are one model (design, section 4), and the same points trained twice count once."""
+    one = rows.iloc[0]
+    base = runs["width"] == runs["base_width"]
+    if not (rows["width"] == rows["base_width"]).any():
+        return rows
+    others = runs[
+        base & (runs["param"] != one["param"]) & (runs["optimizer"] == one["optimizer"]) & (runs["loss"] == one["loss"])
+    ]
+    both = pd.concat([rows, others]).drop_duplicates(["width", "lr", "seed"], keep="first")
+    return both.sort_values(["width", "lr", "seed"], kind="stable")

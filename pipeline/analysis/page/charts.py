@@ -234,7 +234,7 @@ def _reason(w: WidthFit, place: int, cause: Cause) -> str:
     return {
         Cause.STABLE: "",
         Cause.WIDTH: "nothing at this width trains as well as at a narrower one",
-        Cause.LEFT: "left for good",
+        Cause.LEFT: "left, or lost ground, for good",
         Cause.FAILED: f"more than {MARGIN:g} above the best {w.optimum.loss:.3f}"
         if math.isnan(accuracy)
         else f"accuracy {accuracy:.0%}",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs
-from pipeline.analysis.study.stability import Cause, Intervals, Labels, Rule, intervals, label
+from pipeline.analysis.study.stability import TRAJECTORY, Cause, Intervals, Labels, Rule, intervals, label
 
 GridEnd = Literal["no", "low", "high", "both"]
 
@@ -118,17 +118,18 @@ class Grid:
     """A family of curves: its runs, their labels, and its widths, narrowest first."""
 
     runs: Runs
-    rule: Rule
+    published: Rule
+    """The published criterion of its loss."""
     labels: Labels
     widths: tuple[GridWidth, ...]
 
 
-def grid_of(runs: Runs, rule: Rule) -> Grid:
-    """Of the runs of one family."""
-    labels = label(runs, rule)
+def grid_of(runs: Runs, published: Rule, by_trajectory: bool = True) -> Grid:
+    """Of the runs of one family, unstable by their trajectories or by the published criterion."""
+    labels = label(runs, TRAJECTORY if by_trajectory else published)
     seen = intervals(runs, labels)
     widths = [_width(runs, labels, seen, place) for place in range(len(runs.widths))]
-    return Grid(runs, rule, labels, tuple(widths))
+    return Grid(runs, published, labels, tuple(widths))
 
 
 def _width(runs: Runs, labels: Labels, seen: Intervals, place: int) -> GridWidth:
