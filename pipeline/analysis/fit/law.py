@@ -89,7 +89,8 @@ class Pair:
         """Of a width where both were measured; of the edge mean and standard deviation."""
         n = len(optimum.weight)
         covariance = np.zeros((n, 2, 2))
-        covariance[:, 0, 0], covariance[:, 1, 1] = optimum.sd**2, edge.standard_deviation**2
+        variance = edge.standard_deviation**2 if math.isfinite(edge.mean) else 0.0
+        covariance[:, 0, 0], covariance[:, 1, 1] = optimum.sd**2, variance
         return Pair(optimum.weight, np.stack([optimum.location, np.full(n, edge.mean)], axis=1), covariance)
 
     def with_scatter(self, sd: float) -> "Pair":

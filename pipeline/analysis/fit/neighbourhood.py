@@ -264,9 +264,9 @@ def log_likelihood(one: Neighbourhood, scale: Scale, places_X: Floats, over: Hyp
     log_prior = np.log(normalized(-0.5 * step**2))[:, None, None]
     log = c * (along - 0.5 * c * square) + log_prior
     top = log.max(axis=0)
-    total = top + np.log(np.exp(log - top).sum(axis=0)) + (white.log_norm_H - 0.5 * rest)[:, None]
-    return total.reshape(*(len(v) for v in (over.noise_N, over.misfit_M, over.shift_S, over.asymmetry_K,
-                                            over.sharpness_P, places_X)))  # fmt: skip
+    total: Floats = top + np.log(np.exp(log - top).sum(axis=0)) + (white.log_norm_H - 0.5 * rest)[:, None]
+    axes = (over.noise_N, over.misfit_M, over.shift_S, over.asymmetry_K, over.sharpness_P, places_X)
+    return total.reshape([len(axis) for axis in axes])
 
 
 def log_likelihood_flat(one: Neighbourhood, scale: Scale, over: Hypotheses = ALL) -> Floats:

@@ -42,22 +42,21 @@ class Price:
 def cheapest(known: Mixture | Pair, curve: Curve, log_loss: bool, worst: float, level: float) -> Price:
     """The learning rate of least expected regret, given the optimum alone or with the edge of one run. `worst` is what
     a diverged run ends with, `curve` the valley in losses, or in their logarithms."""
-    optimum_S, edge_mean_S, edge_sd_S, factor_S, weight_S = _scenarios(known)
-    order = np.argsort(optimum_S)
-    mass = np.cumsum(weight_S[order])
-    low, high = np.interp([0.02, 0.98], mass, optimum_S[order])
+    at = _scenarios(known)
+    order = np.argsort(at.optimum_S)
+    low, high = np.interp([0.02, 0.98], np.cumsum(at.weight_S[order]), at.optimum_S[order])
     x_I = np.linspace(low - 1.5, high + 0.5, _CANDIDATES)
-    u = (x_I[:, None] - optimum_S[None, :]).ravel()
-    height = factor_S * curve.curvature * shape(u, curve.asymmetry, curve.sharpness)[0].reshape(len(x_I), -1)
+    u = (x_I[:, None] - at.optimum_S[None, :]).ravel()
+    height_IS = at.factor_S * curve.curvature * shape(u, curve.asymmetry, curve.sharpness)[0].reshape(len(x_I), -1)
     best = math.exp(curve.level) if log_loss else curve.level
     cost = max(worst - best, 0.0)
     # beyond the worst loss seen, the valley's formula says nothing
-    regret_IS = np.minimum(best * np.expm1(np.minimum(height, 50.0)) if log_loss else height, cost)
-    diverges_IS = np.zeros_like(regret_IS) if edge_sd_S is None else ndtr((x_I[:, None] - edge_mean_S) / edge_sd_S)
-    expected_I = ((1 - diverges_IS) * regret_IS + diverges_IS * cost) @ weight_S
+    regret_IS = np.minimum(best * np.expm1(np.minimum(height_IS, 50.0)) if log_loss else height_IS, cost)
+    diverges_IS = ndtr((x_I[:, None] - at.edge_S) / at.edge_sd_S)
+    expected_I = ((1 - diverges_IS) * regret_IS + diverges_IS * cost) @ at.weight_S
     chosen = int(np.argmin(expected_I))
-    diverges = math.nan if edge_sd_S is None else float(diverges_IS[chosen] @ weight_S)
-    at_most = _quantile(regret_IS[chosen], weight_S * (1 - diverges_IS[chosen]), level)
+    diverges = float(diverges_IS[chosen] @ at.weight_S) if isinstance(known, Pair) else math.nan
+    at_most = _quantile(regret_IS[chosen], at.weight_S * (1 - diverges_IS[chosen]), level)
     return Price(2.0 ** float(x_I[chosen]), float(expected_I[chosen]), at_most, diverges)
 
 
@@ -68,31 +67,38 @@ def _quantile(values: Floats, weight: Floats, level: float) -> float:
     return float(values[order][reached[0]]) if len(reached) else math.inf
 
 
-def _scenarios(known: Mixture | Pair) -> tuple[Floats, Floats | None, Floats | None, Floats, Floats]:
-    """Places of the optimum; mean and standard deviation of the edge given each (None: unknown); factors of the
-    curvature; weights."""
-    pair = known if isinstance(known, Pair) else None
-    weight, mean, sd = (
-        (pair.weight_H, pair.mean_H2[:, 0], np.sqrt(pair.covariance_H22[:, 0, 0]))
-        if pair is not None
-        else (known.weight, known.location, known.sd)  # type: ignore[union-attr]
+@dataclass(frozen=True)
+class _Scenarios:
+    """S things that may be true: the place of the optimum, the edge given it (normal), the curvature's factor."""
+
+    optimum_S: Floats
+    edge_S: Floats
+    edge_sd_S: Floats
+    factor_S: Floats
+    weight_S: Floats
+
+
+def _scenarios(known: Mixture | Pair) -> _Scenarios:
+    if isinstance(known, Pair):
+        pair = known
+    else:  # an edge that nobody has seen
+        pair = Pair.independent(known, Mixture(np.array([math.inf]), np.zeros(1), np.ones(1)))
+    kept = np.argsort(-pair.weight_H, kind="stable")[:_COMPONENTS]
+    weight, mean, covariance = pair.weight_H[kept], pair.mean_H2[kept], pair.covariance_H22[kept]
+    sd = np.sqrt(covariance[:, 0, 0])
+    along = covariance[:, 0, 1] / np.maximum(sd, 1e-9)
+    edge_sd = np.sqrt(np.maximum(covariance[:, 1, 1] - along**2, 1e-6))
+
+    def spread(values: Floats) -> Floats:
+        """(kept, nodes) for every factor."""
+        found: Floats = np.repeat(values.ravel(), len(_FACTORS))
+        return found
+
+    optimum = mean[:, :1] + sd[:, None] * _NODES
+    return _Scenarios(
+        spread(optimum),
+        spread(mean[:, 1:] + along[:, None] * _NODES),
+        spread(edge_sd[:, None] + 0 * optimum),
+        np.tile(_FACTORS, optimum.size),
+        np.outer(weight[:, None] * _NODE_WEIGHTS, _FACTOR_WEIGHTS).ravel() / weight.sum(),
     )
-    kept = np.argsort(-weight, kind="stable")[:_COMPONENTS]
-    weight, mean, sd = weight[kept] / weight[kept].sum(), mean[kept], sd[kept]
-    optimum = mean[:, None] + sd[:, None] * _NODES
-    edge_mean = edge_sd = None
-    if pair is not None:
-        both, edge = pair.covariance_H22[kept, 0, 1], pair.covariance_H22[kept, 1, 1]
-        along = both / np.maximum(sd, 1e-9)
-        edge_mean = pair.mean_H2[kept, 1][:, None] + along[:, None] * _NODES
-        edge_sd = np.sqrt(np.maximum(edge - along**2, 1e-6))[:, None] + 0 * optimum
-    repeat = len(_FACTORS)
-
-    def spread(values: Floats | None) -> Floats | None:
-        return None if values is None else np.repeat(values.ravel(), repeat)
-
-    weights = np.outer((weight[:, None] * _NODE_WEIGHTS).ravel(), _FACTOR_WEIGHTS).ravel()
-    factors = np.tile(_FACTORS, optimum.size)
-    places = spread(optimum)
-    assert places is not None
-    return places, spread(edge_mean), spread(edge_sd), factors, weights

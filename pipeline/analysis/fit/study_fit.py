@@ -175,12 +175,11 @@ def _fit_group(key: Any, rows: pd.DataFrame, study: Study, measure: Measure, est
 def _with_base_width(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """With the base width's runs of the other parameterizations of its optimizer and loss, where the group trained that
     width itself: there all are one model (design, section 4), and the same points trained twice count once."""
-    one = rows.iloc[0]
-    base = runs["width"] == runs["base_width"]
     if not (rows["width"] == rows["base_width"]).any():
         return rows
-    others = runs[
-        base & (runs["param"] != one["param"]) & (runs["optimizer"] == one["optimizer"]) & (runs["loss"] == one["loss"])
-    ]
+    one = rows.iloc[0]
+    alike = (runs["optimizer"] == one["optimizer"]) & (runs["loss"] == one["loss"])
+    others = runs[alike & (runs["width"] == runs["base_width"]) & (runs["param"] != one["param"])]
     both = pd.concat([rows, others]).drop_duplicates(["width", "lr", "seed"], keep="first")
-    return both.sort_values(["width", "lr", "seed"], kind="stable")
+    ordered: pd.DataFrame = both.sort_values(["width", "lr", "seed"], kind="stable")
+    return ordered

@@ -276,8 +276,8 @@ def _by_criterion(group: GroupFit) -> list[str]:
     exponent = fit_exponent([one.width for one in apart], [one.lr for one in apart])
     slope = f", exponent {words.exponent(exponent)}" if exponent.estimable else ""
     return [
-        f"By the published criterion the edge is another: the curve crosses {what} at {where}{slope}, on a shoulder where "
-        "training is still stable."
+        f"By the published criterion the edge is another: the curve crosses {what} at {where}{slope}, on a shoulder "
+        "where training is still stable."
     ]
 
 
@@ -285,7 +285,8 @@ def _borrowed(group: GroupFit) -> list[str]:
     if not group.borrowed:
         return []
     return [
-        f"At the base width, where all parameterizations are one model, {group.borrowed} runs of the others count as well."
+        f"At the base width, where all parameterizations are one model, {group.borrowed} runs of the others count as "
+        "well."
     ]
 
 
