@@ -9,10 +9,11 @@ left, steep right), an edge with scatter per seed and per run, NaN and half-reco
 shares no formula with it: piecewise, cosh-walled, softplus-walled and quartic valleys, noise that grows towards the
 edge, heavy-tailed or correlated jitter, skewed edge scatter. Estimators were tuned on these two. `FRESH` was written
 when they stood, and is for judging alone: other valleys and jitter again; nothing may be chosen by looking at it.
+`KINDS` are what real studies have and smooth worlds have not.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -225,14 +226,38 @@ class Truth:
     seed_level: float
     seed_scatter: float
     rng: np.random.Generator
-    seeds: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
-    """Level and edge shift of each (width, seed) met so far."""
+    turn: float = 0.0
+    """Change of the asymmetry per octave of width."""
+    dip: float = 0.0
+    """Depth of a second dip two octaves below the optimum, in units of the curvature."""
+    shift: float = 0.0
+    """Standard deviation over seeds of the optimum, octaves."""
+    recovered: float = 0.1
+    """Share of the unstable runs that half recover unseen: finite, and not seen to have left."""
+    flat: bool = False
+    """No valley: losses do not depend on the learning rate."""
+    falls: bool = False
+    """Training losses near zero: they fall by a factor of 3 an octave up to a cliff of 3 nats at the optimum."""
+    seeds: dict[tuple[int, int], tuple[float, float, float]] = field(default_factory=dict)
+    """Level, edge shift and optimum shift of each (width, seed) met so far."""
 
-    def _of_seed(self, place: int, seed: int) -> tuple[float, float]:
+    def _of_seed(self, place: int, seed: int) -> tuple[float, float, float]:
         if (place, seed) not in self.seeds:
-            shift = self._scatter(self.seed_scatter)
-            self.seeds[place, seed] = (self.seed_level * float(self.rng.standard_normal()), shift)
+            edge = self._scatter(self.seed_scatter)
+            level = self.seed_level * float(self.rng.standard_normal())
+            shift = self.shift * float(self.rng.standard_normal()) if self.shift else 0.0
+            self.seeds[place, seed] = (level, edge, shift)
         return self.seeds[place, seed]
+
+    def height(self, place: int, u: float) -> float:
+        """Of the valley, u octaves from the bottom."""
+        if self.flat:
+            return 0.0
+        if self.falls:
+            return 0.55 * (math.hypot(u, 0.3) - 0.3 - 0.6 * u) + 3 / (1 + math.exp(-12 * (u - 0.8))) * (u > -2)
+        z = math.log2(self.widths[place] / self.widths[0])
+        height = float(self.valley(np.array([u]), self.asymmetry + self.turn * z)[0])
+        return float(self.curvature[place]) * (height - self.dip * math.exp(-(((u + 2) / 0.4) ** 2)))
 
     def _scatter(self, sd: float) -> float:
         if self.rng.random() < self.world.skewed_edge:
@@ -241,16 +266,17 @@ class Truth:
 
     def run(self, place: int, x: float, seed: int) -> tuple[float, bool]:
         """Final loss (nan: diverged) and whether the trajectory left for good, of one run at width `place`."""
-        level, shift = self._of_seed(place, seed)
-        rng, u = self.rng, x - self.optimum[place]
-        height = self.curvature[place] * float(self.valley(np.array([u]), self.asymmetry)[0])
-        loss = self.level[place] + level + height
-        loss += self.noise * (1 + self.world.noise_growth * max(u, 0.0)) * float(rng.standard_normal())
-        if x > self.edge[place] + shift + self._scatter(self.world.run_scatter):
+        level, edge, shift = self._of_seed(place, seed)
+        rng, u = self.rng, x - self.optimum[place] - shift
+        noise = self.noise * (1 + self.world.noise_growth * max(u, 0.0)) * float(rng.standard_normal())
+        if self.falls:
+            return float(1e-3 * math.exp(self.height(place, u) + 10 * (level + noise))), False
+        loss = self.level[place] + level + self.height(place, u) + noise
+        if x > self.edge[place] + edge + self._scatter(self.world.run_scatter):
             fate = rng.random()
             if fate < 0.5:
                 return math.nan, False
-            return float(loss + rng.uniform(0.2, 3.0)), bool(fate < 0.9)  # half recovered; most are seen to have left
+            return float(loss + rng.uniform(0.2, 3.0)), bool(fate < 1 - self.recovered)
         if rng.random() < 0.02:
             loss += rng.exponential(0.3)  # a spike at the end
         return float(min(loss, self.level[place] + 6)), False
@@ -296,6 +322,40 @@ def draw(
         seed_scatter=math.exp(rng.uniform(*np.log(world.seed_scatter))),
         rng=rng,
     )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a smooth world has not."""
+
+    changes: Mapping[str, float | bool]
+    """Of `Truth`."""
+    jitter: float = 0.04
+    gap: tuple[float, float] = (0.9, 3.0)
+
+
+KINDS = {
+    "growing asymmetry": Kind({"turn": 0.25}),
+    "two dips": Kind({"dip": 1.2}),
+    "seed-shifted optima": Kind({"shift": 0.35}),
+    "irregular widths": Kind({}, jitter=0.3),
+    "cliff after a hundredfold fall": Kind({"falls": True}),
+    "Adam-like gap": Kind({}, gap=(4.0, 6.0)),
+    "half-recovered runs": Kind({"recovered": 0.4}),
+    "saturation": Kind({}, gap=(0.0, 0.2)),
+    "no valley": Kind({"flat": True}),
+}
+
+
+def draw_kind(kind: Kind, world: World, n_widths: WidthSet, rng: np.random.Generator) -> Truth:
+    """A random study of a kind. The optimum of one that falls to a cliff is where its height is least."""
+    truth = draw(world, n_widths, kind.jitter, rng, kind.gap)
+    for name, value in kind.changes.items():
+        setattr(truth, name, value)
+    if truth.falls:
+        u = np.linspace(-1, 2, 3001)
+        truth.optimum = truth.optimum - float(u[np.argmin([truth.height(0, at) for at in u.tolist()])])
+    return truth
 
 
 def make_runs(truth: Truth, design: Design) -> Runs:

@@ -22,8 +22,8 @@ from pipeline.analysis.study.runs import Floats
 # Values and prior weights, octaves, and octaves per octave^(3/2). Where the evidence of 89 families of curves of four
 # sources (Step Law's dense models, muP's MLPs and transformers, a chess model) puts them by an EM algorithm over this
 # grid, smoothed: families either follow one power law or wander by a third, and their levels are hardly irregular.
-JITTER = ((0.02, 0.08, 0.16, 0.3), (0.45, 0.3, 0.15, 0.1))
-WANDER = ((0.02, 0.1, 0.2, 0.35, 0.55), (0.25, 0.15, 0.2, 0.3, 0.1))
+JITTER = ((0.02, 0.08, 0.16, 0.3, 0.5), (0.4, 0.27, 0.18, 0.11, 0.04))
+WANDER = ((0.02, 0.1, 0.2, 0.35, 0.55), (0.2, 0.12, 0.18, 0.32, 0.18))
 STRAIGHT = ((0.0,), (1.0,))
 SLOPE_SD = 1.2  # of alpha: hardly anything is assumed of it
 

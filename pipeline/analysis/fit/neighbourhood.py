@@ -29,8 +29,6 @@ _MOST_RUNS, _BIN = 160, 1 / 16
 # A valley has no peak: a run so many noises above both neighbours, where other seeds are not, is a stray.
 _STRAY = 8.0
 
-_KEPT_ABOVE = 2
-
 # Two runs this far apart, in octaves, share their misfit to e^-1/2; a quarter of it no other run shares.
 _MISFIT_REACH, _OWN_MISFIT = 0.7, 0.25
 
@@ -57,9 +55,9 @@ class Hypotheses:
 
 
 ALL = Hypotheses(
-    2.0 ** np.arange(-2, 3),
+    np.array([0.25, 0.5, 1.0, 2.0, 4.0]),
     np.array([0.1, 0.3, 0.8]),
-    np.array([0.03, 0.2]),
+    np.array([0.03, 0.12, 0.35]),
     np.arange(-0.8, 1.61, 0.3),
     np.array([0.4, 0.7, 1.0, 1.5]),
 )
@@ -150,7 +148,7 @@ def neighbourhoods(
         )  # fmt: skip
         kept.append(one)
     scale = _pilot(kept)
-    return [_averaged(_without_heights(_without_strays(one, scale.noise))) for one in kept], scale
+    return [_averaged(_without_strays(one, scale.noise)) for one in kept], scale
 
 
 def _pilot(kept: list[Neighbourhood]) -> Scale:
@@ -180,17 +178,6 @@ def _without_strays(one: Neighbourhood, noise: float) -> Neighbourhood:
                        for i in range(len(x))])  # fmt: skip
     cap = np.maximum(np.r_[-math.inf, middle[:-1]], np.r_[middle[1:], math.inf])
     kept = one.y_R <= cap[place] + _STRAY * noise
-    return _where(one, kept) if len(np.unique(one.x_R[kept])) >= LEAST_LRS else one
-
-
-def _without_heights(one: Neighbourhood) -> Neighbourhood:
-    """Without what lies higher above the optimum than anything below it: a cliff's wall is no part of the valley. Two
-    learning rates above the best stay in any case."""
-    x, place, mean = one._mean
-    best = int(np.argmin(mean))
-    high = np.flatnonzero(mean > mean[: best + 1].max())
-    high = high[high > best + _KEPT_ABOVE]
-    kept = place < (high[0] if len(high) else len(x))
     return _where(one, kept) if len(np.unique(one.x_R[kept])) >= LEAST_LRS else one
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.analysis.fit.advice import Advice
 from pipeline.analysis.fit.estimators import DEFAULT
 from pipeline.analysis.fit.fitted import Lr, Quantity
+from pipeline.analysis.fit.next_run import command, role_lrs
 from pipeline.analysis.fit.predict import Doubt, LrPrediction
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words, words_fit
@@ -131,6 +132,9 @@ def summary(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> str:
         for line in sentences(one):
             lead = "  " if line.startswith(("optimal", "max-", "unstable", "recommended", "!")) else "  - "
             lines += wrapped(line, lead)
+        if one.recommended.lr is not None:
+            per_role = ", ".join(f"{role} {words.lr(lr)}" for role, lr in role_lrs(fitted.study, one).items())
+            lines += [*wrapped(f"by role: {per_role}", "  "), f"  {command(fitted.study, one)}"]
     return words.plain("\n".join(lines))
 
 
@@ -153,6 +157,8 @@ def as_json(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> dict[str, 
                 "safe": one.safe,
                 "recommended": one.recommended.lr,
                 "price": _price_json(one),
+                "role_lrs": role_lrs(fitted.study, one),
+                "command": command(fitted.study, one),
                 "reason": reason(one),
                 "warnings": [warning(one, doubt) for doubt in one.doubts],
                 "advice": {
