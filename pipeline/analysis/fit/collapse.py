@@ -97,14 +97,14 @@ class Estimate:
         else:
             law = self.max_stable
             if law is None:
-                return edge_of_width(self.seen.of(int(width)))
+                return edge_of_width(self.seen.of(width))
         if law is None:
             return None
         if width in law.widths:
             return law.at(width)
         return extrapolated(law, width) if len(law.widths) > 1 else None
 
-    def bottom(self, width: int) -> float:
+    def bottom(self, width: float) -> float:
         """Loss at the bottom of the fitted valley of a width that has one."""
         assert self.valley is not None
         level = float(self.valley.level[self.valley.widths.index(width)])
@@ -176,11 +176,11 @@ def fit(grid: Grid) -> Fitted:
     known = estimate(grid.runs, grid.rule)
     posteriors = {quantity: known.exponent(quantity) for quantity in QUANTITIES}
 
-    def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:
+    def lr_at(quantity: Quantity, width: float, level: float) -> Lr | None:
         posterior = known.at(quantity, width)
         return None if posterior is None else lr_of(posterior, level)
 
-    def stands(width: int) -> Mixture | None:
+    def stands(width: float) -> Mixture | None:
         threshold = known.at("max_stable", width)
         scatter = SEED_SCATTER if known.max_stable is None else known.max_stable.seed_scatter
         return None if threshold is None else threshold.shifted(0.0, scatter)
@@ -202,7 +202,7 @@ def fit(grid: Grid) -> Fitted:
     )
 
 
-def _width(known: Estimate, place: int, width: int) -> FittedWidth:
+def _width(known: Estimate, place: int, width: float) -> FittedWidth:
     left_out = _left_out(known, place, width)
     optimum, edge = None if left_out else known.at("optimal", width), known.at("max_stable", width)
     return FittedWidth(
@@ -214,7 +214,7 @@ def _width(known: Estimate, place: int, width: int) -> FittedWidth:
     )
 
 
-def _left_out(known: Estimate, place: int, width: int) -> LeftOut | None:
+def _left_out(known: Estimate, place: int, width: float) -> LeftOut | None:
     if known.labels.all_unstable[place]:
         return LeftOut.UNSTABLE
     if known.valley is None or width not in known.valley.widths:

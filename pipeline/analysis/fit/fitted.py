@@ -66,7 +66,7 @@ class FittedWidth:
 class Observed:
     """What the widths say of a quantity by themselves, which `advice` needs; octaves."""
 
-    widths: tuple[int, ...]
+    widths: tuple[float, ...]
     variance: Floats
     """Per width."""
     jitter: float
@@ -85,14 +85,14 @@ class Fitted:
     """In the order of the grid's."""
     laws: Mapping[Quantity, LrLaw]
     """Of both quantities."""
-    lr_at: Callable[[Quantity, int, float], Lr | None]
+    lr_at: Callable[[Quantity, float, float], Lr | None]
     """Of a quantity, a width, trained or not, and a level: the learning rate and the interval that holds so much mass;
     None where nothing is known."""
     intervals: bool = True
     """Whether `lr_at` knows intervals."""
     posteriors: Mapping[Quantity, Mixture] = field(default_factory=dict)
     """Of the exponents; a quantity that is not estimable, or an estimator without distributions, has none."""
-    stands: Callable[[int], Mixture | None] = _nothing
+    stands: Callable[[float], Mixture | None] = _nothing
     """Of a width: log2 of the largest learning rate that one run with a new seed stands."""
     observed: Mapping[Quantity, Observed] = field(default_factory=dict)
     """Of the quantities that have a power law with an error, over two widths at least."""

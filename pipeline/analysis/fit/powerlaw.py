@@ -23,7 +23,7 @@ class PowerLaw(Protocol):
     """What is known of a learning rate as a function of width."""
 
     @property
-    def widths(self) -> tuple[int, ...]:
+    def widths(self) -> tuple[float, ...]:
         """Those it was fitted to."""
         ...
 
@@ -54,7 +54,7 @@ class OptimumLaw:
     """Posterior given estimates x ~ N(x_n, covariance), a mixture over s. One width: location only, the exponent is
     flat."""
 
-    widths: tuple[int, ...]
+    widths: tuple[float, ...]
     x: Floats
     covariance: Floats
     scale: float = OPTIMUM_JITTER
@@ -94,7 +94,7 @@ class OptimumLaw:
 
     def at(self, width: float) -> Mixture:
         if width in self.widths:
-            return self._at_fitted(self.widths.index(int(width)))
+            return self._at_fitted(self.widths.index(width))
         line = self.line(width)
         return Mixture(line.location, np.hypot(line.sd, self._given_s[3]), line.weight)
 

@@ -36,7 +36,7 @@ _SEED_SD = 0.01  # floor of the seeds' scatter, in units of the noise
 class Valley:
     """The fitted optimum of each width. `x` and `covariance` are in octaves."""
 
-    widths: tuple[int, ...]
+    widths: tuple[float, ...]
     x: Floats
     covariance: Floats
     level: Floats
@@ -60,7 +60,7 @@ class Valley:
         return found
 
 
-def fit_valley(runs: Runs, stable: Bools, pilot: dict[int, float]) -> Valley | None:
+def fit_valley(runs: Runs, stable: Bools, pilot: dict[float, float]) -> Valley | None:
     """Fit the widths that `pilot` names, with their grid optima in octaves, to the `stable` runs with a finite loss.
 
     Widths with fewer than three runs or two learning rates within the window take no part. None: no width is left.
@@ -87,7 +87,7 @@ def _near(x: Floats, centre: float | Floats) -> Bools:
 class _Problem:
     """Parameters: x_n and a_n per width, log c at the mean width, its drift with log2 width, k, p."""
 
-    def __init__(self, runs: Runs, widths: tuple[int, ...], pilot: Floats) -> None:
+    def __init__(self, runs: Runs, widths: tuple[float, ...], pilot: Floats) -> None:
         self.n = len(widths)
         self.widths = widths
         self.pilot = pilot

@@ -16,10 +16,12 @@ def notes(group: GroupFit) -> list[str]:
     said = words_fit.notes(group)
     if all(w.grid.seeds == 1 for w in group.widths):
         said.append(
-            "One seed per width: the noise of a run is taken from the scatter around the fitted valleys, assumed "
-            "alike at all learning rates, and how far the edge scatters over seeds is assumed (about 0.2 octave), not "
-            "measured."
+            f"One seed per {group.axis.noun}: the noise of a run is taken from the scatter around the fitted valleys, "
+            "assumed alike at all learning rates, and how far the edge scatters over seeds is assumed (about 0.2 "
+            "octave), not measured."
         )
     if group.fitted.log_loss:
-        said.append("The best loss falls several-fold over widths, so valleys were fitted to its logarithm.")
+        said.append(
+            f"The best loss falls several-fold over {group.axis.nouns}, so valleys were fitted to its logarithm."
+        )
     return said

@@ -118,7 +118,9 @@ def _axes(raw: Raw, ask: Ask, given: dict[str, str]) -> tuple[Axis, ...]:
     level = given.pop("level", None)
     names = ask.axes or ((level,) if level else tuple(name for name in AXES if name in given)[:2])
     if len(names) == 2 and not ask.axes:
-        raise RequestError(f"--columns names {names[0]} and {names[1]}: say along which the fit goes, --axis {names[0]}")
+        raise RequestError(
+            f"--columns names {names[0]} and {names[1]}: say along which the fit goes, --axis {names[0]}"
+        )
     if not names:
         return (WIDTH,)
     found = []
@@ -137,7 +139,9 @@ def _axes(raw: Raw, ask: Ask, given: dict[str, str]) -> tuple[Axis, ...]:
 
 def _require(raw: Raw, column: str, asked: str, others: tuple[str, ...] = ()) -> None:
     if column not in raw.frame.columns:
-        raise RequestError(f"{raw.where}: no column {column!r} ({asked}){nearest(column, [*raw.frame.columns, *others])}")
+        raise RequestError(
+            f"{raw.where}: no column {column!r} ({asked}){nearest(column, [*raw.frame.columns, *others])}"
+        )
 
 
 def _plain(name: str) -> str:

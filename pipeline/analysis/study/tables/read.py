@@ -56,7 +56,7 @@ def _jsonl(path: Path) -> pd.DataFrame:
             raise ValueError(f"line {number} is not a JSON object")
         nested = any(isinstance(value, dict | list) for value in row.values())
         rows.append(flat(row) if nested else row)
-    return pd.DataFrame(rows, dtype=object)
+    return pd.DataFrame(rows)
 
 
 def _flat_columns(frame: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def _flat_columns(frame: pd.DataFrame) -> pd.DataFrame:
     objects = frame.select_dtypes("object")
     if not any(isinstance(cell, dict) for name in objects for cell in objects[name]):
         return frame
-    return pd.DataFrame([flat(row) for row in frame.to_dict("records")])
+    return pd.DataFrame(list(map(flat, frame.to_dict("records"))))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ READERS: dict[str, Reader] = {
 def is_table(source: str) -> bool:
     """Whether a positional argument names a table, not a study folder of ours."""
     path = Path(source)
-    return (
-        wandb_project.is_project(source) or path.suffix.lower() in READERS or bool(path.is_dir() and wandb_files.runs_under(path))
-    )
+    if wandb_project.is_project(source) or path.suffix.lower() in READERS:
+        return True
+    return path.is_dir() and bool(wandb_files.runs_under(path))
 
 
 def read(source: str) -> Raw:

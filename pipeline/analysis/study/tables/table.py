@@ -161,7 +161,7 @@ def _part(raw: Raw, ask: Ask) -> _Part:
     if meaning.guessed:
         pairs = ", ".join(f"{name} is {column}" for name, column in meaning.guessed.items())
         notes.append(f"Columns taken by their names: {pairs} (--columns says otherwise).")
-    no_loss = int(np.sum(blank & ~kept) - np.sum((blank & unfinished) | (blank & failed)))
+    no_loss = int((blank & ~kept & ~unfinished & ~failed).sum())
     if no_loss:
         notes.append(f"{no_loss} rows of {raw.where} have no loss and are not marked as diverged: left out.")
     used = {*of.values(), *(ask.group or ())}
@@ -171,9 +171,7 @@ def _part(raw: Raw, ask: Ask) -> _Part:
     return _Part(raw, meaning, runs, int(unfinished.sum()), int(failed.sum()), notes, others, group)
 
 
-def _states(
-    raw: Raw, meaning: Meaning, loss: Any, blank: Bools, flagged: Bools
-) -> tuple[Bools, Bools, Bools, Bools]:
+def _states(raw: Raw, meaning: Meaning, loss: Any, blank: Bools, flagged: Bools) -> tuple[Bools, Bools, Bools, Bools]:
     """Which rows are used, which are of runs that have not ended, which failed, and which are marked as diverged.
 
     A run that ended in an error tells something of its learning rate only where its loss was not finite. A blank loss
@@ -231,8 +229,9 @@ def _without_repeats(
         other = int(np.flatnonzero(again)[0])
         one = int(np.flatnonzero((runs[same] == runs.loc[other, same]).all(axis=1))[0])
         cells = _cells(parts, runs.loc[[one, other]], parts[0].others)
-        differ = [column for column in cells if cells[column].nunique(dropna=False) > 1]
-        where = " and ".join(parts[part].raw.at(place) for part, place in runs.loc[[one, other], ["part", "place"]].to_numpy())
+        differ = [str(column) for column in cells if cells[column].nunique(dropna=False) > 1]
+        rows = runs.loc[[one, other], ["part", "place"]].to_numpy().tolist()
+        where = " and ".join(parts[part].raw.at(place) for part, place in rows)
         said.append(
             f"Warning: {int(again.sum())} runs repeat the {names}, lr and seed of another ({where}"
             f"{f' differ in {_listed(differ)}' if differ else ''}): they are taken as further seeds. --group names "
@@ -248,7 +247,7 @@ def _cells(parts: Sequence[_Part], runs: pd.DataFrame, columns: Sequence[str]) -
     shared = [column for column in columns if all(column in part.raw.frame.columns for part in parts)]
     found = [
         parts[number].raw.frame[shared].iloc[rows["place"]].set_axis(rows.index)
-        for number, rows in runs.groupby("part")
+        for number, rows in ((int(str(part)), rows) for part, rows in runs.groupby("part"))
     ]
     return pd.concat(found).reindex(runs.index)
 
@@ -283,22 +282,21 @@ def _of_varying(parts: Sequence[_Part], runs: pd.DataFrame, axes: Sequence[Axis]
     kinds = [kind for name, kind in KIND.items() if kind not in parts[0].group and name in parts[0].meaning.of]
     others = pd.concat([others, runs[kinds]], axis=1)
     key = list(parts[0].group)
-    group = runs.groupby(key, sort=False).ngroup().to_numpy() if key else np.zeros(len(runs), dtype=np.int64)
-    level = runs.groupby(["width", "second"][: len(axes)], sort=False).ngroup().to_numpy()
+    no_key = pd.Series(0, runs.index)
+    group = (runs.groupby(key, sort=False).ngroup() if key else no_key).to_numpy(dtype=np.int64)
+    level = runs.groupby(["width", "second"][: len(axes)], sort=False).ngroup().to_numpy(dtype=np.int64)
     mixing, along = varying(others, group, level, runs["lr"].to_numpy(), known)
     names = " and ".join(axis.noun for axis in axes)
+    of_group = " and group" if key else ""
     said = []
     if mixing:
+        apart = ",".join([*key, mixing[0]])
         said.append(
-            f"Warning: {_listed(mixing)} {'differs' if len(mixing) == 1 else 'differ'} between runs of the same {names}"
-            f"{' and group' if parts[0].group else ''}: different experiments are taken as one. Keep them apart by "
-            f"--group {mixing[0]}, or leave the others out of the table."
+            f"Warning: runs of the same {names}{of_group} differ in {_listed(mixing)}: different experiments are taken "
+            f"as one. Keep them apart, such as by --group {apart}."
         )
     if along:
-        said.append(
-            f"{_listed(along)} {'goes' if len(along) == 1 else 'go'} along with the {names}: what is fitted is the "
-            "way of all of them."
-        )
+        said.append(f"With the {names} changes {_listed(along)}: what is fitted is the way of all of them together.")
     return said
 
 

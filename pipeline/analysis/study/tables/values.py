@@ -25,7 +25,12 @@ def text(cells: "pd.Series[Any]") -> "pd.Series[Any]":
     """Cells as text without spaces around; what is missing is blank."""
     if isinstance(cells.dtype, pd.StringDtype):
         return cells.fillna("").str.strip()
-    return cells.astype(object).where(cells.notna(), "").map(str).str.strip()
+    return cells.astype(object).where(cells.notna(), "").map(_text).str.strip()
+
+
+def _text(cell: Any) -> str:
+    """Of a whole number that a frame made a float for the sake of a missing one, the whole number."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def numbers(raw: Raw, column: str, what: str) -> tuple[Floats, Bools]:

@@ -51,13 +51,13 @@ def read(folder: Path) -> Raw:
     holder = files[0].parent.parent if files[0].parent == folder else folder
     beside = holder.resolve().parent / f"{holder.resolve().name}-fit"
     names = tuple(file.parent.name for file in files)
-    return Raw(str(folder), beside, pd.DataFrame(rows, dtype=object), "run", frozenset(settings), names)
+    return Raw(str(folder), beside, pd.DataFrame(rows), "run", frozenset(settings), names)
 
 
 def _run(file: Path) -> tuple[dict[str, Any], set[str]]:
     """The row of a run, and which of its columns are settings."""
-    from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}

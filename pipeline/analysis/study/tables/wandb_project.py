@@ -43,7 +43,7 @@ def read(source: str) -> Raw:
         settings |= {key for key in flat(config) if not key.startswith("_")}
     folder = Path(f"wandb-{path.rpartition('/')[2]}-fit")
     names = tuple(str(run.name) for run in runs)
-    return Raw(source, folder, pd.DataFrame(rows, dtype=object), "run", frozenset(settings), names)
+    return Raw(source, folder, pd.DataFrame(rows), "run", frozenset(settings), names)
 
 
 def parse(source: str) -> tuple[str, dict[str, Any]]:
