@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"config", "errors", "parameterization", "scaling"},
     "run": {"__init__", "config", "errors", "files", "recipes"},
     "analysis/study": {"config", "entries", "errors", "files", "run"},
-    "analysis/study/tables": {"analysis/study", "config", "errors"},
+    "analysis/study/tables": {"analysis/study", "config", "console", "errors"},
     "data/preparing": {"cache", "config", "console", "data", "data/hub", "errors", "files", "processes", "sealed"},
     "diagnostics": {"losses", "models"},
     "optim": {"config", "entries", "models", "scaling"},

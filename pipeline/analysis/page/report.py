@@ -46,7 +46,7 @@ def render(fit: StudyFit, looked: inside.Section | None = None) -> str:
         symbol=words.symbol(fit.study.axis),
         answers=[phrases(group.estimator).answer(group) for group in fit.groups],
         exponents=_exponents(fit),
-        reading=phrases(fit.estimator).reading,
+        reading=phrases(fit.estimator).reading.format(nouns=fit.study.axis.nouns),
         groups=[_group(fit, group, f"g{place}", specs) for place, group in enumerate(fit.groups)],
         inside=Markup((looked or inside.section(fit)).html),
         runs_header=_runs_header(fit),

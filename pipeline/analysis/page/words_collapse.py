@@ -5,9 +5,9 @@ from pipeline.analysis.page import words_fit
 
 READING = (
     "Exponents and learning rates are posterior medians, ± the posterior's standard deviation; intervals hold 95 % of "
-    "it. Optima are those of one valley shape, fitted to the stable runs of all widths together, so they lie between "
+    "it. Optima are those of one valley shape, fitted to the stable runs of all {nouns} together, so they lie between "
     "the learning rates tried. Edges are bracketed by each seed's last stable and first unstable run. Both allow "
-    "single widths to lie off the power law, by a tenth of an octave or so, or as far as the data show."
+    "single {nouns} to lie off the power law, by a tenth of an octave or so, or as far as the data show."
 )
 
 

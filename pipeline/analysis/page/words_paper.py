@@ -11,7 +11,7 @@ from pipeline.analysis.study.axis import Axis
 
 READING = (
     "± is the standard error of a least-squares line through the values found on the grid, and the 95 % interval "
-    f"Student's t on (widths {MINUS} 2) degrees of freedom, at three widths 12.7 standard errors to either side."
+    f"Student's t on ({{nouns}} {MINUS} 2) degrees of freedom, at three {{nouns}} 12.7 standard errors to either side."
 )
 
 

@@ -53,8 +53,8 @@ AXES: dict[str, Axis] = {
         WIDTH,
         Axis(
             "parameters",
-            "number of parameters",
-            "numbers of parameters",
+            "model size",
+            "model sizes",
             "{} parameters",
             "{} parameters",
             "N",
@@ -65,8 +65,8 @@ AXES: dict[str, Axis] = {
         ),
         Axis(
             "tokens",
-            "number of tokens",
-            "numbers of tokens",
+            "token budget",
+            "token budgets",
             "{} tokens",
             "{} tokens",
             "D",

@@ -61,9 +61,15 @@ class Runs:
 
     def where(self, mask: Bools | Ints) -> "Runs":
         """The runs selected by a mask, or by their places, in that order."""
-        columns = (self.width, self.lr, self.seed, self.loss, self.left, self.accuracy)
-        second = None if self.second is None else self.second[mask]
-        return Runs(*(column[mask] for column in columns), second=second)  # type: ignore[arg-type]
+        return Runs(
+            self.width[mask],
+            self.lr[mask],
+            self.seed[mask],
+            self.loss[mask],
+            self.left[mask],
+            self.accuracy[mask],
+            None if self.second is None else self.second[mask],
+        )
 
     def with_loss(self, loss: Floats) -> "Runs":
         return replace(self, loss=loss)

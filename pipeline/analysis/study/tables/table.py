@@ -19,6 +19,7 @@ from pipeline.analysis.study.tables.columns import Ask, Meaning, nearest, resolv
 from pipeline.analysis.study.tables.raw import Raw
 from pipeline.analysis.study.tables.varying import varying
 from pipeline.config import RunConfig
+from pipeline.console import plural
 from pipeline.errors import RequestError
 
 KIND = {"param": "param", "optimizer": "optimizer", "loss_kind": "loss"}
@@ -163,7 +164,7 @@ def _part(raw: Raw, ask: Ask) -> _Part:
         notes.append(f"Columns taken by their names: {pairs} (--columns says otherwise).")
     no_loss = int((blank & ~kept & ~unfinished & ~failed).sum())
     if no_loss:
-        notes.append(f"{no_loss} rows of {raw.where} have no loss and are not marked as diverged: left out.")
+        notes.append(f"{plural(no_loss, 'row')} of {raw.where} without a loss and no mark of divergence: left out.")
     used = {*of.values(), *(ask.group or ())}
     others = [column for column in raw.frame.columns if column not in used]
     if raw.settings is not None:
@@ -222,7 +223,7 @@ def _without_repeats(
     names, said = ", ".join(axis.name for axis in axes), []
     twins = _cells(parts, runs, list(parts[0].raw.frame.columns)).duplicated().to_numpy()
     if twins.any():
-        said.append(f"{int(twins.sum())} rows say the same as another: they count once.")
+        said.append(f"{plural(int(twins.sum()), 'row')} repeating another one in every column: counted once.")
     runs = runs[~twins].reset_index(drop=True)
     again = runs.duplicated(same).to_numpy()
     if again.any():
@@ -233,9 +234,9 @@ def _without_repeats(
         rows = runs.loc[[one, other], ["part", "place"]].to_numpy().tolist()
         where = " and ".join(parts[part].raw.at(place) for part, place in rows)
         said.append(
-            f"Warning: {int(again.sum())} runs repeat the {names}, lr and seed of another ({where}"
-            f"{f' differ in {_listed(differ)}' if differ else ''}): they are taken as further seeds. --group names "
-            "what tells them apart."
+            f"Warning: {plural(int(again.sum()), 'run')} with the {names}, lr and seed of another ({where}"
+            f"{f' differ in {_listed(differ)}' if differ else ''}): taken as further seeds. --group names what tells "
+            "them apart."
         )
         runs["seed"] = runs.sort_values("seed", kind="stable").groupby(point, sort=False).cumcount()
     return runs, said

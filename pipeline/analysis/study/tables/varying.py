@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.study.axis import AXES
-from pipeline.analysis.study.runs import Floats, Ints
+from pipeline.analysis.study.runs import Floats
 from pipeline.analysis.study.tables import values
 from pipeline.analysis.study.tables.columns import NAMES
 
@@ -24,7 +24,7 @@ _SETTINGS = {
 """What people call settings. Other columns may hold what came out of a run, which differs anyway."""
 
 
-def varying(frame: pd.DataFrame, group: Ints, level: Ints, lr: Floats, known: bool) -> tuple[list[str], list[str]]:
+def varying(frame: pd.DataFrame, group: Any, level: Any, lr: Floats, known: bool) -> tuple[list[str], list[str]]:
     """Of the columns of `frame` those that differ between runs of one group and level, and those that differ from level
     to level only. `known`: all of them are settings.
 
