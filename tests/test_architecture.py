@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "diagnostics": {"losses", "models"},
     "optim": {"config", "entries", "models", "scaling"},
     "training/checkpoint": {"files", "run", "sealed", "training/parallel"},
-    "analysis/fit": {"analysis/study", "config", "entries", "errors", "parameterization", "theory"},
+    "analysis/fit": {"analysis/study", "config", "errors", "parameterization", "theory"},
     "data/streaming": {"config", "data", "data/preparing", "errors", "files", "processes"},
     "export": {"__init__", "cache", "config", "data", "errors", "files", "models", "run", "training/checkpoint"},
     "analysis/inside": {

@@ -164,6 +164,25 @@ def test_several_tables_are_one(tmp_path):
     assert table.folder == tmp_path / "a-fit"
 
 
+def test_tables_that_cannot_be_taken_as_one(tmp_path):
+    first = save(tmp_path, runs(), "a.csv")
+    for other, says in (
+        (runs().drop(columns="seed"), "a.csv has a column of seed and .*b.csv has none"),
+        (runs().assign(diverged=0), "b.csv has a column of diverged and .*a.csv has none"),
+        (runs().assign(optimizer="Adam"), "do not have the same columns of param, optimizer and loss_kind"),
+    ):
+        with pytest.raises(RequestError, match=says):
+            load_tables([first, save(tmp_path, other, "b.csv")], ask())
+    another = load_tables([first, save(tmp_path, runs(levels=(1024,), loss="val_loss"), "b.csv")], ask())
+    assert "the losses are those of columns loss and val_loss" in said(another)
+
+
+def test_a_column_that_differs_from_run_to_run_is_no_axis(tmp_path):
+    frame = pd.concat([runs()] * 40, ignore_index=True)
+    frame["seconds"] = np.arange(1, len(frame) + 1)
+    assert "seconds has 1440 different values: an axis has few" in refused(tmp_path, frame, axis="seconds")
+
+
 @pytest.mark.parametrize(
     ("axis", "column", "noun"),
     [("tokens", "n_tokens", "token budget"), ("batch", "bs", "batch size"), ("depth", "n_layer", "depth"),
