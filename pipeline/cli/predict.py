@@ -2,6 +2,7 @@
 the ledger of such predictions, scored once the width was trained."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from pipeline.analysis.fit.scores import score
 from pipeline.analysis.page import words_ledger, words_widths
 from pipeline.analysis.page.tables import to_json
 from pipeline.analysis.page.words_predict import as_json, summary
+from pipeline.analysis.study.axis import AXES
 from pipeline.analysis.study.load import load_study
+from pipeline.analysis.study.runs import whole
 from pipeline.cli.arguments import RequestParser
 from pipeline.cli.studies import study_args, study_parser
 from pipeline.errors import RequestError, require
@@ -23,8 +26,11 @@ _NOT_WITH_SCORE = ("--width", "--widths", "--level", "--metric", "--value", "--e
 def _parser() -> RequestParser:
     parser = study_parser("predict", "The learning rate for a width, trained or not, with its interval.")
     add = parser.add_argument
-    add("--width", type=int, metavar="N", help="width n, such as 8192")
+    add("--width", dest="at_width", metavar="N", help="width n, such as 8192")
     add("--widths", metavar="N,M", help="several, as a table: 2048,4096,8192")
+    for axis in list(AXES.values())[1:]:
+        add(f"--{axis.name}", dest=f"at_{axis.name}", metavar="LEVELS", help=f"{axis.noun}, for a table with that axis")
+    add("--at", metavar="LEVELS", help="levels of the table's axis: 8192, or several with commas: 20B,300B")
     add("--level", type=float, default=_LEVEL, help=f"mass of the intervals (default: {_LEVEL})")
     add("--json", action="store_true", help="print JSON instead of words")
     where = f"FILE (default: {ledger.LEDGER} in the first study)"
@@ -40,14 +46,16 @@ def main(argv: Sequence[str]) -> int:
     if parsed.score is not None:
         return _score(parsed, argv)
     args = study_args(parsed)
-    widths = _widths(parsed)
     require(0 < parsed.level < 1, f"--level must lie between 0 and 1, got {parsed.level:g}")
+    given, levels = _levels(parsed)
     fitted = args.fit()
-    predictions = [predict(group, width, parsed.level) for width in widths for group in fitted.groups]
+    axis = fitted.study.axis
+    require(given in ("at", axis.name), f"--{given}: the runs differ in {axis.name}; say --at LEVEL")
+    predictions = [predict(group, width, parsed.level) for width in levels for group in fitted.groups]
     content = as_json(fitted, predictions)
-    said = (summary if parsed.widths is None else words_widths.summary)(fitted, predictions)
+    said = (summary if len(levels) == 1 and parsed.widths is None else words_widths.summary)(fitted, predictions)
     if parsed.record is not None:
-        path = _ledger(parsed.record, parsed.study)
+        path = _ledger(parsed.record, args.dirs)
         lines = ledger.lines(fitted, predictions)
         ledger.append(path, lines)
         content |= {"recorded": str(path)}
@@ -61,9 +69,10 @@ def _score(parsed: argparse.Namespace, argv: Sequence[str]) -> int:
     given = {part.partition("=")[0] for part in argv}
     for flag in _NOT_WITH_SCORE:
         require(flag not in given, f"--score scores all that was recorded, as it was recorded: leave out {flag}")
-    path = _ledger(parsed.score, parsed.study)
+    dirs = study_args(parsed).dirs
+    path = _ledger(parsed.score, dirs)
     lines = ledger.read(path)
-    study = load_study(parsed.study)
+    study = load_study(dirs)
     scored = score(study, lines)
     if parsed.json:
         print(to_json(words_ledger.as_json(scored, study.name, path)))
@@ -72,22 +81,36 @@ def _score(parsed: argparse.Namespace, argv: Sequence[str]) -> int:
     return 0
 
 
-def _widths(parsed: argparse.Namespace) -> list[int]:
-    """Without repetitions. Raises `RequestError`."""
-    one, several = parsed.width, parsed.widths
-    require(one is None or several is None, "--width and --widths exclude each other: give one of them")
-    if several is None:
-        require(one is not None, "pipeline predict: the following arguments are required: --width N or --widths N,M")
-        require(one >= 1, f"--width must be at least 1, got {one}")
-        return [one]
+def _levels(parsed: argparse.Namespace) -> tuple[str, list[float]]:
+    """The flag that was given, and its levels without repetitions. Raises `RequestError`."""
+    flags = {name: getattr(parsed, f"at_{name}") for name in AXES} | {"at": parsed.at}
+    given = {name: text for name, text in flags.items() if text is not None}
+    require(
+        parsed.at_width is None or parsed.widths is None, "--width and --widths exclude each other: give one of them"
+    )
+    if parsed.widths is not None:
+        given["width"] = parsed.widths
+    require(bool(given), "pipeline predict: the following arguments are required: --width N or --widths N,M")
+    require(len(given) == 1, f"{' and '.join(f'--{name}' for name in given)} exclude each other: give one of them")
+    ((name, text),) = given.items()
+    flag = "--widths" if parsed.widths is not None else f"--{name}"
+    return name, list(dict.fromkeys(_level(flag, part, name == "width") for part in text.split(",")))
+
+
+_LETTERS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
+
+def _level(flag: str, text: str, is_width: bool) -> float:
+    """``8192``, ``300B``, ``0.25``."""
+    number, letter = (text[:-1], text[-1].upper()) if text[-1:].upper() in _LETTERS else (text, "")
     try:
-        widths = list(dict.fromkeys(int(part) for part in several.split(",")))
+        level = float(number) * _LETTERS.get(letter, 1.0)
     except ValueError:
-        raise RequestError(
-            f"--widths takes whole numbers with commas between, such as 2048,4096; got {several}"
-        ) from None
-    require(min(widths) >= 1, f"--widths must be at least 1, got {min(widths)}")
-    return widths
+        raise RequestError(f"{flag} takes numbers such as 4096 or 300B, several with commas; got {text!r}") from None
+    least = "at least 1" if is_width else "positive"
+    require(level >= 1 if is_width else 0 < level < math.inf, f"{flag} must be {least}, got {text}")
+    require(not is_width or level.is_integer(), f"{flag} must be a whole number, got {text}")
+    return whole(level)
 
 
 def _ledger(given: str, studies: Sequence[Path]) -> Path:

@@ -1,54 +1,128 @@
-"""The arguments of the verbs on studies: folders, what runs are compared by, the estimator."""
+"""The arguments of the verbs on studies: folders or tables, what runs are compared by, the estimator."""
 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.analysis.fit.estimators import DEFAULT, ESTIMATORS
-from pipeline.analysis.fit.study_fit import StudyFit, fit
+from pipeline.analysis.fit.study_fit import StudyFit, fit, fit_study
+from pipeline.analysis.study.axis import AXES
 from pipeline.analysis.study.measure import METRICS, VALUES, Measure
+from pipeline.analysis.study.tables.columns import NAMES, Ask, parse_columns, parse_list
+from pipeline.analysis.study.tables.read import READERS, is_table
+from pipeline.analysis.study.tables.table import load_tables
 from pipeline.cli.arguments import RequestParser
 from pipeline.errors import RequestError
+
+_OF_TABLES = ("columns", "axis", "group")
+_OF_STUDIES = ("metric", "value")
 
 
 @dataclass(frozen=True)
 class StudyArgs:
     """What every verb on studies takes."""
 
-    dirs: list[Path]
+    sources: list[str]
     measure: Measure
     estimator: str
+    ask: Ask | None
+    """Of tables; None: the sources are study folders."""
+
+    @property
+    def dirs(self) -> list[Path]:
+        """The study folders. Raises `RequestError` where the sources are tables."""
+        if self.ask is not None:
+            raise RequestError(f"{self.sources[0]} is a table: this needs a study folder")
+        return [Path(source) for source in self.sources]
 
     def fit(self) -> StudyFit:
         """Raises `RequestError`."""
-        return fit(self.dirs, self.measure, self.estimator)
+        if self.ask is None:
+            return fit(self.dirs, self.measure, self.estimator)
+        table = load_tables(self.sources, self.ask)
+        return fit_study(table, table.measure, self.estimator)
 
 
 def study_parser(verb: str, description: str) -> RequestParser:
     """A parser with the arguments of `StudyArgs`."""
     parser = RequestParser(prog=f"pipeline {verb}", description=description, allow_abbrev=False)
     add = parser.add_argument
-    add("study", nargs="+", type=Path, metavar="STUDY", help="study folder, such as runs/quick")
     add(
-        "--metric", choices=METRICS, default="train", help="what to compare runs by (default: train, the training loss)"
+        "study",
+        nargs="+",
+        metavar="STUDY",
+        help=f"study folder, such as runs/quick; or tables of other people's runs: {', '.join(READERS)} files, a W&B "
+        "folder, wandb:entity/project?state=finished&tag=x",
     )
+    add("--metric", choices=METRICS, help="what to compare runs by (default: train, the training loss)")
     add(
         "--value",
         choices=VALUES,
-        default="tail",
         help="tail: mean over the last 5 %% of training (default); last: last record; best: smallest",
     )
     kinds = "; ".join(
         f"{name}: {entry.help}{' (default)' if name == DEFAULT else ''}" for name, entry in ESTIMATORS.items()
     )
     add("--estimator", choices=tuple(ESTIMATORS), default=DEFAULT, help=kinds)
+    tables = parser.add_argument_group("tables of other people's runs")
+    tables.add_argument(
+        "--columns",
+        action="append",
+        metavar="NAME=COLUMN,...",
+        help="which column is what, such as width=d_model,lr=peak_lr,loss=val/loss; names: those of --axis, level, "
+        + ", ".join(NAMES),
+    )
+    tables.add_argument(
+        "--axis", help=f"along which runs differ: {', '.join(AXES)}, or a column (default: {next(iter(AXES))})"
+    )
+    tables.add_argument(
+        "--group",
+        metavar="COLUMN,...",
+        help="columns whose values keep experiments apart (default: param, optimizer and loss_kind, if there)",
+    )
     return parser
 
 
-def study_args(parsed: argparse.Namespace) -> StudyArgs:
-    """Raises `RequestError` for values that no run records."""
+def add_out(parser: RequestParser) -> None:
+    """The flag of verbs that write."""
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where files go (default: the study; beside a table, NAME-fit)"
+    )
+
+
+def folder_of(fitted: StudyFit, out: Path | None) -> Path:
+    """Where the files of a fit go; made if it is not there. Raises `RequestError`."""
+    folder = fitted.study.folder if out is None else out
     try:
-        measure = Measure(parsed.metric, parsed.value)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{folder}: cannot be made ({error.strerror}); --out names another folder") from None
+    return folder
+
+
+def study_args(parsed: argparse.Namespace) -> StudyArgs:
+    """Raises `RequestError` for values that no run records, and for flags that do not go with the sources."""
+    try:
+        measure = Measure(parsed.metric or "train", parsed.value or "tail")
     except ValueError as error:
         raise RequestError(str(error)) from None
-    return StudyArgs(parsed.study, measure, parsed.estimator)
+    tables = [source for source in parsed.study if is_table(source)]
+    if not tables:
+        for source in parsed.study:
+            if Path(source).is_file():
+                raise RequestError(f"{source}: tables of runs are files that end in {', '.join(READERS)}")
+        _refuse(parsed, _OF_TABLES, f"is for tables of runs: {parsed.study[0]} is none")
+        return StudyArgs(parsed.study, measure, parsed.estimator, None)
+    if len(tables) < len(parsed.study):
+        other = next(source for source in parsed.study if source not in tables)
+        raise RequestError(f"{tables[0]} is a table and {other} is none: fit tables and study folders apart")
+    _refuse(parsed, _OF_STUDIES, "is for study folders: of a table say --columns loss=COLUMN")
+    axes = parse_list("--axis", parsed.axis, most=2) if parsed.axis else ()
+    group = None if parsed.group is None else parse_list("--group", parsed.group)
+    return StudyArgs(parsed.study, measure, parsed.estimator, Ask(parse_columns(parsed.columns or ()), axes, group))
+
+
+def _refuse(parsed: argparse.Namespace, flags: tuple[str, ...], why: str) -> None:
+    for flag in flags:
+        if getattr(parsed, flag) is not None:
+            raise RequestError(f"--{flag} {why}")

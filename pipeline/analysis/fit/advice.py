@@ -22,23 +22,27 @@ class Advice:
     """One way to spend runs, and what it would do."""
 
     kind: Kind
-    width: int
+    width: float
     """The width to add; of `seeds`, the widest one trained."""
     shrink: float
     """Half-width of the prediction's interval after over before; below 1 is narrower."""
-    cost: float
-    """Compute, as a share of what the study has cost so far; a run costs like width squared."""
+    cost: float | None
+    """Compute, as a share of what the study has cost so far; None: not known how it goes with the axis."""
 
 
-def advise(seen: Observed, runs: Runs, width: float, width_step: int = 1) -> tuple[Advice, ...]:
+def advise(
+    seen: Observed, runs: Runs, width: float, width_step: int = 1, cost_power: float | None = 2
+) -> tuple[Advice, ...]:
     """Candidates for the prediction at `width`, the one that narrows most first: a width four times narrower, one four
     times wider than those trained (not beyond `width` itself), both multiples of `width_step`, and as many seeds again
-    everywhere. `runs` are the family's.
+    everywhere. `runs` are the family's. A run costs like
+    width to the `cost_power`, by default squared; None: that is not known.
     """
     widths = np.array(seen.widths, dtype=np.float64)
     variance, jitter = seen.variance, seen.jitter**2
     per_width = {n: int(np.sum(runs.width == n)) for n in runs.widths}
-    spent = sum(count * n**2 for n, count in per_width.items())
+    power = 0.0 if cost_power is None else cost_power
+    spent = sum(count * n**power for n, count in per_width.items())
     typical = float(np.median(list(per_width.values())))
     before = _predicted(widths, variance + jitter, seen, width)
     candidates: list[tuple[Kind, float]] = [("seeds", widths[-1])]
@@ -56,8 +60,9 @@ def advise(seen: Observed, runs: Runs, width: float, width_step: int = 1) -> tup
             more = np.append(variance + jitter, measured + jitter)
             after = _predicted(np.append(widths, new), more, seen, width)
             after = min(after, measured) if new == width else after  # its own runs know its irregularity too
-            cost = float(typical * new**2 / spent)
-        found_ways.append(Advice(kind, round(new), math.sqrt(after / before), cost))
+            cost = float(typical * new**power / spent)
+        known = None if cost_power is None else cost
+        found_ways.append(Advice(kind, round(new) if new >= 1 else new, math.sqrt(after / before), known))
     return tuple(sorted(found_ways, key=lambda way: way.shrink))
 
 

@@ -49,7 +49,7 @@ class EdgeLaw:
     xi_n, tau the scatter over seeds; mu and alpha flat. Needs two-sided intervals at two widths.
     """
 
-    widths: tuple[int, ...]
+    widths: tuple[float, ...]
     pilot: Floats
     """Per width, the line around which the grids lie."""
     by_width: Floats
@@ -86,7 +86,7 @@ class EdgeLaw:
 
     def at(self, width: float) -> Mixture:
         if width in self.widths:
-            return self._at_fitted(self.widths.index(int(width)))
+            return self._at_fitted(self.widths.index(width))
         line = self.line(width)
         s = np.repeat(jitter_prior(self.scale, *_N_JITTER)[0], len(line.sd) // _N_S)
         return Mixture(line.location, np.hypot(line.sd, s), line.weight)

@@ -69,8 +69,8 @@ def decided(exponent: Mixture) -> float | None:
 class LocalExponent:
     """The slope between two neighbouring widths."""
 
-    narrow: int
-    wide: int
+    narrow: float
+    wide: float
     exponent: Mixture
 
 
@@ -78,7 +78,7 @@ class LocalExponent:
 class HeldOut:
     """A width predicted from the others."""
 
-    width: int
+    width: float
     error: float
     """Found minus predicted, octaves."""
     standard_error: float
@@ -145,7 +145,7 @@ def _of_edge(seen: Intervals) -> PowerLawCheck:
     return PowerLawCheck(tuple(local), tuple(held_out), _verdict(held_out))
 
 
-def _held_out(width: int, own: Mixture, predicted: Mixture, n_widths: int) -> HeldOut:
+def _held_out(width: float, own: Mixture, predicted: Mixture, n_widths: int) -> HeldOut:
     """Both may be skewed: the difference is compared by convolving their quantiles."""
     grid = (np.arange(40) + 0.5) / 40
     difference = np.subtract.outer(own.quantiles(list(grid)), predicted.quantiles(list(grid))).ravel()

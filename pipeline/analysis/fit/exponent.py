@@ -20,7 +20,7 @@ class LrLaw:
     than three. Of a posterior these are median, standard deviation, central 95 % interval and median line.
     """
 
-    widths: tuple[int, ...] = ()
+    widths: tuple[float, ...] = ()
     """Those that took part."""
     exponent: float = math.nan
     standard_error: float = math.nan
@@ -61,7 +61,7 @@ def from_posterior(law: PowerLaw | None) -> LrLaw:
     return LrLaw(law.widths, median, exponent.standard_deviation, low, high, at_1)
 
 
-def fit_exponent(widths: Sequence[int], lrs: Sequence[float]) -> LrLaw:
+def fit_exponent(widths: Sequence[float], lrs: Sequence[float]) -> LrLaw:
     """Ordinary least squares of log lr on log width, with a 95 % Student-t interval on (widths - 2) degrees of freedom.
 
     The published exponents (paper, Fig. 6 and Table F.1) are such slopes, reported without an error. Read the error
@@ -88,7 +88,7 @@ def fit_exponent(widths: Sequence[int], lrs: Sequence[float]) -> LrLaw:
     return LrLaw(entered, slope, error, slope - half, slope + half, intercept)
 
 
-def slope_step(widths: Sequence[int], lr_ratio: float) -> float:
+def slope_step(widths: Sequence[float], lr_ratio: float) -> float:
     """How far the slope moves when the value at the narrowest or widest width moves by one grid step of ratio
     `lr_ratio`."""
     x = np.log(widths) - np.mean(np.log(widths))

@@ -76,7 +76,7 @@ class FittedWidth:
 class Observed:
     """What the widths say of a quantity by themselves, which `advice` needs; octaves."""
 
-    widths: tuple[int, ...]
+    widths: tuple[float, ...]
     variance: Floats
     """Per width."""
     jitter: float
@@ -85,7 +85,7 @@ class Observed:
     """How far the exponent wanders per root octave of width."""
 
 
-LrAt = Callable[[Quantity, int, float], Lr | None]
+LrAt = Callable[[Quantity, float, float], Lr | None]
 """Of a quantity, a width, trained or not, and a level: the learning rate and the interval that holds so much mass; None
 where nothing is known."""
 
@@ -107,9 +107,9 @@ class Fitted:
     """Whether `lr_at` knows intervals."""
     posteriors: Mapping[Quantity, Mixture] = field(default_factory=dict)
     """Of the exponents; a quantity that is not estimable, or an estimator without distributions, has none."""
-    stands: Callable[[int], Mixture | None] = _nothing
+    stands: Callable[[float], Mixture | None] = _nothing
     """Of a width: log2 of the largest learning rate that one run with a new seed stands."""
-    price: Callable[[int, float], Price | None] = _nothing
+    price: Callable[[float, float], Price | None] = _nothing
     """Of a width and a level: the learning rate of least expected regret, and what it costs."""
     observed: Mapping[Quantity, Observed] = field(default_factory=dict)
     """Of the quantities that have a power law with an error, over two widths at least."""

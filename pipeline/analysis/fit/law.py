@@ -37,7 +37,7 @@ class PowerLaw(Protocol):
     """What is known of a learning rate as a function of width."""
 
     @property
-    def widths(self) -> tuple[int, ...]:
+    def widths(self) -> tuple[float, ...]:
         """Those it was fitted to."""
         ...
 
@@ -67,7 +67,7 @@ class PowerLaw(Protocol):
 class EdgePlaces:
     """What single widths say of their edge, octaves."""
 
-    widths: tuple[int, ...]
+    widths: tuple[float, ...]
     mean: Floats
     variance: Floats
 
@@ -102,7 +102,7 @@ class Pair:
 class OptimumLaw:
     """The posterior given what the widths say of their optima, and of their edges."""
 
-    widths: tuple[int, ...]
+    widths: tuple[float, ...]
     weight_C: Floats
     mean_CW: Floats
     variance_CW: Floats
@@ -116,7 +116,7 @@ class OptimumLaw:
         return OptimumLaw(optima.widths, optima.weight_C, optima.mean_CW, optima.variance_CW, optima, edge)
 
     @staticmethod
-    def of_places(widths: tuple[int, ...], x: Floats, variance: Floats) -> "OptimumLaw":
+    def of_places(widths: tuple[float, ...], x: Floats, variance: Floats) -> "OptimumLaw":
         """From independent normal estimates, on one power law."""
         return OptimumLaw(widths, np.ones(1), x[None, :], variance[None, :], wander=STRAIGHT)
 
@@ -155,7 +155,7 @@ class OptimumLaw:
         return _mixture(mean, variance, self._given.weight_H)
 
     def at(self, width: float) -> Mixture:
-        return self._own(self.widths.index(int(width))) if width in self.widths else self.pair(width).of(0)
+        return self._own(self.widths.index(width)) if width in self.widths else self.pair(width).of(0)
 
     def pair(self, width: float) -> Pair:
         """At a width that was not fitted. Without an `edge` its second member says nothing."""

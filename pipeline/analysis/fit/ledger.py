@@ -185,7 +185,7 @@ def data_hash(group: GroupFit) -> str:
     and how folders are called does not matter.
     """
     runs, name = group.grid.runs, [group.param, group.optimizer, group.loss]
-    columns = (runs.width, runs.lr, runs.seed, runs.loss, runs.left, runs.accuracy)
+    columns = (runs.width.astype(np.int64), runs.lr, runs.seed, runs.loss, runs.left, runs.accuracy)
     rows = [json.dumps(_strict([*name, *row])) for row in zip(*(c.tolist() for c in columns), strict=True)]
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
@@ -202,7 +202,7 @@ def _line(fitted: StudyFit, one: LrPrediction, now: datetime) -> Line:
         param=group.param,
         optimizer=group.optimizer,
         loss=group.loss,
-        width=one.width,
+        width=int(one.width),
         estimator=group.estimator.name,
         metric=fitted.measure.metric,
         value=fitted.measure.value,
@@ -212,7 +212,7 @@ def _line(fitted: StudyFit, one: LrPrediction, now: datetime) -> Line:
         max_stable=_distribution(group.fitted, "max_stable", one),
         safe=one.safe,
         recommended=dataclasses.asdict(one.recommended),
-        widths=group.grid.runs.widths,
+        widths=tuple(int(width) for width in group.grid.runs.widths),
         settings=_plain(fitted.study.recipe),
         data=data_hash(group),
     )

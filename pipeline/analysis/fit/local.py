@@ -35,7 +35,7 @@ from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.regret import Price, cheapest
 from pipeline.analysis.study.grid import Grid, GridEnd
 from pipeline.analysis.study.runs import Bools, Floats, Runs
-from pipeline.analysis.study.stability import LANGUAGE, Cause, Intervals, Labels, Rule, intervals, label
+from pipeline.analysis.study.stability import LANGUAGE, Cause, Intervals, Labels, intervals, label
 
 # The optimum counts as limited by the edge where it comes within this many octaves of it at half the widths or more.
 EDGE_GAP = 0.5
@@ -126,7 +126,7 @@ class Estimate:
                 return None
             return own.at(width) if width in own.widths or len(own.widths) > 1 else None
         if width in self.runs.widths:
-            return edge_of_width(self.seen.of(int(width))) if edge is None else edge.at(width)
+            return edge_of_width(self.seen.of(width)) if edge is None else edge.at(width)
         pair = self.pair(width)
         if pair is not None:
             return pair.of(1)
@@ -167,22 +167,22 @@ class Estimate:
         """Of the edge over seeds, octaves; what is assumed where the runs do not tell."""
         return SEED_SCATTER if self.max_stable is None else self.max_stable.seed_scatter
 
-    def bottom(self, width: int) -> float:
+    def bottom(self, width: float) -> float:
         """Loss at the bottom of the fitted valley of a width that has one."""
         assert self.optima is not None
         level = self.optima.curves[self.optima.widths.index(width)].level
         return math.exp(level) if self.log_loss else level
 
 
-def estimate(runs: Runs, published: Rule = LANGUAGE) -> Estimate:
-    """Fit one family of curves; what is unstable is so by trajectory, and the `published` criterion only says which
-    runs are no part of a valley. Never raises for what the runs cannot tell: that is None or nan in the result."""
+def estimate(runs: Runs) -> Estimate:
+    """Fit one family of curves; what is unstable is so by trajectory, and runs more than `MARGIN` above the best are no
+    part of a valley. Never raises for what the runs cannot tell: that is None or nan in the result."""
     labels = label(runs)
     finite = np.isfinite(runs.loss)
     # in logarithms, valleys that fall a hundredfold keep their shape, and so do those whose losses shrink with width
     log_loss = bool(np.all(runs.loss[finite] > 0))
     y_R = np.log(runs.loss) if log_loss else runs.loss
-    failed = label(runs, published).cause == Cause.FAILED
+    failed = label(runs, LANGUAGE).cause == Cause.FAILED
     near, scale = neighbourhoods(runs, labels, failed, intervals(runs, labels), y_R)
     fitted = optima(near, scale) if near else None
     seen = intervals(runs, labels, _half_recovered(runs, y_R, labels, fitted, scale))
@@ -227,10 +227,10 @@ def _half_recovered(runs: Runs, y_R: Floats, labels: Labels, fitted: Optima | No
 
 def fit(grid: Grid) -> Fitted:
     """`estimate` as an estimator of studies."""
-    known = estimate(grid.runs, grid.published)
+    known = estimate(grid.runs)
     posteriors = {quantity: known.exponent(quantity) for quantity in QUANTITIES}
 
-    def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:
+    def lr_at(quantity: Quantity, width: float, level: float) -> Lr | None:
         posterior = known.at(quantity, width)
         if posterior is None:
             return None
@@ -238,7 +238,7 @@ def fit(grid: Grid) -> Fitted:
         edge = known.at("max_stable", width) if quantity == "optimal" else None
         return lr if edge is None else lr.below(2.0**edge.median)
 
-    def stands(width: int) -> Mixture | None:
+    def stands(width: float) -> Mixture | None:
         threshold = known.at("max_stable", width)
         return None if threshold is None else threshold.shifted(0.0, known.seed_scatter)
 
@@ -262,7 +262,7 @@ def fit(grid: Grid) -> Fitted:
     )
 
 
-def _width(known: Estimate, place: int, width: int, lr_at: LrAt) -> FittedWidth:
+def _width(known: Estimate, place: int, width: float, lr_at: LrAt) -> FittedWidth:
     left_out = _left_out(known, place, width)
     edge = known.at("max_stable", width)
     return FittedWidth(
@@ -274,7 +274,7 @@ def _width(known: Estimate, place: int, width: int, lr_at: LrAt) -> FittedWidth:
     )
 
 
-def _left_out(known: Estimate, place: int, width: int) -> LeftOut | None:
+def _left_out(known: Estimate, place: int, width: float) -> LeftOut | None:
     if known.labels.all_unstable[place]:
         return LeftOut.UNSTABLE
     if width not in [one.width for one in known.near]:

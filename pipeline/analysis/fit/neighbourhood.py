@@ -78,7 +78,7 @@ class Scale:
 class Neighbourhood:
     """One width. y is the loss or its logarithm."""
 
-    width: int
+    width: float
     x_R: Floats
     y_R: Floats
     seed_R: Ints

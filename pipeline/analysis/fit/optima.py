@@ -41,7 +41,7 @@ SEEN = math.log(10.0)
 class Optima:
     """The optima of the widths as a mixture over C hypotheses, given which they are independent."""
 
-    widths: tuple[int, ...]
+    widths: tuple[float, ...]
     weight_C: Floats
     mean_CW: Floats
     """log2 lr: the median of what the width says, since that is skewed, and laws take it for normal."""

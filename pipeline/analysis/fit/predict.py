@@ -42,7 +42,7 @@ class Doubt:
         "no interval", "beyond tried", "far wider", "far narrower", "drift", "unchecked", "edge-limited", "grid end"
     ]
     quantity: Quantity = "optimal"
-    widths: tuple[int, ...] = ()
+    widths: tuple[float, ...] = ()
     """far: the nearest one trained. grid end: where the best learning rate tried is the last."""
     tried: float = math.nan
     """beyond tried: the largest learning rate of any run of the family."""
@@ -53,7 +53,7 @@ class LrPrediction:
     """At one width, for one group. What is not known is None."""
 
     group: GroupFit
-    width: int
+    width: float
     level: float
     optimal: Lr | None
     max_stable: Lr | None
@@ -65,7 +65,7 @@ class LrPrediction:
     advice: dict[Quantity, tuple[Advice, ...]]
 
 
-def predict(group: GroupFit, width: int, level: float) -> LrPrediction:
+def predict(group: GroupFit, width: float, level: float) -> LrPrediction:
     """From one fitted group."""
     fitted = group.fitted
     optimal, max_stable = (fitted.lr_at(quantity, width, level) for quantity in QUANTITIES)
@@ -75,7 +75,7 @@ def predict(group: GroupFit, width: int, level: float) -> LrPrediction:
     advice = {
         quantity: ()
         if trained or quantity not in fitted.observed
-        else advise(fitted.observed[quantity], group.grid.runs, width, group.width_step)
+        else advise(fitted.observed[quantity], group.grid.runs, width, group.width_step, group.axis.cost_power)
         for quantity in (QUANTITIES if fitted.intervals else ())
     }
     recommended = _recommend(group, width, level, optimal, safe)
@@ -87,7 +87,7 @@ def predict(group: GroupFit, width: int, level: float) -> LrPrediction:
     return LrPrediction(group, width, level, optimal, max_stable, safe, recommended, doubts, advice)
 
 
-def _recommend(group: GroupFit, width: int, level: float, optimum: Lr | None, safe: float | None) -> Recommendation:
+def _recommend(group: GroupFit, width: float, level: float, optimum: Lr | None, safe: float | None) -> Recommendation:
     if not group.fitted.intervals:
         return Recommendation(None, "no interval")
     runs, unstable = group.grid.runs, group.grid.labels.unstable
@@ -101,14 +101,14 @@ def _recommend(group: GroupFit, width: int, level: float, optimum: Lr | None, sa
     return Recommendation(safe * 2.0**-MARGIN_OCTAVES, "optimum unknown", None, stable)
 
 
-def _far(group: GroupFit, width: int) -> list[Doubt]:
+def _far(group: GroupFit, width: float) -> list[Doubt]:
     narrowest, widest = group.grid.runs.widths[0], group.grid.runs.widths[-1]
     if width > FAR * widest:
         return [Doubt("far wider", widths=(widest,))]
     return [Doubt("far narrower", widths=(narrowest,))] if width * FAR < narrowest else []
 
 
-def _doubts(group: GroupFit, width: int, trained: bool) -> list[Doubt]:
+def _doubts(group: GroupFit, width: float, trained: bool) -> list[Doubt]:
     fitted = group.fitted
     doubts = []
     for quantity in QUANTITIES:

@@ -16,7 +16,7 @@ def fit(grid: Grid) -> Fitted:
         "max_stable": fit_exponent([w.width for w in edges], [w.edge.min_unstable_lr for w in edges]),
     }
 
-    def lr_at(quantity: Quantity, width: int, level: float) -> Lr | None:
+    def lr_at(quantity: Quantity, width: float, level: float) -> Lr | None:
         return Lr(laws[quantity].lr_at(width)) if laws[quantity].estimable else None
 
     return Fitted(

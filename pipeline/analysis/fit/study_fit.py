@@ -1,7 +1,7 @@
 """The fit of a study: its families of curves, each as its grid shows it and as the chosen estimator sees it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from pipeline.analysis.fit.estimators import Estimator
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import Fitted, FittedWidth, Lr, Quantity
 from pipeline.analysis.fit.theory import Predicted, predicted
+from pipeline.analysis.study.axis import Axis
 from pipeline.analysis.study.grid import Curve, Edge, Grid, GridWidth, Optimum, grid_of
-from pipeline.analysis.study.load import GROUP, Study, load_study
+from pipeline.analysis.study.load import GROUP, load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS, Measure
 from pipeline.analysis.study.runs import Runs
-from pipeline.analysis.study.stability import Rule, is_lost
-from pipeline.entries.losses import LOSSES
+from pipeline.analysis.study.stability import is_lost
+from pipeline.analysis.study.studies import AnyStudy, Compared
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
 
@@ -33,7 +34,7 @@ class WidthFit:
     fitted: FittedWidth
 
     @property
-    def width(self) -> int:
+    def width(self) -> float:
         return self.grid.width
 
     @property
@@ -73,10 +74,15 @@ class WidthFit:
 
 @dataclass(frozen=True)
 class GroupFit:
-    """The widths trained under one parameterization, optimizer and loss, narrowest first, and the exponents over
-    them."""
+    """The widths of one family of curves, narrowest first, and the exponents over them. Of a study of ours these were
+    trained under one parameterization, optimizer and loss."""
 
+    axis: Axis
+    """Along which the "widths" differ; of a study of ours the width."""
+    key: Mapping[str, str]
+    """The columns whose values make the family, and these."""
     param: str
+    """Empty: not known, or not the same in all runs; so `optimizer` and `loss`."""
     optimizer: str
     loss: str
     estimator: Estimator
@@ -89,6 +95,12 @@ class GroupFit:
     """What runs are compared in."""
     borrowed: int
     """Runs of other parameterizations that count at the base width, where all are one model."""
+
+    @property
+    def head(self) -> dict[str, str]:
+        """What tells the family from others, as tables on disk have it: parameterization, optimizer, loss (empty where
+        not known), and further columns of its key."""
+        return {**{name: getattr(self, name) for name in GROUP}, **self.key}
 
     @property
     def widths(self) -> tuple[WidthFit, ...]:
@@ -118,8 +130,8 @@ class GroupFit:
 class StudyFit:
     """A study and what was fitted to it."""
 
-    study: Study
-    measure: Measure
+    study: AnyStudy
+    measure: Compared
     estimator: Estimator
     groups: tuple[GroupFit, ...]
 
@@ -127,18 +139,29 @@ class StudyFit:
 def fit(study_dirs: Sequence[Path], measure: Measure = TRAINING_LOSS, estimator: str = estimators.DEFAULT) -> StudyFit:
     """Loads the studies as one and fits every group of curves. Raises `RequestError` (see `load.load_study`), also for
     an unknown estimator."""
+    estimators.get(estimator)
+    return fit_study(load_study(study_dirs), measure, estimator)
+
+
+def fit_study(study: AnyStudy, measure: Compared, estimator: str = estimators.DEFAULT) -> StudyFit:
+    """Fits every group of curves. Raises `RequestError`."""
     chosen = estimators.get(estimator)
-    study = load_study(study_dirs)
+    if study.second is not None:
+        both = f"{study.axis.name},{study.second.name}"
+        raise RequestError(
+            f"--axis {both}: no law over two axes is known yet; fit along one, and --group the other's column"
+        )
     completed = study.runs[study.runs["status"] == "completed"]
     if measure.column not in study.runs or (len(completed) and completed[measure.column].isna().all()):
         raise RequestError(f"{study.name}: no completed run has a finite {measure.name}; try another --metric")
+    grouped = study.runs.groupby(list(study.group)) if study.group else [((), study.runs)]
+    groups = [_fit_group(key, rows, study, measure, chosen) for key, rows in grouped]
     order = {name: place for place, name in enumerate(rules.TABLE)}
-    groups = [_fit_group(key, rows, study, measure, chosen) for key, rows in study.runs.groupby(GROUP)]
-    groups.sort(key=lambda group: (order[group.param], group.optimizer, group.loss))
+    groups.sort(key=lambda group: (order.get(group.param, len(order)), group.optimizer, group.loss))
     return StudyFit(study, measure, chosen, tuple(groups))
 
 
-def runs_of(rows: pd.DataFrame, measure: Measure) -> Runs:
+def runs_of(rows: pd.DataFrame, measure: Compared) -> Runs:
     """The rows of one group of the run table as arrays."""
     values = rows[measure.column].to_numpy(dtype=np.float64)
     lost = np.array([is_lost(*run) for run in zip(rows["status"], values, strict=True)], dtype=np.bool_)
@@ -150,24 +173,29 @@ def runs_of(rows: pd.DataFrame, measure: Measure) -> Runs:
         np.where(lost, math.inf, loss),
         (rows["left_for_good"] | rows["lost_ground"]).to_numpy(),
         rows["final_train_accuracy"].to_numpy(),
+        rows["second"].to_numpy() if "second" in rows else None,
     )
 
 
-def _fit_group(key: Any, rows: pd.DataFrame, study: Study, measure: Measure, estimator: Estimator) -> GroupFit:
-    param, optimizer, loss = key
-    own, rows = len(rows), _with_base_width(rows, study.runs)
-    published = Rule(LOSSES[loss].judged, study.config.n_classes)
-    grid = grid_of(runs_of(rows, measure), published, estimator.max_stable)
+def _fit_group(key: Any, rows: pd.DataFrame, study: AnyStudy, measure: Compared, estimator: Estimator) -> GroupFit:
+    param, optimizer, loss = (rows[name].iloc[0] if rows[name].nunique() == 1 else "" for name in GROUP)
+    own = len(rows)
+    if study.config is not None:
+        rows = _with_base_width(rows, study.runs)
+    grid = grid_of(runs_of(rows, measure), study.rule(loss), estimator.max_stable)
     return GroupFit(
+        study.axis,
+        dict(zip(study.group, key, strict=True)),
         param,
         optimizer,
         loss,
         estimator,
         grid,
         estimator.fit(grid),
-        predicted(study.config, param, optimizer, loss),
-        study.config.width_step,
-        "error rate" if measure.is_accuracy else LOSSES[loss].unit,
+        # theory is about a model, and no table says what was trained
+        {} if study.config is None else predicted(study.config, param, optimizer, loss),
+        study.level_step,
+        measure.unit(loss),
         len(rows) - own,
     )
 

@@ -11,6 +11,7 @@ from pipeline.analysis.fit.fitted import Lr
 from pipeline.analysis.fit.study_fit import WidthFit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.transfer import LossCurve, Transfer
+from pipeline.analysis.study.axis import Axis
 from pipeline.analysis.study.stability import MARGIN, Cause
 
 Chart = dict[str, Any]
@@ -44,7 +45,8 @@ def scaled_curves(shown: Transfer) -> Chart:
     choices += [("0", 0.0), (f"{words.MINUS}1/2", -0.5), (f"{words.MINUS}1", -1.0)]
 
     def title(exponent: float) -> str:
-        return f"learning rate {words.TIMES} (n/{shown.base_width})<sup>{words.number(-exponent)}</sup>"
+        ratio = f"{words.symbol(shown.axis)}/{words.level(shown.base_width)}"
+        return f"learning rate {words.TIMES} ({ratio})<sup>{words.number(-exponent)}</sup>"
 
     traces = {exponent: _curve_traces(shown, exponent) for _, exponent in choices}
     buttons = [
@@ -79,10 +81,12 @@ def exponents(shown: Transfer) -> Chart:
             },
             {
                 "x": widths, "y": [lr.value for _, lr in law.points], "mode": "markers",
-                "text": [words.lr_with_interval(lr) for _, lr in law.points],
+                "text": [
+                    f"{words.at(shown.axis, n)}<br>{law.name} {words.lr_with_interval(lr)}" for n, lr in law.points
+                ],
                 "marker": {"color": faces, "size": 9, "line": {"color": law.colour, "width": 2}},
                 "name": law.name, "legendgroup": law.name, "showlegend": False,
-                "hovertemplate": f"width %{{x}}<br>{law.name} %{{text}}<extra></extra>",
+                "hovertemplate": "%{text}<extra></extra>",
                 "error_y": _error_bars([lr for _, lr in law.points], law.colour),
             },
         ]  # fmt: skip
@@ -112,16 +116,17 @@ def exponents(shown: Transfer) -> Chart:
             "x": [w.width for w in shown.beyond], "y": beyond, "mode": "markers",
             "marker": {"symbol": "triangle-up-open", "color": shown.edge.colour, "size": 11},
             "name": "stable up to the grid's end",
-            "hovertemplate": "width %{x}<br>stable up to %{y:.2e}, the largest tried<extra></extra>",
+            "text": [words.at(shown.axis, w.width) for w in shown.beyond],
+            "hovertemplate": "%{text}<br>stable up to %{y:.2e}, the largest tried<extra></extra>",
         })  # fmt: skip
     values = [lr.value for law in (shown.optimal, shown.edge) for _, lr in law.points] + beyond
     layout = _LAYOUT | {
         "xaxis": _AXIS
         | {
             "type": "log",
-            "title": {"text": "width n"},
+            "title": {"text": shown.axis.title},
             "tickvals": shown.widths,
-            "ticktext": list(map(str, shown.widths)),
+            "ticktext": list(map(words.level, shown.widths)),
         },
         "yaxis": _AXIS | {"type": "log", "title": {"text": "learning rate"}, **_lr_ticks(np.array(values))},
         "legend": _LAYOUT["legend"] | {"orientation": "v"},
@@ -166,31 +171,31 @@ def _curve_layout(shown: Transfer, xtitle: str) -> dict[str, Any]:
 def _curve_traces(shown: Transfer, exponent: float) -> list[dict[str, Any]]:
     traces = []
     for place, curve in enumerate(shown.curves):
-        traces += [_line(curve, exponent), _crosses(curve, exponent, place)]
-    return traces + [_star(curve, exponent) for curve in shown.curves]
+        traces += [_line(shown, curve, exponent), _crosses(shown, curve, exponent, place)]
+    return traces + [_star(shown, curve, exponent) for curve in shown.curves]
 
 
-def _line(curve: LossCurve, exponent: float) -> dict[str, Any]:
+def _line(shown: Transfer, curve: LossCurve, exponent: float) -> dict[str, Any]:
     places = np.flatnonzero(curve.finite)
     return {
         "x": (curve.lrs[places] * curve.scale(exponent)).tolist(),
         "y": curve.losses[places].tolist(),
-        "text": [_hover(curve.fit, int(place)) for place in places],
+        "text": [_hover(shown.axis, curve.fit, int(place)) for place in places],
         "hovertemplate": "%{text}<extra></extra>",
         "mode": "lines+markers",
         "line": {"color": curve.colour, "width": 2},
         "marker": {"color": curve.colour, "size": 6},
-        "name": f"width {curve.fit.width}",
+        "name": words.at(shown.axis, curve.fit.width),
         "legendgroup": str(curve.fit.width),
     }
 
 
-def _star(curve: LossCurve, exponent: float) -> dict[str, Any]:
+def _star(shown: Transfer, curve: LossCurve, exponent: float) -> dict[str, Any]:
     width, stars = curve.fit.width, [] if curve.star is None else [curve.star]
     return {
         "x": [lr.value * curve.scale(exponent) for lr in stars],
         "y": [curve.fit.best_loss for _ in stars],
-        "text": [f"width {width}<br>optimum of this width: {words.lr_with_interval(lr)}" for lr in stars],
+        "text": [f"{words.at(shown.axis, width)}<br>optimum there: {words.lr_with_interval(lr)}" for lr in stars],
         "hovertemplate": "%{text}<extra></extra>",
         "mode": "markers",
         "marker": {
@@ -201,13 +206,13 @@ def _star(curve: LossCurve, exponent: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _crosses(curve: LossCurve, exponent: float, place: int) -> dict[str, Any]:
+def _crosses(shown: Transfer, curve: LossCurve, exponent: float, place: int) -> dict[str, Any]:
     unstable = np.flatnonzero(curve.fit.unstable)
     return {
         "x": (curve.lrs[unstable] * curve.scale(exponent)).tolist(),
         "y": [place] * len(unstable),
         "yaxis": "y2",
-        "text": [_hover(curve.fit, int(i)) for i in unstable],
+        "text": [_hover(shown.axis, curve.fit, int(i)) for i in unstable],
         "hovertemplate": "%{text}<extra></extra>",
         "mode": "markers",
         "marker": {"symbol": "x-thin", "size": 7, "line": {"color": curve.colour, "width": 2}},
@@ -216,24 +221,24 @@ def _crosses(curve: LossCurve, exponent: float, place: int) -> dict[str, Any]:
     }
 
 
-def _hover(w: WidthFit, place: int) -> str:
+def _hover(axis: Axis, w: WidthFit, place: int) -> str:
     """Learning rate, loss and seeds of one point of the curve, and what it is unstable by."""
     curve, n, cause = w.curve, int(w.curve.n_seeds[place]), Cause(int(w.grid.cause[place]))
     seeds = f"{n} seed{'s' * (n > 1)}"
     if cause is Cause.LOST:
         outcome = f"unstable in {curve.n_lost[place]} of {seeds}"
     else:
-        reason = _reason(w, place, cause)
+        reason = _reason(axis, w, place, cause)
         outcome = f"loss {curve.losses[place]:.3f}, {seeds}{reason and f'<br>unstable: {reason}'}"
     best = "<br>best of those tried" if place == w.optimum.index else ""
-    return f"width {w.width}<br>lr {words.lr(float(curve.lrs[place]))}<br>{outcome}{best}"
+    return f"{words.at(axis, w.width)}<br>lr {words.lr(float(curve.lrs[place]))}<br>{outcome}{best}"
 
 
-def _reason(w: WidthFit, place: int, cause: Cause) -> str:
+def _reason(axis: Axis, w: WidthFit, place: int, cause: Cause) -> str:
     accuracy = w.curve.accuracies[place]
     return {
         Cause.STABLE: "",
-        Cause.WIDTH: "nothing at this width trains as well as at a narrower one",
+        Cause.WIDTH: f"nothing at this {axis.noun} trains as well as at a {axis.smaller} one",
         Cause.LEFT: "left, or lost ground, for good",
         Cause.FAILED: f"more than {MARGIN:g} above the best {w.optimum.loss:.3f}"
         if math.isnan(accuracy)

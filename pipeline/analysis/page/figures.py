@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.transfer import LawPoints, LossCurve, Transfer, colour_by_width, transfer
+from pipeline.analysis.study.axis import Axis
 from pipeline.errors import RequestError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def lr_curves(fit: StudyFit) -> "Figure":
         rows = figure.subfigures(len(fit.groups), 1, squeeze=False)[:, 0]
         for row, group in zip(rows, fit.groups, strict=True):
             _draw_row(row, transfer(fit, group), words.group_title(group))
-        _legend(figure, colour_by_width(fit))
+        _legend(figure, colour_by_width(fit), fit.study.axis)
     return figure
 
 
@@ -75,7 +76,7 @@ def _draw_row(row: "SubFigure", shown: Transfer, title: str) -> None:
     grid = row.add_gridspec(2, 3, height_ratios=(1, 7), width_ratios=(1, 1, 0.9), hspace=0.0)
     panels, law = [(0.0, "learning rate")], shown.optimal.law
     if law.estimable:
-        panels.append((law.exponent, _scaled_axis(law.exponent, shown.base_width)))
+        panels.append((law.exponent, _scaled_axis(law.exponent, shown)))
     for column, (exponent, xlabel) in enumerate(panels):
         main = row.add_subplot(grid[1, column])
         strip = row.add_subplot(grid[0, column], sharex=main)
@@ -100,8 +101,9 @@ def _say(axes: "Axes", text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", color="#666666")
 
 
-def _scaled_axis(exponent: float, base_width: int) -> str:
-    return rf"learning rate $\times\ (n/{base_width})^{{{round(-exponent, 2) + 0.0:.2f}}}$"
+def _scaled_axis(exponent: float, shown: Transfer) -> str:
+    ratio = f"{words.symbol(shown.axis)}/{words.level(shown.base_width)}"
+    return rf"learning rate $\times\ ({ratio})^{{{round(-exponent, 2) + 0.0:.2f}}}$"
 
 
 def _draw_curves(main: "Axes", strip: "Axes", curves: Sequence[LossCurve], exponent: float) -> None:
@@ -141,8 +143,9 @@ def _draw_exponents(axes: "Axes", shown: Transfer) -> None:
         axes.plot(
             ends, lrs, "^", color=shown.edge.colour, mfc="white", ms=7, zorder=2, label="stable up to the grid's end"
         )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="width $n$", ylabel="learning rate")
-    axes.set_xticks(shown.widths, list(map(str, shown.widths)))
+    name = f"{shown.axis.noun} ${shown.axis.symbol}$" if shown.axis.symbol else shown.axis.noun
+    axes.set(xscale="log", yscale="log", xlabel=name, ylabel="learning rate")
+    axes.set_xticks(shown.widths, list(map(words.level, shown.widths)))
     axes.minorticks_off()
     axes.margins(x=0.12)
     points = [lr for law in (shown.optimal, shown.edge) for _, lr in law.points]
@@ -185,12 +188,12 @@ def _label_lr_axis(axes: "Axes", which: str = "x") -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _legend(figure: "Figure", colours: dict[int, str]) -> None:
+def _legend(figure: "Figure", colours: dict[float, str], axis: Axis) -> None:
     from matplotlib.lines import Line2D
 
     handles: Sequence[Line2D] = [
         *(
-            Line2D([], [], color=colour, lw=2, marker="o", ms=3, label=f"width {width}")
+            Line2D([], [], color=colour, lw=2, marker="o", ms=3, label=words.at(axis, width))
             for width, colour in colours.items()
         ),
         Line2D([], [], ls="", marker="*", ms=11, color="#555555", label="optimum"),

@@ -17,7 +17,7 @@ from pipeline.analysis.inside.lr_rules import ladder, ladders, recorded, request
 from pipeline.analysis.page import figures, figures_inside, words, words_inside
 from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.page.words_regime import calibration_words, regime_words
-from pipeline.analysis.study.load import GROUP, load_study
+from pipeline.analysis.study.load import GROUP, Study, load_study
 from pipeline.console import wrapped
 from pipeline.errors import RequestError
 
@@ -131,6 +131,8 @@ class Section:
 def section(fit: StudyFit) -> Section:
     """Coordinate checks of the study's ladders; of ordinary sweeps, the regime at every width's optimum and at its
     largest stable learning rate; sharpness over training; calibration over width."""
+    if not isinstance(fit.study, Study):  # tables have no records
+        return Section()
     records = recorded(fit.study)
     if not records:
         return Section()
@@ -174,9 +176,10 @@ def _chosen(fit: StudyFit, records: Mapping[str, Records]) -> dict[str, Ladder]:
 
 
 def _ladder_at(
-    fit: StudyFit, group: GroupFit, lr_of: Mapping[int, float], name: str, records: Mapping[str, Records]
+    fit: StudyFit, group: GroupFit, lr_of: Mapping[float, float], name: str, records: Mapping[str, Records]
 ) -> list[Ladder]:
     key = tuple(getattr(group, column) for column in GROUP)
+    assert isinstance(fit.study, Study), "it has records"
     runs = fit.study.runs
     of_group = np.all([runs[column] == value for column, value in zip(GROUP, key, strict=True)], axis=0)
     own = runs[of_group & runs["run"].isin(records)]

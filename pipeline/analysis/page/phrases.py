@@ -14,7 +14,7 @@ class Phrases:
     """What a wording provides."""
 
     reading: str = words_fit.READING
-    """How to read the exponents and their errors."""
+    """How to read the exponents and their errors; ``{nouns}`` stands for the levels of the axis."""
     width_rows: Callable[[GroupFit], list[tuple[str, ...]]] = words_fit.width_rows
     """The table of the widths, header first."""
     answer: Callable[[GroupFit], str] = words_fit.answer

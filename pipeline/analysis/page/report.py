@@ -17,6 +17,8 @@ from pipeline.analysis.page.phrases import phrases
 from pipeline.analysis.page.transfer import transfer
 from pipeline.errors import RequestError
 
+_LEFT = "left for good"
+
 
 def _escaped(value: object) -> Markup:
     """Of everything that a template puts out and that is not HTML yet. Jinja's own escaping spells quotes in another
@@ -46,16 +48,20 @@ def render(fit: StudyFit, looked: inside.Section | None = None) -> str:
     `looked`: the section on what the runs recorded of their inside, if it is there already."""
     specs: dict[str, charts.Chart] = {}
     return TEMPLATES.get_template("report.html.jinja").render(
-        title=f"Learning rate against width: {fit.study.name}",
+        title=f"Learning rate against {fit.study.axis.noun}: {fit.study.name}",
         subtitle=_subtitle(fit),
+        notes=fit.study.notes,
+        axis=fit.study.axis,
+        symbol=words.symbol(fit.study.axis),
         answers=[phrases(group.estimator).answer(group) for group in fit.groups],
         exponents=_exponents(fit),
-        reading=phrases(fit.estimator).reading,
+        reading=phrases(fit.estimator).reading.format(nouns=fit.study.axis.nouns),
         groups=[_group(fit, group, f"g{place}", specs) for place, group in enumerate(fit.groups)],
         inside=(looked or inside.section(fit)).parts,
-        runs_header=RUNS_HEADER,
+        runs_header=_runs_header(fit),
         runs=list(_runs(fit)),
-        data=_data(fit),
+        n_runs=len(fit.study.runs),
+        data=fit.study.about,
         recipe=fit.study.recipe.items(),
         version=pipeline.__version__,
         charts=_script_json(specs),
@@ -78,14 +84,14 @@ def _script_json(value: Any) -> Markup:
 
 
 def _subtitle(fit: StudyFit) -> str:
-    runs = fit.study.runs
+    runs, unit = fit.study.runs, words.unit(fit)
     widths = sorted(runs["width"].unique())
     parts = [
         f"{len(runs)} runs",
-        f"widths {', '.join(map(str, widths))}",
+        fit.study.axis.many.format(", ".join(map(words.level, widths))),
         f"{runs['lr'].nunique()} learning rates from {words.lr(runs['lr'].min())} to {words.lr(runs['lr'].max())}",
         f"{runs['seed'].nunique()} seed{'s' * (runs['seed'].nunique() > 1)}",
-        f"compared by {fit.measure.name} ({words.unit(fit)})",
+        f"compared by {fit.measure.name}{unit and f' ({unit})'}",
     ]
     left_out = words.left_out(fit)
     return " · ".join([*parts, left_out] if left_out else parts)
@@ -105,7 +111,7 @@ def _group(fit: StudyFit, group: GroupFit, key: str, specs: dict[str, charts.Cha
     drawn = {
         "Loss against learning rate": charts.loss_curves(shown),
         "The same, scaled by an exponent": charts.scaled_curves(shown),
-        "Optimum and stability edge against width": charts.exponents(shown),
+        f"Optimum and stability edge against {fit.study.axis.noun}": charts.exponents(shown),
     }
     ids = [f"{key}-{place}" for place in range(len(drawn))]
     specs |= zip(ids, drawn.values(), strict=True)
@@ -119,39 +125,43 @@ def _group(fit: StudyFit, group: GroupFit, key: str, specs: dict[str, charts.Cha
     }
 
 
-RUNS_HEADER = (
-    "",
-    "optimizer",
-    "width",
-    "lr",
-    "seed",
-    "status",
-    "initial loss",
-    "training loss",
-    "validation loss",
-    "seconds",
-)
+MOST_RUNS = 5000
+"""That the page lists; runs.csv has all of them."""
+
+
+def _runs_header(fit: StudyFit) -> tuple[str, ...]:
+    if fit.study.config is None:
+        return (*_key(fit), fit.study.axis.noun, "lr", "seed", "status", fit.measure.name)
+    losses = ("initial loss", "training loss", "validation loss")
+    return ("", "optimizer", fit.study.axis.noun, "lr", "seed", "status", *losses, "seconds")
+
+
+def _key(fit: StudyFit) -> tuple[str, ...]:
+    """The columns that tell a table's families apart."""
+    return tuple(fit.study.group)
 
 
 def _runs(fit: StudyFit) -> Iterable[tuple[object, ...]]:
-    for run in fit.study.runs.to_dict("records"):
+    for run in fit.study.runs.head(MOST_RUNS).to_dict("records"):
+        if fit.study.config is None:
+            yield (
+                *(run[name] for name in _key(fit)),
+                words.level(run["width"]),
+                words.lr(run["lr"]),
+                run["seed"],
+                run["status"],
+                words.number(run[fit.measure.column], 4),
+            )
+            continue
         yield (
             words.label(run["param"]),
             words.label(run["optimizer"]),
             run["width"],
             words.lr(run["lr"]),
             run["seed"],
-            "left for good" if run["status"] == "completed" and run["left_for_good"] else run["status"],
+            _LEFT if run["status"] == "completed" and (run["left_for_good"] or run["lost_ground"]) else run["status"],
             words.number(run["initial_loss"], 3),
             words.number(run["final_train_loss"], 3),
             words.number(run["final_val_loss"], 3),
             f"{run['seconds']:.0f}",
         )
-
-
-def _data(fit: StudyFit) -> str:
-    data = fit.study.config.data
-    source = " ".join(
-        f"{name}: {value}" for name, value in (("Licence", data.license), ("Citation", data.citation)) if value
-    )
-    return f"{data.name}. {source}"

@@ -10,11 +10,12 @@ def summary(fit: StudyFit) -> str:
     """Every group's table of widths, exponents, answer and notes."""
     study, left_out, say = fit.study, words.left_out(fit), phrases(fit.estimator)
     lines = [f"{study.name}: {len(study.runs)} runs, by {fit.measure.name}{left_out and f' ({left_out})'}"]
+    lines += [line for note in study.notes for line in wrapped(note, "  - ")]
     for group in fit.groups:
         lines += ["", words.group_title(group), *words.aligned(say.width_rows(group)), ""]
         laws = [("optimal lr", group.optimal), ("max-stable lr", group.max_stable)]
         cells = [(name, words.exponent(law), words.interval(law), str(law.n_widths)) for name, law in laws]
-        lines += words.aligned([("", "exponent", "95 % interval", "widths"), *cells])
+        lines += words.aligned([("", "exponent", "95 % interval", study.axis.nouns), *cells])
         if say.answers_on_terminal:
             lines += ["", *wrapped(say.answer(group), "  ")]
         for note in say.notes(group):

@@ -13,14 +13,14 @@ from pipeline.analysis.fit.evidence import agreement, clean_exponents
 from pipeline.analysis.fit.fitted import QUANTITIES, Lr, Quantity
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit, WidthFit
 from pipeline.analysis.page.phrases import phrases
-from pipeline.analysis.page.words_fit import LEFT_OUT
+from pipeline.analysis.page.words_fit import left_out
 from pipeline.analysis.study.load import GROUP
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
 
 
 def optima_table(fit: StudyFit) -> pd.DataFrame:
-    """One row per width: optimum and edge.
+    """One row per width, or level of another axis: optimum and edge.
 
     As seen on the grid: at_edge, last_stable_lr, min_unstable_lr (both empty: every learning rate was unstable; the
     latter alone: none was, up to last_stable_lr), grid_lr. By the estimator: optimal_lr, max_stable_lr and their 95 %
@@ -33,9 +33,7 @@ def _optima_row(group: GroupFit, w: WidthFit) -> dict[str, Any]:
     best = w.best or Lr(math.nan)
     largest = (w.largest if group.estimator.max_stable else None) or Lr(math.nan)
     return {
-        "param": group.param,
-        "optimizer": group.optimizer,
-        "loss": group.loss,
+        **group.head,
         "width": w.width,
         "optimal_lr": best.value,
         "optimal_loss": w.optimum.loss,
@@ -50,7 +48,7 @@ def _optima_row(group: GroupFit, w: WidthFit) -> dict[str, Any]:
         "max_stable_ci_low": largest.low,
         "max_stable_ci_high": largest.high,
         "grid_lr": w.optimum.lr,
-        "left_out": "" if w.fitted.left_out is None else LEFT_OUT[w.fitted.left_out],
+        "left_out": "" if w.fitted.left_out is None else left_out(group, w.fitted.left_out),
     }
 
 
@@ -60,7 +58,7 @@ def exponent_table(fit: StudyFit) -> pd.DataFrame:
     Columns of the judgement, empty without a posterior: the probabilities p_* that a clean exponent is the nearest one,
     nearest (the one with at least 95 %, or undecided), compatible (those in the 95 % interval), one_power_law (yes, no
     or unchecked), edge_limited (the optimum's exponent is the edge's), theory (the predicted exponent) and
-    theory_inside.
+    theory_inside. Behind them, columns of the key of a table's groups.
     """
     return pd.DataFrame(_exponent_row(group, quantity) for group in fit.groups for quantity in QUANTITIES)
 
@@ -68,9 +66,7 @@ def exponent_table(fit: StudyFit) -> pd.DataFrame:
 def _exponent_row(group: GroupFit, quantity: Quantity) -> dict[str, Any]:
     law = group.fitted.laws[quantity]
     return {
-        "param": group.param,
-        "optimizer": group.optimizer,
-        "loss": group.loss,
+        **{name: getattr(group, name) for name in GROUP},
         "quantity": quantity,
         "estimator": group.estimator.name,
         "exponent": law.exponent,
@@ -80,6 +76,7 @@ def _exponent_row(group: GroupFit, quantity: Quantity) -> dict[str, Any]:
         "n_runs": sum(w.grid.n_runs for w in group.widths if w.width in law.widths),
         "standard_error": law.standard_error,
         **_judgement(group, quantity),
+        **{name: value for name, value in group.key.items() if name not in GROUP},
     }
 
 
@@ -116,9 +113,10 @@ def _judgement(group: GroupFit, quantity: Quantity) -> dict[str, Any]:
     return row
 
 
-def write(fit: StudyFit) -> list[Path]:
-    """Writes runs.csv, optima.csv, exponents.csv and fit.json into the first study folder, each atomically."""
-    folder = fit.study.dirs[0]
+def write(fit: StudyFit, folder: Path | None = None) -> list[Path]:
+    """Writes runs.csv, optima.csv, exponents.csv and fit.json into the folder, by default the study's, each
+    atomically."""
+    folder = fit.study.folder if folder is None else folder
     tables = {"runs": fit.study.runs, "optima": optima_table(fit), "exponents": exponent_table(fit)}
     paths = [
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.10g"))
@@ -148,10 +146,12 @@ def _content(fit: StudyFit) -> dict[str, Any]:
         "metric": fit.measure.metric,
         "value": fit.measure.value,
         "estimator": fit.estimator.name,
+        "axis": study.axis.name,
+        "notes": study.notes,
         "n_runs": len(study.runs),
         "n_unfinished": study.n_unfinished,
         "n_failed": study.n_failed,
-        "recipe": study.recipe,
+        "recipe": dict(study.recipe),
         "exponents": exponent_table(fit).to_dict("records"),
         "optima": optima_table(fit).to_dict("records"),
         "groups": [_group(group) for group in fit.groups],
@@ -183,9 +183,8 @@ def _group(group: GroupFit) -> dict[str, Any]:
         }
         for quantity, found in group.fitted.checks.items()
     }
-    head = {key: getattr(group, key) for key in GROUP}
     say = phrases(group.estimator)
-    return {**head, "answer": say.answer(group), "notes": say.notes(group), "checks": checks, "curves": curves}
+    return {**group.head, "answer": say.answer(group), "notes": say.notes(group), "checks": checks, "curves": curves}
 
 
 def _without_nan(value: Any) -> Any:

@@ -10,7 +10,8 @@ from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import Lr
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit, WidthFit
 from pipeline.analysis.page import words
-from pipeline.analysis.study.runs import Bools, Floats
+from pipeline.analysis.study.axis import Axis
+from pipeline.analysis.study.runs import Bools, Floats, whole
 
 OPTIMUM_COLOUR, EDGE_COLOUR = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
 
@@ -21,7 +22,7 @@ class LossCurve:
 
     fit: WidthFit
     colour: str
-    base_width: int
+    base_width: float
 
     @property
     def lrs(self) -> Floats:
@@ -54,12 +55,12 @@ class LawPoints:
     name: str
     colour: str
     law: LrLaw
-    points: tuple[tuple[int, Lr], ...]
-    hollow: frozenset[int] = frozenset()
+    points: tuple[tuple[float, Lr], ...]
+    hollow: frozenset[float] = frozenset()
     """Widths at which the grid shows the learning rate from one side only."""
 
     @property
-    def line(self) -> tuple[list[int], list[float]]:
+    def line(self) -> tuple[list[float], list[float]]:
         """Widths and learning rates of the law's ends; empty without a law."""
         widths = [width for width, _ in self.points]
         ends = [min(widths), max(widths)] if self.law.estimable else []
@@ -83,10 +84,11 @@ class Transfer:
     """Widths whose grid shows the edge from both sides."""
     beyond: tuple[WidthFit, ...]
     """Widths that were stable up to the grid's end and have no edge."""
-    base_width: int
+    axis: Axis
+    base_width: float
 
     @property
-    def widths(self) -> list[int]:
+    def widths(self) -> list[float]:
         return [curve.fit.width for curve in self.curves]
 
     @property
@@ -96,7 +98,7 @@ class Transfer:
 
 def transfer(fit: StudyFit, group: GroupFit) -> Transfer:
     """What is shown of `group`; colours and the loss axis are those of the whole study."""
-    colours, base_width = colour_by_width(fit), fit.study.config.base_width
+    colours, base_width = colour_by_width(fit), whole(fit.study.base_level)
     return Transfer(
         curves=tuple(LossCurve(w, colours[w.width], base_width) for w in group.widths),
         loss_name=fit.measure.name,
@@ -116,6 +118,7 @@ def transfer(fit: StudyFit, group: GroupFit) -> Transfer:
         ),
         brackets=tuple(w for w in group.widths if not w.edge.censored),
         beyond=tuple(w for w in group.widths if w.edge.censored and w.optimum.index is not None and w.largest is None),
+        axis=fit.study.axis,
         base_width=base_width,
     )
 
@@ -129,7 +132,7 @@ def width_colours(n: int) -> list[str]:
     return [to_hex(colour) for colour in mpl.colormaps["viridis"](np.linspace(0.78, 0.08, n) if n > 1 else [0.35])]
 
 
-def colour_by_width(fit: StudyFit) -> dict[int, str]:
+def colour_by_width(fit: StudyFit) -> dict[float, str]:
     """One colour per width of the study, the same in every panel."""
     widths = sorted({w.width for group in fit.groups for w in group.widths})
     return dict(zip(widths, width_colours(len(widths)), strict=True))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import Lr
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
+from pipeline.analysis.study.axis import WIDTH, Axis
+from pipeline.analysis.study.load import GROUP
 from pipeline.console import table
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
@@ -29,8 +31,10 @@ _ASCII = {
 
 
 def unit(fit: StudyFit) -> str:
-    """What losses are measured in."""
+    """What losses are measured in; empty: not known."""
     config = fit.study.config
+    if config is None:
+        return ""
     if fit.measure.is_accuracy:
         return "share of examples"
     return f"{LOSSES[config.loss].unit} per {'token' if config.n_classes is None else 'example'}"
@@ -43,7 +47,16 @@ def label(name: str) -> str:
 
 
 def group_title(group: GroupFit) -> str:
-    return " · ".join(part for part in map(label, (group.param, group.optimizer, group.loss)) if part)
+    return " · ".join(part for part in map(label, group.head.values()) if part) or "All runs"
+
+
+def under(group: GroupFit) -> str:
+    """``Under SP with AdamW``: how a sentence on a group begins."""
+    said = [f"under {label(group.param)}"] if group.param else []
+    said += [f"with {label(group.optimizer)}"] if group.optimizer else []
+    others = [value for name, value in group.key.items() if name not in GROUP and value]
+    said += [f"in {', '.join(others)}"] if others else []
+    return capital(" ".join(said)) if said else "Over all runs"
 
 
 def lr(value: float) -> str:
@@ -94,12 +107,36 @@ def span(value: Lr) -> str:
     return f"{lr(value.low)} to {lr(value.high)}"
 
 
-def widths_text(widths: Sequence[int]) -> str:
+def level(value: float) -> str:
+    """A level of an axis: ``4096``, ``0.25``, ``1.074B``. Numbers with a letter, and those that are not whole, have
+    four digits at most."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.4g}{letter}"
+    return str(int(value)) if float(value).is_integer() else f"{value:.4g}"
+
+
+def at(axis: Axis, value: float) -> str:
+    """``width 64``, ``20B tokens``."""
+    return axis.one.format(level(value))
+
+
+def widths_text(widths: Sequence[float]) -> str:
     """``width 64``, ``widths 64, 128 and 256``."""
-    values = [str(n) for n in widths]
-    if len(values) == 1:
-        return f"width {values[0]}"
-    return f"widths {', '.join(values[:-1])} and {values[-1]}"
+    return levels(WIDTH, widths)
+
+
+def symbol(axis: Axis) -> str:
+    """Of a level of the axis, in formulas."""
+    return axis.symbol or axis.name
+
+
+def levels(axis: Axis, values: Sequence[float]) -> str:
+    """``width 64``, ``widths 64, 128 and 256``, ``1B and 2B tokens``."""
+    said = [level(value) for value in values]
+    if len(said) == 1:
+        return axis.one.format(said[0])
+    return axis.many.format(f"{', '.join(said[:-1])} and {said[-1]}")
 
 
 def capital(text: str) -> str:

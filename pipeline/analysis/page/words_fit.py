@@ -10,7 +10,7 @@ from pipeline.analysis.fit.fitted import QUANTITIES, LeftOut, Lr, Quantity
 from pipeline.analysis.fit.local import EDGE_GAP
 from pipeline.analysis.fit.study_fit import GroupFit, WidthFit
 from pipeline.analysis.page import words
-from pipeline.analysis.page.words import DASH, MINUS, label, lr, number
+from pipeline.analysis.page.words import DASH, MINUS, lr, number
 from pipeline.analysis.study.criterion import crossings
 from pipeline.analysis.study.stability import MARGIN, Cause
 
@@ -19,19 +19,24 @@ NAME: dict[Quantity, str] = {"optimal": "optimum", "max_stable": "stability edge
 LEFT_OUT = {
     LeftOut.UNSTABLE: "nothing trained stably there",
     LeftOut.FEW_RUNS: "fewer than three learning rates with stable runs lie near its optimum",
-    LeftOut.ONE_SIDED: "no width shows both sides of its valley",
+    LeftOut.ONE_SIDED: "no {noun} shows both sides of its valley",
     LeftOut.NO_VALLEY: "no valley: losses do not depend on the learning rate beyond noise",
 }
 _FRACTION = {-1.0: f"{MINUS}1", -0.5: f"{MINUS}1/2", 0.0: "0"}
 
 
+def left_out(group: GroupFit, reason: LeftOut) -> str:
+    """Why a width took no part."""
+    return LEFT_OUT[reason].format(noun=group.axis.noun)
+
+
 def width_rows(group: GroupFit) -> list[tuple[str, ...]]:
     """The table of the widths, header first."""
     edge = f"{group.estimator.edge_name} lr"
-    header = ("width", "optimal lr", "95 % interval", "best tried", edge, "95 % interval", "runs")
+    header = (group.axis.noun, "optimal lr", "95 % interval", "best tried", edge, "95 % interval", "runs")
     rows = [
         (
-            str(w.width),
+            words.level(w.width),
             optimum_cell(w),
             _range(w.best),
             lr(w.optimum.lr),
@@ -73,24 +78,25 @@ def answer(group: GroupFit) -> str:
 
 
 def _optimum(group: GroupFit) -> str:
-    under = f"Under {label(group.param)} with {label(group.optimizer)}"
+    under, axis = words.under(group), group.axis
     optima = [(w.width, w.best) for w in group.widths if w.best is not None]
     if not optima:
         if all(w.grid.all_unstable for w in group.widths):
-            return f"{under} no learning rate trained stably at any width, so there is no optimum."
+            return f"{under} no learning rate trained stably at any {axis.noun}, so there is no optimum."
         if any(w.fitted.left_out is LeftOut.NO_VALLEY for w in group.widths):
             return f"{under} there is no valley: losses do not depend on the learning rate beyond noise."
-        return f"{under} no width shows both sides of its valley, so the optimum is bounded at best: extend the grid."
-    start = f"{under} the optimal learning rate is {_at_width(*optima[0])}"
+        both = f"no {axis.noun} shows both sides of its valley"
+        return f"{under} {both}, so the optimum is bounded at best: extend the grid."
+    start = f"{under} the optimal learning rate is {_at(group, *optima[0])}"
     if len(optima) == 1:
-        return f"{start}; an exponent needs two widths."
+        return f"{start}; an exponent needs two {axis.nouns}."
     exponent = _with_interval(group.optimal)
     if group.fitted.edge_limited:
         return (
-            f"{start} and {_at_width(*optima[-1])}. It saturates at the stability edge, from which it is not told "
+            f"{start} and {_at(group, *optima[-1])}. It saturates at the stability edge, from which it is not told "
             f"apart: its exponent is the edge's, {exponent}."
         )
-    return f"{start} and {_at_width(*optima[-1])}: exponent {exponent}."
+    return f"{start} and {_at(group, *optima[-1])}: exponent {exponent}."
 
 
 def _edge(group: GroupFit) -> str:
@@ -101,18 +107,18 @@ def _edge(group: GroupFit) -> str:
         )
     if not group.max_stable.estimable:
         return (
-            "Fewer than two widths show both a stable and an unstable learning rate: the exponent of the edge is not "
-            "estimable."
+            f"Fewer than two {group.axis.nouns} show both a stable and an unstable learning rate: the exponent of the "
+            "edge is not estimable."
         )
     edges = [(w.width, w.largest) for w in group.widths if w.largest is not None]
     return (
-        f"The {group.estimator.edge_name} learning rate is {_at_width(*edges[0])} and {_at_width(*edges[-1])}, "
+        f"The {group.estimator.edge_name} learning rate is {_at(group, *edges[0])} and {_at(group, *edges[-1])}, "
         f"exponent {_with_interval(group.max_stable)}."
     )
 
 
-def _at_width(width: int, value: Lr) -> str:
-    return f"{words.lr_with_interval(value)} at width {width}"
+def _at(group: GroupFit, width: float, value: Lr) -> str:
+    return f"{words.lr_with_interval(value)} at {words.at(group.axis, width)}"
 
 
 def _with_interval(law: LrLaw) -> str:
@@ -197,26 +203,27 @@ def _grid_ends(group: GroupFit) -> list[str]:
             if w.grid.all_unstable or w.fitted.at_edge not in (end, "both"):
                 continue
             bound = lr(float(w.curve.lrs[-1 if end == "high" else 0]))
-            kept = "" if w.best is None else _BORROWED
+            kept = (
+                ""
+                if w.best is None
+                else f" its place beyond rests on the valley's shape at the other {group.axis.nouns};"
+            )
             said.append(
-                f"At width {w.width} the {side} learning rate tried is the best (optimum {sign} {bound} as far as the "
-                f"grid shows);{kept} extend the grid {way}."
+                f"At {words.at(group.axis, w.width)} the {side} learning rate tried is the best (optimum {sign} "
+                f"{bound} as far as the grid shows);{kept} extend the grid {way}."
             )
     return said
 
 
-_BORROWED = " its place beyond rests on the valley's shape at the other widths;"
-
-
 def _left_out(group: GroupFit) -> list[str]:
-    reasons: dict[LeftOut, list[int]] = {}
+    reasons: dict[LeftOut, list[float]] = {}
     for w in group.widths:
         if w.fitted.left_out is not None:
             reasons.setdefault(w.fitted.left_out, []).append(w.width)
     said = []
     for reason, widths in reasons.items():
-        which = words.capital(words.widths_text(widths))
-        text = f"{which} took no part in the fit of the optimum: {LEFT_OUT[reason]}."
+        which = words.capital(words.levels(group.axis, widths))
+        text = f"{which} took no part in the fit of the optimum: {left_out(group, reason)}."
         if reason is LeftOut.UNSTABLE:
             text += (
                 " All runs count as unstable, so the edge lies below the smallest learning rate tried; extend the grid "
@@ -232,13 +239,14 @@ def _edge_bounds(group: GroupFit) -> list[str]:
     if unseen and len(unseen) < len(group.widths):
         bound = lr(min(float(w.curve.lrs[-1]) for w in unseen))
         said.append(
-            f"At {words.widths_text([w.width for w in unseen])} no learning rate was unstable: the edge there is only "
-            f"known to lie beyond {bound}, and its place rests on the other widths; extend the grid upwards."
+            f"At {words.levels(group.axis, [w.width for w in unseen])} no learning rate was unstable: the edge there "
+            f"is only known to lie beyond {bound}, and its place rests on the other {group.axis.nouns}; extend the "
+            "grid upwards."
         )
     if group.fitted.edge_limited:
         said.append(
-            f"The valley's bottom lies within {EDGE_GAP:g} octave of the edge at half of the widths or more: the "
-            "optimum's exponent is reported from the edge's runs, and says nothing beyond them."
+            f"The valley's bottom lies within {EDGE_GAP:g} octave of the edge at half of the {group.axis.nouns} or "
+            "more: the optimum's exponent is reported from the edge's runs, and says nothing beyond them."
         )
     return said
 
@@ -271,7 +279,9 @@ def _by_criterion(group: GroupFit) -> list[str]:
     ]
     if not apart:
         return []
-    where = ", ".join(f"{lr(one.lr)} ({lr(one.below)} to {lr(one.above)}) at width {one.width}" for one in apart)
+    where = ", ".join(
+        f"{lr(one.lr)} ({lr(one.below)} to {lr(one.above)}) at {words.at(group.axis, one.width)}" for one in apart
+    )
     what = "the accuracy floor" if group.grid.published.n_classes is not None else f"{MARGIN:g} above the best loss"
     exponent = fit_exponent([one.width for one in apart], [one.lr for one in apart])
     slope = f", exponent {words.exponent(exponent)}" if exponent.estimable else ""
@@ -298,26 +308,30 @@ def _checks(group: GroupFit) -> list[str]:
             continue
         if check.verdict == "unchecked":
             said.append(
-                f"Two widths give the {name}'s exponent no lack-of-fit check: whether it is a power law is assumed."
+                f"Two {group.axis.nouns} give the {name}'s exponent no lack-of-fit check: whether it is a power law is "
+                "assumed."
             )
             continue
         local = ", ".join(
-            f"{number(one.exponent.median)} ({number(low)} to {number(high)}) from {one.narrow} to {one.wide}"
+            f"{number(one.exponent.median)} ({number(low)} to {number(high)}) from {words.level(one.narrow)} to "
+            f"{words.level(one.wide)}"
             for one in check.local
             for low, high in [one.exponent.interval()]
         )
         if check.verdict == "drift":
             off = ", ".join(
-                f"width {held.width} by {number(held.error)} octaves" for held in check.held_out if not held.inside
+                f"{words.at(group.axis, held.width)} by {number(held.error)} octaves"
+                for held in check.held_out
+                if not held.inside
             )
             said.append(
-                f"The {name} does not follow one power law: predicted from the other widths, it is off at {off}. Local "
-                f"exponents: {local}. Do not extrapolate with the common one."
+                f"The {name} does not follow one power law: predicted from the other {group.axis.nouns}, it is off at "
+                f"{off}. Local exponents: {local}. Do not extrapolate with the common one."
             )
         else:
             said.append(
-                f"One power law fits the {name}: every width lies where the others predict it. Local exponents: "
-                f"{local}."
+                f"One power law fits the {name}: every {group.axis.noun} lies where the others predict it. Local "
+                f"exponents: {local}."
             )
     return said
 

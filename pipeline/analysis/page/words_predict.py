@@ -13,7 +13,7 @@ from pipeline.analysis.fit.predict import Doubt, LrPrediction
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words, words_fit
 from pipeline.analysis.page.words_fit import NAME
-from pipeline.analysis.study.load import GROUP
+from pipeline.analysis.study.axis import Axis
 from pipeline.console import wrapped
 
 _ADVISED: dict[Quantity, str] = {"optimal": "optimum", "max_stable": "max-stable lr"}
@@ -55,7 +55,8 @@ def cost(value: float) -> str:
 
 def warning(one: LrPrediction, doubt: Doubt) -> str:
     """A doubt in a sentence."""
-    width, name = one.width, NAME[doubt.quantity]
+    width, name, axis = one.width, NAME[doubt.quantity], one.group.axis
+    here = words.capital(words.at(axis, width))
     match doubt.kind:
         case "no interval":
             called = words.capital(one.group.estimator.called)
@@ -65,23 +66,23 @@ def warning(one: LrPrediction, doubt: Doubt) -> str:
             return f"Beyond the largest learning rate tried at any width, {tried}: nothing was seen there."
         case "far wider":
             times = f"{width / doubt.widths[0]:.3g}"
-            return f"Width {width} is {times} times the widest trained: nothing checks the power law that far out."
+            return f"{here} is {times} times the {axis.largest} trained: nothing checks the power law that far out."
         case "far narrower":
             times = f"{doubt.widths[0] / width:.3g}"
-            return f"Width {width} is {times} times narrower than any trained: nothing checks the power law there."
+            return f"{here} is {times} times {axis.smaller} than any trained: nothing checks the power law there."
         case "drift":
             return (
                 f"The {name} drifts away from one power law (pipeline fit shows where): the prediction follows it, "
-                "from few widths."
+                f"from few {axis.nouns}."
             )
         case "unchecked":
             what = f"whether the {name} follows a power law"
-            return f"Two widths cannot tell {what}: what the interval allows for is assumed."
+            return f"Two {axis.nouns} cannot tell {what}: what the interval allows for is assumed."
         case "edge-limited":
             return "The optimum saturates at the edge of stability: both are predicted from the edge's runs."
         case "grid end":
             return (
-                f"At {words.widths_text(doubt.widths)} the best learning rate tried is the last of the grid: "
+                f"At {words.levels(axis, doubt.widths)} the best learning rate tried is the last of the grid: "
                 "extending it there would make the prediction firmer."
             )
 
@@ -100,7 +101,9 @@ def sentences(one: LrPrediction) -> list[str]:
     for quantity, advice in one.advice.items():
         name, ways = _ADVISED[quantity], [way for way in advice if way.shrink < 0.97]
         if ways:
-            lines.append(f"To narrow the interval of the {name}: {'; '.join(map(_way, ways))}.")
+            lines.append(
+                f"To narrow the interval of the {name}: {'; '.join(_way(one.group.axis, way) for way in ways)}."
+            )
     return lines
 
 
@@ -110,31 +113,38 @@ def _value(lr: Lr | None, percent: str) -> str:
     return f"{words.lr(lr.value)} ({f'{percent} interval {words.span(lr)}' if lr.has_interval else 'no interval'})"
 
 
-def _way(way: Advice) -> str:
-    cost = "less than 1 % of" if way.cost < 0.01 else f"about {100 * way.cost:.0f} % of"
-    if way.cost > 2:
-        cost = f"about {way.cost:.2g} times"
+def _way(axis: Axis, way: Advice) -> str:
+    cost = _cost(way.cost) if way.cost is not None else ""
     what = {  # a narrower width is cheap, but must still train like the others
-        "narrower": f"the same grid at width {way.width}",
-        "wider": f"the same grid at width {way.width}",
-        "seeds": "as many seeds again at every width",
+        "narrower": f"the same grid at {words.at(axis, way.width)}",
+        "wider": f"the same grid at {words.at(axis, way.width)}",
+        "seeds": f"as many seeds again at every {axis.noun}",
     }[way.kind]
-    return f"{what}, by {100 * (1 - way.shrink):.0f} % for {cost} the study's compute so far"
+    narrows = f"{what}, by {100 * (1 - way.shrink):.0f} %"
+    return f"{narrows} for {cost} the study's compute so far" if way.cost is not None else narrows
+
+
+def _cost(share: float) -> str:
+    if share > 2:
+        return f"about {share:.2g} times"
+    return "less than 1 % of" if share < 0.01 else f"about {100 * share:.0f} % of"
 
 
 def summary(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> str:
     """Plain text for a terminal."""
     width = predictions[0].width
     trained = "trained" if any(width == w.width for g in fitted.groups for w in g.widths) else "not trained"
-    lines = [f"{fitted.study.name}: learning rate at width {width} ({trained}), by {fitted.measure.name}"]
+    where = f"{words.at(fitted.study.axis, width)} ({trained})"
+    lines = [f"{fitted.study.name}: learning rate at {where}, by {fitted.measure.name}"]
+    lines += [line for note in fitted.study.notes for line in wrapped(note, "  - ")]
     for one in predictions:
         lines += ["", words.group_title(one.group)]
         for line in sentences(one):
             lead = "  " if line.startswith(("optimal", "max-", "unstable", "recommended", "!")) else "  - "
             lines += wrapped(line, lead)
-        if one.recommended.lr is not None:
+        if (train := command(fitted.study, one)) is not None:
             per_role = ", ".join(f"{role} {words.lr(lr)}" for role, lr in role_lrs(fitted.study, one).items())
-            lines += [*wrapped(f"by role: {per_role}", "  "), f"  {command(fitted.study, one)}"]
+            lines += [*wrapped(f"by role: {per_role}", "  "), f"  {train}"]
     return words.plain("\n".join(lines))
 
 
@@ -145,9 +155,11 @@ def as_json(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> dict[str, 
         "estimator": fitted.estimator.name,
         "metric": fitted.measure.metric,
         "value": fitted.measure.value,
+        "axis": fitted.study.axis.name,
+        "notes": fitted.study.notes,
         "predictions": [
             {
-                **{key: getattr(one.group, key) for key in GROUP},
+                **one.group.head,
                 "width": one.width,
                 "level": one.level,
                 **{

@@ -22,7 +22,7 @@ def summary(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> str:
         of_group = [one for one in predictions if one.group is group]
         at_most = f"at most ({100 * level:g} %)"
         header = (
-            "width",
+            fitted.study.axis.noun,
             "optimal lr",
             f"{group.estimator.edge_name} lr",
             "recommended lr",
@@ -49,7 +49,7 @@ def _row(one: LrPrediction) -> tuple[str, ...]:
             DASH if math.isnan(price.diverges) else percent(price.diverges),
         )
     )
-    return f"{one.width}{trained}", _cell(one.optimal), _cell(one.max_stable), recommended, *costs
+    return f"{words.level(one.width)}{trained}", _cell(one.optimal), _cell(one.max_stable), recommended, *costs
 
 
 def _cell(lr: Lr | None) -> str:

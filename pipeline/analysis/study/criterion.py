@@ -16,7 +16,7 @@ from pipeline.analysis.study.stability import MARGIN, Rule, accuracy_floor
 class Crossing:
     """Where a width's curve crosses the criterion; learning rates."""
 
-    width: int
+    width: float
     lr: float
     below: float
     """The largest learning rate before it, of those that ran."""

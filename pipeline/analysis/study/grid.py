@@ -86,7 +86,7 @@ class Edge:
 class GridWidth:
     """One width of a family, as its grid shows it."""
 
-    width: int
+    width: float
     curve: Curve
     cause: Ints
     """Per learning rate of the curve, what any of its runs is unstable by (`stability.label`)."""

@@ -5,13 +5,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from pipeline.analysis.study.stability import left_for_good, lost_ground
+from pipeline.analysis.study.axis import WIDTH, Axis
+from pipeline.analysis.study.stability import Rule, left_for_good, lost_ground
 from pipeline.analysis.study.table import Row, rows
 from pipeline.config import RunConfig, counted_settings, default_settings
+from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 
@@ -43,9 +45,38 @@ class Study:
     n_failed: int
     """Runs that ended in an error: no evidence about learning rates."""
 
+    axis: ClassVar[Axis] = WIDTH
+    second: ClassVar[Axis | None] = None
+    group: ClassVar[tuple[str, ...]] = tuple(GROUP)
+    notes: ClassVar[tuple[str, ...]] = ()
+
     @property
     def name(self) -> str:
         return " + ".join(path.resolve().name for path in self.dirs)
+
+    @property
+    def folder(self) -> Path:
+        """The first one: what is made of all of them goes there."""
+        return self.dirs[0]
+
+    @property
+    def base_level(self) -> float:
+        return self.config.base_width
+
+    @property
+    def level_step(self) -> int:
+        return self.config.width_step
+
+    @property
+    def about(self) -> str:
+        """The data, their licence and citation."""
+        data = self.config.data
+        said = (("Licence", data.license), ("Citation", data.citation))
+        return " ".join([f"{data.name}.", *(f"{name}: {value}" for name, value in said if value)])
+
+    def rule(self, loss: str) -> Rule:
+        """When a run with that training loss failed although it ended with a finite loss."""
+        return Rule(LOSSES[loss].judged, self.config.n_classes)
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.entries.losses import LOSSES
+
 Metric = Literal["train", "val", "train_accuracy", "val_accuracy"]
 Value = Literal["tail", "last", "best"]
 
@@ -51,6 +53,10 @@ class Measure:
     def is_accuracy(self) -> bool:
         """Then 1 - accuracy, the error rate, is what is minimized."""
         return self.metric.endswith("accuracy")
+
+    def unit(self, loss: str) -> str:
+        """Of what is minimized, under a training loss."""
+        return "error rate" if self.is_accuracy else LOSSES[loss].unit
 
     @property
     def name(self) -> str:

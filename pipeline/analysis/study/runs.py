@@ -21,7 +21,8 @@ Bools = NDArray[np.bool_]
 class Runs:
     """Arrays of equal length, one entry per finished run."""
 
-    width: Ints
+    width: Floats
+    """The level of the axis: our own studies' width, or tokens, say, of a table of other people's runs."""
     lr: Floats
     seed: Ints
     loss: Floats
@@ -30,6 +31,8 @@ class Runs:
     """The trajectory left the stable region or lost ground for good (`stability.left_for_good`, `lost_ground`)."""
     accuracy: Floats
     """Final training accuracy, for the label of classifiers; nan without classes."""
+    second: Floats | None = None
+    """The level of a second axis, where curves differ in two things."""
 
     @staticmethod
     def of(
@@ -39,16 +42,18 @@ class Runs:
         loss: Sequence[float] | NDArray[Any],
         left: Sequence[float] | NDArray[Any] | None = None,
         accuracy: Sequence[float] | NDArray[Any] | None = None,
+        second: Sequence[float] | NDArray[Any] | None = None,
     ) -> "Runs":
         """From anything array-like; a loss that is not finite becomes inf."""
         losses = np.asarray(loss, dtype=np.float64)
         return Runs(
-            np.asarray(width, dtype=np.int64),
+            np.asarray(width, dtype=np.float64),
             np.asarray(lr, dtype=np.float64),
             np.asarray(seed, dtype=np.int64),
             np.where(np.isfinite(losses), losses, math.inf),
             np.zeros(len(losses), dtype=np.bool_) if left is None else np.asarray(left, dtype=np.bool_),
             np.full(len(losses), math.nan) if accuracy is None else np.asarray(accuracy, dtype=np.float64),
+            None if second is None else np.asarray(second, dtype=np.float64),
         )
 
     def __len__(self) -> int:
@@ -56,8 +61,15 @@ class Runs:
 
     def where(self, mask: Bools | Ints) -> "Runs":
         """The runs selected by a mask, or by their places, in that order."""
-        columns = (self.width, self.lr, self.seed, self.loss, self.left, self.accuracy)
-        return Runs(*(column[mask] for column in columns))  # type: ignore[arg-type]
+        return Runs(
+            self.width[mask],
+            self.lr[mask],
+            self.seed[mask],
+            self.loss[mask],
+            self.left[mask],
+            self.accuracy[mask],
+            None if self.second is None else self.second[mask],
+        )
 
     def with_loss(self, loss: Floats) -> "Runs":
         return replace(self, loss=loss)
@@ -69,6 +81,11 @@ class Runs:
         return found
 
     @cached_property
-    def widths(self) -> tuple[int, ...]:
-        """Distinct widths, narrowest first."""
-        return tuple(np.unique(self.width).tolist())
+    def widths(self) -> tuple[float, ...]:
+        """Distinct widths, narrowest first; whole numbers are `int`, and so written without a point."""
+        return tuple(whole(width) for width in np.unique(self.width).tolist())
+
+
+def whole(level: float) -> float:
+    """The same number, as `int` where it is one."""
+    return int(level) if float(level).is_integer() else float(level)

@@ -12,7 +12,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs
+from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs, whole
 
 # Consecutive logged losses above the initial one, at the end of the run, after which it counts as gone for good.
 # More than one, because batches are noisy; few, because catapults recover and must be given the time to.
@@ -201,7 +201,7 @@ class Intervals:
     """Per (width, seed): the edge's threshold for that seed lies in (low, high], in octaves. -inf: not even the
     smallest learning rate tried was stable; inf: none was unstable."""
 
-    width: Ints
+    width: Floats
     seed: Ints
     low: Floats
     high: Floats
@@ -210,22 +210,22 @@ class Intervals:
     def two_sided(self) -> Bools:
         return np.isfinite(self.low) & np.isfinite(self.high)
 
-    def of(self, width: int) -> "Intervals":
+    def of(self, width: float) -> "Intervals":
         return self.where(self.width == width)
 
     def where(self, mask: Bools) -> "Intervals":
         return Intervals(self.width[mask], self.seed[mask], self.low[mask], self.high[mask])
 
     @property
-    def estimable_widths(self) -> tuple[int, ...]:
+    def estimable_widths(self) -> tuple[float, ...]:
         """Widths with at least one two-sided interval; an exponent of the edge takes two."""
-        return tuple(np.unique(self.width[self.two_sided]).tolist())
+        return tuple(whole(width) for width in np.unique(self.width[self.two_sided]).tolist())
 
 
 def intervals(runs: Runs, labels: Labels, ignored: Bools | None = None) -> Intervals:
     """What each seed of each width says of the edge: above its last stable learning rate below the first unstable one
     at or above the width's best. Runs that are `ignored` count as neither."""
-    rows: list[tuple[int, int, float, float]] = []
+    rows: list[tuple[float, int, float, float]] = []
     place_of = {width: place for place, width in enumerate(runs.widths)}
     order = np.lexsort((runs.x, runs.seed, runs.width))
     if ignored is not None:
@@ -233,17 +233,17 @@ def intervals(runs: Runs, labels: Labels, ignored: Bools | None = None) -> Inter
     width, seed, x, unstable = runs.width[order], runs.seed[order], runs.x[order], labels.unstable[order]
     cuts = np.flatnonzero((np.diff(width) != 0) | (np.diff(seed) != 0)) + 1
     for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(x)], strict=True):
-        place = place_of[int(width[start])]
+        place = place_of[float(width[start])]
         xs, bad = x[start:stop], unstable[start:stop]
         least = -math.inf if labels.all_unstable[place] else labels.best_x[place] - 1e-9
         hits = np.flatnonzero(bad & (xs >= least))
         first = int(hits[0]) if len(hits) else len(xs)
         stable = np.flatnonzero(~bad[:first])
         low = float(xs[stable[-1]]) if len(stable) else -math.inf
-        rows.append((int(width[start]), int(seed[start]), low, float(xs[first]) if first < len(xs) else math.inf))
+        rows.append((float(width[start]), int(seed[start]), low, float(xs[first]) if first < len(xs) else math.inf))
     columns = list(zip(*rows, strict=True)) if rows else [(), (), (), ()]
     return Intervals(
-        np.array(columns[0], dtype=np.int64),
+        np.array(columns[0], dtype=np.float64),
         np.array(columns[1], dtype=np.int64),
         np.array(columns[2], dtype=np.float64),
         np.array(columns[3], dtype=np.float64),

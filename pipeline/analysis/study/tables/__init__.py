@@ -1,0 +1,1 @@
+"""Tables of runs that this package did not train: files, and W&B's folders and projects."""
