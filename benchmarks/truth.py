@@ -114,7 +114,8 @@ class Measured:
 
 def measured(folder: Path) -> dict[tuple[str, int], Measured]:
     """The finished runs of a study folder by parameterization and width. Raises `RequestError`."""
-    return {
-        (str(param), int(width)): Measured(runs_of(rows, TRAINING_LOSS), float(rows["initial_loss"].median()))
-        for (param, width), rows in load_study([folder]).runs.groupby(["param", "width"])
-    }
+    found = {}
+    for _, rows in load_study([folder]).runs.groupby(["param", "width"]):
+        family = str(rows["param"].iloc[0]), int(rows["width"].iloc[0])
+        found[family] = Measured(runs_of(rows, TRAINING_LOSS), float(rows["initial_loss"].median()))
+    return found

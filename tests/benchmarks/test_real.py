@@ -84,4 +84,4 @@ def test_seeds_follow_the_best_where_it_lies_at_an_end_of_theirs(tmp_path, monke
     found = iter([runs([4.4, 4.5, 5.0]), runs([0.0, 0.0, 0.0])])
     monkeypatch.setattr(real, "measured", lambda folder: {("sp", 64): Measured(next(found), 1.0)})
     training.around({("sp", 64): 1.0})
-    assert asked == [{("sp", 64): [-1.0, 0.0, 1.0, 2.0, 3.0]}, {("sp", 64): [4.0, 5.0]}]
+    assert asked == [{("sp", 64): [-1.0, 0.0, 1.0, 2.0]}, {("sp", 64): [4.0, 5.0]}]
