@@ -61,6 +61,7 @@ def test_an_interval_holds_the_truth_or_holds_it_with_its_error():
     assert not at(0.6).inside(False)
     assert not at(0.6, 0.1).inside(True)
     assert at(0.6, 0.25).inside(True)
+    assert not at(0.6, 0.25).inside(False)
 
 
 def test_every_recipe_plans_its_runs(tmp_path, monkeypatch):
