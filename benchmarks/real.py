@@ -44,20 +44,23 @@ class Recipe:
     flags: str
     """Of `pipeline sweep`."""
     octaves: tuple[int, int]
-    """log2 of the smallest and the largest learning rate of the x2 grid."""
+    """log2 of the smallest and the largest learning rate of the grid."""
     widths: tuple[int, ...]
     target: int
     """Four times the widest of `widths`."""
+    step: int = 1
+    """Octaves between its learning rates."""
 
 
 _INDEX = "--config mlp-multi-index --steps 160 --val_interval 160 --val_sequences 256"
 _DIGITS = "--config mlp-digits --base_width 48"
 _GPT = (
-    "--config quick --base_width 24 --model.vocab_size 512 --model.head_size 8 --seq_len 32 --global_batch 8 --steps 80"
-    " --warmup_steps 8 --val_interval 80 --val_sequences 32"
+    "--config quick --base_width 24 --model.vocab_size 512 --model.head_size 8 --seq_len 32 --val_sequences 32"
+    " --val_interval 80"
 )
+_MOMENTUM = f"{_INDEX} --base_width 48 --model.n_layer 2"
 _DECAY = "--optimizer adamw --weight_decay 0.1"
-_WIDE, _NARROW = ((32, 64, 128, 256), 1024), ((16, 32, 64, 128), 512)
+_WIDE, _NARROW, _GPT_WIDTHS = ((32, 64, 128, 256), 1024), ((16, 32, 64, 128), 512), ((8, 16, 32, 64), 256)
 
 RECIPES = {
     recipe.name: recipe
@@ -66,9 +69,18 @@ RECIPES = {
         Recipe("index-adam", f"{_INDEX} --base_width 64 --optimizer adam", (-11, -2), *_WIDE),
         Recipe("digits-sgd", f"{_DIGITS} --model.n_layer 4 --optimizer sgd", (-6, 1), *_NARROW),
         Recipe("digits-adamw", f"{_DIGITS} --model.n_layer 4 {_DECAY}", (-11, -3), *_NARROW),
-        Recipe("gpt-adamw", _GPT, (-8, 1), (8, 16, 32, 64), 256),
+        Recipe("gpt-adamw", f"{_GPT} --global_batch 8 --steps 80 --warmup_steps 8", (-8, 1), *_GPT_WIDTHS),
         Recipe("digits-adam", f"{_DIGITS} --model.n_layer 3 --global_batch 32 --optimizer adam", (-11, -3), *_NARROW),
         Recipe("index-adamw-deep", f"{_INDEX} --base_width 48 --model.n_layer 5 {_DECAY}", (-11, -3), *_NARROW),
+        Recipe("digits-mse", f"{_DIGITS} --model.n_layer 4 --loss mse --optimizer sgd", (-10, -2), *_NARROW),
+        Recipe("digits-sgd-deep", f"{_DIGITS} --model.n_layer 8 --optimizer sgd", (-7, 1), *_NARROW),
+        Recipe(
+            "gpt-adam", f"{_GPT} --global_batch 16 --steps 40 --warmup_steps 4 --optimizer adam", (-9, 0), *_GPT_WIDTHS
+        ),
+        Recipe(
+            "digits-adam-x4", f"{_DIGITS} --model.n_layer 5 --global_batch 16 --optimizer adam", (-13, -3), *_NARROW, 2
+        ),
+        Recipe("index-momentum", f"{_MOMENTUM} --global_batch 32 --optimizer sgd --momentum 0.9", (-5, 3), *_NARROW),
     )
 }
 
@@ -120,7 +132,9 @@ def train(recipe: Recipe, out: Path, phase: str) -> None:
     families = [(param, width) for param in PARAMS for width in recipe.widths]
     if phase == "fit":
         low, high = recipe.octaves
-        return training.launch({family: [float(x) for x in range(low, high + 1)] for family in families}, SEEDS["fit"])
+        return training.launch(
+            {family: [float(x) for x in range(low, high + 1, recipe.step)] for family in families}, SEEDS["fit"]
+        )
     centres = {family: seen.best for family, seen in measured(Training(recipe, out, "fit").folder).items()}
     if phase == "seeds":
         return training.around(centres)

@@ -71,7 +71,7 @@ def test_every_recipe_plans_its_runs(tmp_path, monkeypatch):
         real.train(recipe, tmp_path, "fit")
         low, high = recipe.octaves
         runs = made[recipe.name]
-        assert len(runs) == 2 * 2 * len(recipe.widths) * (high - low + 1)
+        assert len(runs) == 2 * 2 * len(recipe.widths) * ((high - low) // recipe.step + 1)
         assert {run.width for run in runs} == set(recipe.widths)
         assert recipe.target == 4 * recipe.widths[-1]
         assert all(run.run_dir.parent == tmp_path / "fit" / recipe.name for run in runs)
