@@ -24,7 +24,7 @@ from pipeline.sweep.launch import local
 
 PHASES = ("fit", "seeds", "target")
 PARAMS = ("sp", "mup")
-SEEDS = {"fit": (0, 1), "seeds": tuple(range(2, 8)), "target": tuple(range(10, 18))}
+SEEDS = {"fit": (0, 1), "seeds": tuple(range(2, 10)), "target": tuple(range(10, 18))}
 NEAR = {"seeds": (-2.0, -1.0, 0.0, 1.0), "target": (-1.0, -0.5, 0.0, 0.5, 1.0)}
 """Octaves around the best that all seeds train at."""
 SCAN = range(-3, 3)
