@@ -1,0 +1,122 @@
+"""How the intervals of a fitted study stand to the optima that other seeds measured. Places in octaves of learning
+rate, exponents as slopes; regrets in the unit of the loss, nats."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.truth import Measured, Truth, slope, truth
+from pipeline.analysis.fit.predict import predict
+from pipeline.analysis.fit.study_fit import GroupFit, fit
+
+LEVELS = {"width": 0.95, "exponent": 0.95, "target": 0.9}
+"""What is scored -> the mass that its intervals claim."""
+_SIGMA = {0.95: 1.960, 0.9: 1.645}
+UNTOLD = 0.5
+"""Octaves; a place whose truth is known no better is not scored."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One interval and its truth. nan: the estimator gave none."""
+
+    study: str
+    kind: str
+    """A key of `LEVELS`."""
+    width: int
+    truth: float
+    error: float
+    middle: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    regret: float = math.nan
+    """At the middle."""
+    advised: float = math.nan
+    """Regret at the recommended learning rate."""
+
+    @property
+    def miss(self) -> float:
+        return self.middle - self.truth
+
+    @property
+    def half(self) -> float:
+        return (self.high - self.low) / 2
+
+    def inside(self, own_error: bool) -> bool:
+        """Whether the interval holds the truth; with the truth's own error added to either side as to a normal's."""
+        reach = _SIGMA[LEVELS[self.kind]] * self.error if own_error else 0.0
+        low, high = (math.hypot(side - self.middle, reach) for side in (self.low, self.high))
+        return -low <= self.truth - self.middle <= high
+
+    def __str__(self) -> str:
+        held = "inside" if self.inside(False) else "inside with its error" if self.inside(True) else "MISS"
+        return (
+            f"{self.study:24s} {self.kind:8s} {self.width:5d}  truth {self.truth:+7.2f} +- {self.error:.2f}  "
+            f"{self.middle:+7.2f} ({self.low:+.2f} to {self.high:+.2f})  regret {self.regret:.4f} {self.advised:.4f}  "
+            f"{held}"
+        )
+
+
+def score(name: str, folder: Path, others: Mapping[tuple[str, int], Measured], target: int) -> Iterator[Score]:
+    """Of a study folder, by parameterization and width of what `others` measured."""
+    for group in fit([folder]).groups:
+        truths = {
+            width: told for (param, width), runs in others.items() if param == group.param and (told := _told(runs))
+        }
+        fitted = {w.width: truths[w.width] for w in group.widths if w.width in truths}
+        for width in group.widths:
+            if width.width in fitted:
+                yield _place(f"{name} {group.param}", "width", group, width.width, others, fitted[width.width])
+        if len(fitted) == len(group.widths) > 1:
+            law = group.optimal
+            yield Score(f"{name} {group.param}", "exponent", 0, *slope(fitted), law.exponent, law.ci_low, law.ci_high)
+        if target in truths:
+            yield _place(f"{name} {group.param}", "target", group, target, others, truths[target])
+
+
+def _told(measured: Measured) -> Truth | None:
+    known = truth(measured.runs)
+    return None if known is None or known.side or known.error > UNTOLD else known
+
+
+def _place(
+    study: str, kind: str, group: GroupFit, width: int, others: Mapping[tuple[str, int], Measured], known: Truth
+) -> Score:
+    said, measured = predict(group, width, LEVELS[kind]), others[group.param, width]
+    if said.optimal is None:
+        return Score(study, kind, width, known.x, known.error)
+    middle, low, high = (math.log2(lr) for lr in (said.optimal.value, said.optimal.low, said.optimal.high))
+    advised = said.recommended.lr
+    regrets = measured.regret(middle), math.nan if advised is None else measured.regret(math.log2(advised))
+    return Score(study, kind, width, known.x, known.error, middle, low, high, *regrets)
+
+
+def report(scores: Sequence[Score], each: bool) -> None:
+    """Tables over all studies and by recipe, and with `each` a line per interval."""
+    if each:
+        print(*scores, sep="\n", end="\n\n")
+    print("| | intervals | given | inside | with the truth's error | truth's error | half-width | rms | bias |", end="")
+    print(" regret | worst | advised | worst |")
+    print("|" + "---|" * 13)
+    for kind, level in LEVELS.items():
+        of_kind = [s for s in scores if s.kind == kind]
+        for study in ("all", *dict.fromkeys(s.study.split()[0] for s in of_kind)):
+            rows = [s for s in of_kind if study in ("all", s.study.split()[0])]
+            given = [s for s in rows if not math.isnan(s.middle)]
+            if given:
+                print(f"| {kind}, {level:.0%}: {study} | {len(rows)} | {len(given)} | {_summary(given)} |")
+
+
+def _summary(given: Sequence[Score]) -> str:
+    raw, fair = (np.mean([s.inside(own_error) for s in given]) for own_error in (False, True))
+    miss, half, error = (np.array([getattr(s, name) for s in given]) for name in ("miss", "half", "error"))
+    numbers = f"{raw:.0%} | {fair:.0%} | {np.median(error):.2f} | {np.median(half):.2f} | "
+    numbers += f"{math.sqrt(np.mean(miss**2)):.2f} | {np.mean(miss):+.2f}"
+    for name in ("regret", "advised"):
+        found = np.array([getattr(s, name) for s in given])
+        found = found[np.isfinite(found)]
+        numbers += f" | {found.mean():.4f} | {found.max():.4f}" if len(found) else " | | "
+    return numbers
