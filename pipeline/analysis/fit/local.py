@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.stats import combine_pvalues, kruskal
 
 from pipeline.analysis.fit.edgelaw import SEED_SCATTER, EdgeLaw, edge_law, edge_of_width
 from pipeline.analysis.fit.evidence import check_power_law
@@ -39,6 +40,8 @@ from pipeline.analysis.study.stability import LANGUAGE, Cause, Intervals, Labels
 
 # The optimum counts as limited by the edge where it comes within this many octaves of it at half the widths or more.
 EDGE_GAP = 0.5
+# Losses that do not depend on the learning rate are told to by chance so often.
+_CHANCE = 0.05
 _ALLOWED = 0.2
 
 # A finite loss this many times the noise, this much (of y) and more than once again the valley's height above the
@@ -186,7 +189,7 @@ def estimate(runs: Runs) -> Estimate:
     near, scale = neighbourhoods(runs, labels, failed, intervals(runs, labels), y_R)
     fitted = optima(near, scale) if near else None
     seen = intervals(runs, labels, _half_recovered(runs, y_R, labels, fitted, scale))
-    no_valley = fitted is not None and float(fitted.evidence.sum()) < SEEN
+    no_valley = fitted is not None and (float(fitted.evidence.sum()) < SEEN or not _depends(near))
     return Estimate(
         runs=runs,
         labels=labels,
@@ -198,6 +201,22 @@ def estimate(runs: Runs) -> Estimate:
         log_loss=log_loss,
         no_valley=no_valley,
     )
+
+
+def _depends(near: list[Neighbourhood]) -> bool:
+    """Whether losses depend on the learning rate: Kruskal and Wallis' test over octaves, all widths together. Where no
+    octave has two runs, there is nothing to test against."""
+    octaves = [_by_octave(one) for one in near]
+    chances = [float(kruskal(*groups).pvalue) for groups in octaves if len(groups) > 1]
+    return not chances or float(combine_pvalues(chances).pvalue) < _CHANCE
+
+
+def _by_octave(one: Neighbourhood) -> list[Floats]:
+    """Its y, none where no octave has two runs or all agree to the last digit."""
+    octave = np.round(one.x_R).astype(np.int64)
+    groups = [one.y_R[octave == at] for at in np.unique(octave)]
+    told = max(map(len, groups)) > 1 and np.ptp(one.y_R) > 0
+    return groups if told else []
 
 
 def _bracketed(runs: Runs, labels: Labels, near: list[Neighbourhood]) -> bool:
