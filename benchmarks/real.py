@@ -108,8 +108,9 @@ class Training:
             runs += grid(replace(sweep, params=(param,), widths=(width,), lrs=lrs, seeds=seeds))
         todo = sorted(unfinished(runs), key=cost, reverse=True)
         print(f"{self.folder}: {len(runs)} runs, {len(todo)} to do", flush=True)
-        if local.report(local.run_study(sweep, todo), len(runs)):
-            raise RuntimeError(f"{self.folder}: runs failed")
+        failures = local.run_study(sweep, todo)
+        if failures:
+            raise RuntimeError(f"{self.folder}: {len(failures)} of {len(runs)} runs failed: {failures}")
 
     def around(self, centres: Mapping[Family, float]) -> None:
         """All seeds near the centres, which follow the best as far as it takes."""

@@ -63,13 +63,13 @@ class Score:
 def score(name: str, folder: Path, others: Mapping[tuple[str, int], Measured], target: int) -> Iterator[Score]:
     """Of a study folder, by parameterization and width of what `others` measured."""
     for group in fit([folder]).groups:
-        truths = {
+        truths: dict[float, Truth] = {
             width: told for (param, width), runs in others.items() if param == group.param and (told := _told(runs))
         }
         fitted = {w.width: truths[w.width] for w in group.widths if w.width in truths}
         for width in group.widths:
             if width.width in fitted:
-                yield _place(f"{name} {group.param}", "width", group, width.width, others, fitted[width.width])
+                yield _place(f"{name} {group.param}", "width", group, int(width.width), others, fitted[width.width])
         if len(fitted) == len(group.widths) > 1:
             law = group.optimal
             yield Score(f"{name} {group.param}", "exponent", 0, *slope(fitted), law.exponent, law.ci_low, law.ci_high)

@@ -81,7 +81,7 @@ def truth(runs: Runs) -> Truth | None:
     return Truth(float(np.median(places)), max(error, LEAST_ERROR), len(rows), side)
 
 
-def slope(truths: Mapping[int, Truth]) -> tuple[float, float]:
+def slope(truths: Mapping[float, Truth]) -> tuple[float, float]:
     """Least-squares slope of the truths over log2 width, and its standard error."""
     z = np.log2(np.array(list(truths), dtype=np.float64))
     weights = (z - z.mean()) / np.sum((z - z.mean()) ** 2)

@@ -37,6 +37,11 @@ class SweepConfig(RunConfig):
     """grid: every learning rate of lrs. adaptive: runs are chosen round by round, from what the finished ones say."""
     target_half_width: float = 0.05
     """Adaptive: end when the 95 % intervals of both exponents are +- this."""
+    target_regret: float = 0.0
+    """Adaptive: end instead when the recommended learning rate is expected to cost no more than this over the best one,
+    at --at_width; 0: by the exponents."""
+    at_width: int = 0
+    """Adaptive, with --target_regret: the width that is asked about, trained or not."""
     budget: str = ""
     """Adaptive: also end when so much has been spent: runs, such as 200, or hours of all devices together, such as
     20h."""

@@ -21,6 +21,8 @@ _OF_SWEEP = {
     "lrs": "give one --lr, and --lr_exponent for how it goes with width",
     "plan": "a coordinate check makes all its runs",
     "target_half_width": "a coordinate check makes all its runs",
+    "target_regret": "a coordinate check makes all its runs",
+    "at_width": "a coordinate check makes all its runs",
     "budget": "a coordinate check makes all its runs",
     "launcher": "a coordinate check runs here",
     "profile": "a coordinate check runs here",

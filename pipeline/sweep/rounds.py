@@ -29,6 +29,7 @@ from pipeline.sweep.grid import cost
 from pipeline.sweep.study import Planned
 
 PLAN = "plan.jsonl"
+PER_WIDTH = 6
 AUDIT = 0.05  # share of runs that are never aborted, to see that the aborted ones would not have come back
 LEAST_PATIENCE, PATIENCE = 20, 0.05  # records above the first loss before a run is aborted; share of all its records
 
@@ -66,6 +67,10 @@ def check(config: SweepConfig) -> None:
         raise RequestError("--plan adaptive needs two widths at least: an exponent is a slope over --widths")
     if not 0.001 <= config.target_half_width <= 2:
         raise RequestError(f"--target_half_width must be 0.001..2, got {config.target_half_width:g}")
+    if (config.target_regret > 0) != (config.at_width > 0):
+        raise RequestError("--target_regret and --at_width go together: what a learning rate may cost, and where")
+    if config.target_regret < 0 or config.at_width < 0:
+        raise RequestError("--target_regret and --at_width must be positive")
     budget(config.budget)
     for param in config.all_params:
         for width in config.widths:
@@ -87,7 +92,7 @@ def plan(config: SweepConfig) -> Planned:
         found = next_round(_runs(table, config, param), _aim(config, param))
         proposals += [(param, proposal) for proposal in found.proposals]
         findings.append(f"{param}: {found.finding}" if len(config.all_params) > 1 else found.finding)
-    finding = "; ".join(findings)
+    finding = "; ".join([*findings, *_too_small(config, rounds, proposals)])
     left = _left(config, rounds, table)
     if proposals and (left.runs < 1 or left.hours <= 0):
         return Planned((), f"the budget of {config.budget} is spent; {finding}", followed=True)
@@ -131,6 +136,14 @@ def _table(study: Path) -> pd.DataFrame:
         raise
 
 
+def _too_small(config: SweepConfig, rounds: list[dict[str, Any]], proposals: list[tuple[str, Proposal]]) -> list[str]:
+    """Said before the first run: the scan, then about `PER_WIDTH` runs to open every other width."""
+    least = len(proposals) + PER_WIDTH * (len(set(config.widths)) - 1) * len(config.all_params)
+    if rounds or budget(config.budget).runs >= least:
+        return []
+    return [f"a budget of {config.budget} is too small to reach all widths, which takes about {least} runs"]
+
+
 def _left(config: SweepConfig, rounds: list[dict[str, Any]], table: pd.DataFrame) -> Budget:
     given = budget(config.budget)
     made = sum(len(entry["runs"]) for entry in rounds)
@@ -153,6 +166,8 @@ def _aim(config: SweepConfig, param: str) -> Aim:
         half_width=config.target_half_width,
         cost=costs.__getitem__,
         first_seed=first,
+        regret=config.target_regret,
+        at_width=config.at_width,
     )
 
 

@@ -22,8 +22,8 @@ from pipeline.analysis.study.runs import Floats
 # Values and prior weights, octaves, and octaves per octave^(3/2). Learned by an EM algorithm over this grid, stopped
 # early and smoothed, from 118 families of curves: 24 of our own (benchmarks/real.py) and those of four other sources
 # (Step Law's dense models, muP's MLPs and transformers, a chess model), each source and axis weighing like the root of
-# its number. Families either follow one power law or wander by a third, and are hardly irregular; irregular ones weigh more
-# here than they were met.
+# its number. Families either follow one power law or wander by a third, and are hardly irregular; irregular ones weigh
+# more here than they were met.
 JITTER = ((0.02, 0.08, 0.16, 0.3, 0.5), (0.45, 0.27, 0.16, 0.09, 0.03))
 WANDER = ((0.02, 0.1, 0.2, 0.35, 0.55), (0.28, 0.14, 0.16, 0.32, 0.1))
 STRAIGHT = ((0.0,), (1.0,))

@@ -1,5 +1,6 @@
 """Seeds: where they tighten the wider of the two intervals most per cost."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +15,8 @@ MOST_SEEDS = 64
 
 def replicate(state: State) -> Round:
     aim = state.aim
+    if aim.regret:
+        return _until_cheap(state)
     quantities: tuple[Quantity, ...] = ("optimal", "max_stable")
     halves = {quantity: state.half_width(quantity) for quantity in quantities}
     known = ", ".join(f"{name.replace('_', '-')} exponent to +-{half:.3f}" for name, half in halves.items())
@@ -28,6 +31,23 @@ def replicate(state: State) -> Round:
     closest = limit_of(aim.widths)
     if closest > aim.half_width:
         return Round((), f"{known}; {len(aim.widths)} widths cannot tell it closer than +-{closest:.3f}: add a width")
+    return Round(proposals, known)
+
+
+def _until_cheap(state: State) -> Round:
+    """Seeds for the optimum until the recommended learning rate is as cheap as asked."""
+    aim, regret = state.aim, state.regret()
+    known = f"at width {aim.at_width} the recommended learning rate is expected to cost {regret:.2g}"
+    if regret <= aim.regret:
+        return Round((), f"as asked: {known}")
+    wide: set[Quantity] = {"optimal"}
+    proposals = state.new(_unfinished(state, wide))
+    if not proposals:
+        # regret goes like the square of a half-width
+        half = aim.half_width * math.sqrt(regret / aim.regret) if math.isfinite(regret) else math.inf
+        proposals = state.new(_more_seeds(state, wide, half))
+    if not proposals:
+        return Round((), f"no further run would help: {known}")
     return Round(proposals, known)
 
 

@@ -26,10 +26,13 @@ class Aim:
     start: float
     """First guess of the optimum at the narrowest width, octaves."""
     half_width: float
-    """Of the 95 % intervals of both exponents."""
+    """Of the 95 % intervals of both exponents; with a `regret`, how close those may come at most."""
     cost: Callable[[int], float]
     """Of one run at a width; the unit does not matter."""
     first_seed: int = 0
+    regret: float = 0.0
+    """Expected of the recommended learning rate `at_width`; 0: the exponents are what is asked for."""
+    at_width: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class State:
         if posterior is None or law is None or len(law.widths) < len(self.aim.widths):
             return math.inf
         return half_width(posterior)
+
+    def regret(self) -> float:
+        """Expected of the recommended learning rate at the width that was asked for; inf: it cannot be told yet."""
+        price = self.known.price(self.aim.at_width, 0.9)
+        return math.inf if price is None else price.expected
 
     def best(self, width: int) -> float:
         """Where the optimum is thought to be: fitted, else the best of the grid, else from the next narrower width."""
