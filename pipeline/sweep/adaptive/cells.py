@@ -11,7 +11,7 @@ from pipeline.sweep.adaptive.state import SAME, SCAN_STEP, Proposal, State, any_
 SCAN_REACH = 6.0  # octaves around the first guess
 SCAN_LIMIT = 20.0  # octaves from the first guess after which the scan gives up
 FINE, COARSE = 0.5, 1.0  # octaves, of the edge's bracket at the narrowest width and at the others
-WALLS = (-2.2, 1.6)  # octaves from the optimum at which a cell samples the valley
+WALLS = (-1.1, 0.9)  # octaves from the optimum at which a cell samples the valley
 PROBE_REACH = 0.7  # octaves from the edge within which a run probes it
 CLEAR_OF_EDGE = 0.45  # octaves that such a sample keeps from the edge
 NEAR = 0.5  # octaves within which a run serves for another
