@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import combine_pvalues, kruskal
+from scipy.special import ndtr
+from scipy.stats import rankdata
 
 from pipeline.analysis.fit.edgelaw import SEED_SCATTER, EdgeLaw, edge_law, edge_of_width
 from pipeline.analysis.fit.evidence import check_power_law
@@ -204,19 +205,21 @@ def estimate(runs: Runs) -> Estimate:
 
 
 def _depends(near: list[Neighbourhood]) -> bool:
-    """Whether losses depend on the learning rate: Kruskal and Wallis' test over octaves, all widths together. Where no
-    octave has two runs, there is nothing to test against."""
-    octaves = [_by_octave(one) for one in near]
-    chances = [float(kruskal(*groups).pvalue) for groups in octaves if len(groups) > 1]
-    return not chances or float(combine_pvalues(chances).pvalue) < _CHANCE
+    """Whether losses depend on the learning rate: Bartels' rank test, which asks whether runs next to each other are
+    alike, all widths together."""
+    normal = sum(map(_roughness, near)) / math.sqrt(len(near)) if near else 0.0
+    return float(ndtr(normal)) < _CHANCE
 
 
-def _by_octave(one: Neighbourhood) -> list[Floats]:
-    """Its y, none where no octave has two runs or all agree to the last digit."""
-    octave = np.round(one.x_R).astype(np.int64)
-    groups = [one.y_R[octave == at] for at in np.unique(octave)]
-    told = max(map(len, groups)) > 1 and np.ptp(one.y_R) > 0
-    return groups if told else []
+def _roughness(one: Neighbourhood) -> float:
+    """Rank version of von Neumann's ratio, standardized: negative where the losses follow a curve."""
+    n, rank = len(one.y_R), rankdata(one.y_R)
+    spread = float(np.sum((rank - rank.mean()) ** 2))
+    if spread == 0:
+        return 0.0
+    ratio = float(np.sum(np.diff(rank) ** 2)) / spread
+    variance = 4 * (n - 2) * (5 * n * n - 2 * n - 9) / (5 * n * (n + 1) * (n - 1) ** 2)
+    return (ratio - 2) / math.sqrt(variance)
 
 
 def _bracketed(runs: Runs, labels: Labels, near: list[Neighbourhood]) -> bool:
