@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import ndtr
-from scipy.stats import rankdata
 
 from pipeline.analysis.fit.edgelaw import SEED_SCATTER, EdgeLaw, edge_law, edge_of_width
 from pipeline.analysis.fit.evidence import check_power_law
@@ -41,8 +39,6 @@ from pipeline.analysis.study.stability import LANGUAGE, Cause, Intervals, Labels
 
 # The optimum counts as limited by the edge where it comes within this many octaves of it at half the widths or more.
 EDGE_GAP = 0.5
-# Losses that do not depend on the learning rate are told to by chance so often.
-_CHANCE = 0.05
 _ALLOWED = 0.2
 
 # A finite loss this many times the noise, this much (of y) and more than once again the valley's height above the
@@ -190,7 +186,7 @@ def estimate(runs: Runs) -> Estimate:
     near, scale = neighbourhoods(runs, labels, failed, intervals(runs, labels), y_R)
     fitted = optima(near, scale) if near else None
     seen = intervals(runs, labels, _half_recovered(runs, y_R, labels, fitted, scale))
-    no_valley = fitted is not None and (float(fitted.evidence.sum()) < SEEN or not _depends(near))
+    no_valley = fitted is not None and float(fitted.evidence.sum()) < SEEN
     return Estimate(
         runs=runs,
         labels=labels,
@@ -202,24 +198,6 @@ def estimate(runs: Runs) -> Estimate:
         log_loss=log_loss,
         no_valley=no_valley,
     )
-
-
-def _depends(near: list[Neighbourhood]) -> bool:
-    """Whether losses depend on the learning rate: Bartels' rank test, which asks whether runs next to each other are
-    alike, all widths together."""
-    normal = sum(map(_roughness, near)) / math.sqrt(len(near)) if near else 0.0
-    return float(ndtr(normal)) < _CHANCE
-
-
-def _roughness(one: Neighbourhood) -> float:
-    """Rank version of von Neumann's ratio, standardized: negative where the losses follow a curve."""
-    n, rank = len(one.y_R), rankdata(one.y_R)
-    spread = float(np.sum((rank - rank.mean()) ** 2))
-    if spread == 0:
-        return 0.0
-    ratio = float(np.sum(np.diff(rank) ** 2)) / spread
-    variance = 4 * (n - 2) * (5 * n * n - 2 * n - 9) / (5 * n * (n + 1) * (n - 1) ** 2)
-    return (ratio - 2) / math.sqrt(variance)
 
 
 def _bracketed(runs: Runs, labels: Labels, near: list[Neighbourhood]) -> bool:

@@ -18,8 +18,8 @@ from pipeline.analysis.fit.neighbourhood import (
     Neighbourhood,
     Scale,
     curve_at,
+    evidence_of_valley,
     log_likelihood,
-    log_likelihood_flat,
     places,
 )
 from pipeline.analysis.fit.posterior import normalized
@@ -34,7 +34,7 @@ _MOST = 80  # hypotheses that are kept
 _LEAST = 1e-3  # and the weight, over the largest, that they need
 
 # A valley is seen where it explains the losses so many times (log) better than no dependence on the learning rate.
-SEEN = math.log(10.0)
+SEEN = math.log(5.0)
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,13 @@ def optima(near: list[Neighbourhood], scale: Scale) -> Optima:
     """Of one width at least."""
     places_WX = np.stack([places(one, scale) for one in near])
     tables = [log_likelihood(one, scale, at_X) for one, at_X in zip(near, places_WX, strict=True)]
-    prior_KP = _prior_KP()
-    evidence = [
-        _valley_evidence(table, prior_KP) - _flat_evidence(one, scale) for table, one in zip(tables, near, strict=True)
-    ]
     z = np.log2([float(one.width) for one in near])
     prior_D, share_DWKP, loose_D = _shared(z - z.mean())
     total, likelihood = np.log(prior_D)[None, :], []
     for place, (one, table) in enumerate(zip(near, tables, strict=True)):
         by_place = np.exp(table - table.max())
         by_place = np.einsum("an,nmskpx->amskpx", _noise_kernel(), by_place)
-        by_place = by_place.reshape(-1, prior_KP.size, by_place.shape[-1])
+        by_place = by_place.reshape(-1, share_DWKP[0, 0].size, by_place.shape[-1])
         given = np.einsum("dq,hqx->hdx", share_DWKP[:, place].reshape(len(prior_D), -1), by_place, optimize=True)
         given = given * one.below_edge(places_WX[place])
         step = places_WX[place, 1] - places_WX[place, 0]
@@ -96,7 +92,7 @@ def optima(near: list[Neighbourhood], scale: Scale) -> Optima:
         places_WX=places_WX,
         likelihood_WCX=likelihood_WCX,
         shape_differs=float(weight.reshape(-1, len(prior_D)).sum(axis=0) @ loose_D),
-        evidence=np.array(evidence),
+        evidence=np.array([evidence_of_valley(one, scale) for one in near]),
         curves=tuple(map(_likeliest, near, [scale] * len(near), tables, places_WX)),
     )
 
@@ -135,17 +131,6 @@ def _shared(z: Floats) -> tuple[Floats, Floats, Floats]:
         prior.append((prior_KP[:, None, :] * turn_prior[:, None]).ravel() / 2)
         loose.append(np.full(len(prior[-1]), float(sd_k == _LARGE[0])))
     return np.concatenate(prior), np.concatenate(share), np.concatenate(loose)
-
-
-def _valley_evidence(table: Floats, prior_KP: Floats) -> float:
-    top = float(table.max())
-    by_shape = np.exp(table - top).mean(axis=(0, 1, 2, 5))
-    return top + math.log(float(np.sum(by_shape * prior_KP)))
-
-
-def _flat_evidence(one: Neighbourhood, scale: Scale) -> float:
-    log = log_likelihood_flat(one, scale)
-    return float(log.max() + np.log(np.mean(np.exp(log - log.max()))))
 
 
 def _likeliest(one: Neighbourhood, scale: Scale, table: Floats, at_X: Floats) -> Curve:
