@@ -9,8 +9,8 @@ from pipeline.analysis.page.transfer import transfer
 from tests.support.synthetic_study import valley, write_study
 
 
-def shown(folder, loss, **grid):
-    fitted = fit([write_study(folder, loss, **grid)])
+def shown(folder, loss, estimator="local", **grid):
+    fitted = fit([write_study(folder, loss, **grid)], estimator=estimator)
     return fitted, transfer(fitted, fitted.groups[0])
 
 
@@ -25,7 +25,7 @@ def test_a_cross_says_what_the_learning_rate_is_unstable_by(tmp_path):
             return 6.6 + 0.1 * abs(math.log2(config.lr / 8e-3))
         return {0.032: 6.2, 0.064: math.nan}.get(config.lr, 5 + 0.05 * math.log2(config.lr / 8e-3) ** 2)
 
-    _, group = shown(tmp_path, loss, widths=(64, 256))
+    _, group = shown(tmp_path, loss, "paper", widths=(64, 256))
     lost, failed = sorted(hovers(group, 64), key=lambda text: "loss" in text)
     assert lost == "width 64<br>lr 6.4e-2<br>unstable in 1 of 1 seed"
     assert failed == "width 64<br>lr 3.2e-2<br>loss 6.200, 1 seed<br>unstable: more than 1 above the best 5.000"

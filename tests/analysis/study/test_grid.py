@@ -83,7 +83,7 @@ LRS = [1.0, 2.0, 4.0, 8.0, 16.0]
 
 def edge(losses, rule=LANGUAGE, left=None, accuracy=None):
     """The bracket of one width's edge, from one seed's losses at 1, 2, 4, ..."""
-    (width,) = grid_of(Runs.of([64] * 5, LRS, [0] * 5, losses, left, accuracy), rule).widths
+    (width,) = grid_of(Runs.of([64] * 5, LRS, [0] * 5, losses, left, accuracy), rule, by_trajectory=False).widths
     return width.edge.last_stable_lr, width.edge.min_unstable_lr
 
 
@@ -116,7 +116,7 @@ def test_the_edge_of_classifiers_and_of_squared_losses():
 def test_one_unstable_seed_makes_a_learning_rate_unstable():
     steady, other = [5.5, 5.0, 5.2, 5.3, 5.4], [5.5, 5.1, 5.2, 5.3, 7.0]
     runs = Runs.of([64] * 10, LRS * 2, [0] * 5 + [1] * 5, steady + other)
-    (width,) = grid_of(runs, Rule()).widths
+    (width,) = grid_of(runs, Rule(), by_trajectory=False).widths
     assert width.unstable.tolist() == [False, False, False, False, True]
     assert (width.n_unstable_seeds, width.seeds, width.n_seeds, width.n_missing) == (1, 2, 2, 0)
 
@@ -125,7 +125,7 @@ def test_a_width_that_is_all_unstable_has_no_optimum_and_no_edge_on_its_grid():
     """Ruined beside a narrower width: the fit and the columns of the grid say the same."""
     good, ruined = [6.0, 5.0, 5.1, 5.3, 5.5], [6.1, 6.4, 7.0, 6.5, 7.7]
     runs = Runs.of([64] * 5 + [128] * 5, LRS * 2, [0] * 10, good + ruined)
-    narrow, wide = grid_of(runs, Rule()).widths
+    narrow, wide = grid_of(runs, Rule(), by_trajectory=False).widths
     assert (narrow.all_unstable, wide.all_unstable) == (False, True)
     assert wide.unstable.all()
     assert wide.optimum.index is None

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.study.runs import Runs
-from pipeline.analysis.study.stability import Cause, Rule, accuracy_floor, intervals, is_lost, label, records_above
+from pipeline.analysis.study.stability import (
+    LANGUAGE,
+    Cause,
+    Rule,
+    accuracy_floor,
+    ground_lost,
+    intervals,
+    is_lost,
+    label,
+    lost_ground,
+    records_above,
+)
 
 NAN, INF = math.nan, math.inf
 LRS = [1.0, 2.0, 4.0, 8.0, 16.0]
@@ -21,7 +32,7 @@ def join(*parts):
 
 
 def test_nan_is_unstable_wherever_it_lies_and_one_too_many_only_at_or_above_the_optimum():
-    found = label(one_width([NAN, 7.0, 5.0, 6.0, 6.001]))
+    found = label(one_width([NAN, 7.0, 5.0, 6.0, 6.001]), LANGUAGE)
     assert found.unstable.tolist() == [True, False, False, False, True]
     assert found.best_x.tolist() == [2.0]
     assert found.best_loss.tolist() == [5.0]
@@ -58,12 +69,12 @@ def test_ties_go_to_the_smallest():
 def test_a_width_that_is_worse_than_a_narrower_one_is_all_unstable_unless_it_wants_larger_rates():
     good = one_width([6.0, 5.0, 5.1, 5.3, 5.5])
     ruined = one_width([6.1, 6.4, 7.0, 6.5, 7.7], width=128)
-    found = label(join(good, ruined))
+    found = label(join(good, ruined), LANGUAGE)
     assert found.all_unstable.tolist() == [False, True]
     assert found.unstable[5:].all()
     assert math.isnan(found.best_x[1])
     falling = one_width([9.0, 8.5, 8.0, 7.5, 7.0], width=128)
-    assert label(join(good, falling)).all_unstable.tolist() == [False, False]
+    assert label(join(good, falling), LANGUAGE).all_unstable.tolist() == [False, False]
     nothing = one_width([NAN] * 5, width=128)
     assert label(join(good, nothing)).all_unstable.tolist() == [False, True]
 
@@ -72,7 +83,8 @@ def test_a_classifier_fails_by_accuracy_and_squared_losses_by_divergence_alone()
     losses, accuracy = [2.3, 0.5, 0.4, 9.0, 2.2], [0.1, 0.8, 0.9, 0.7, 0.19]
     runs = one_width(losses, accuracy=accuracy)
     assert label(runs, Rule(n_classes=10)).unstable.tolist() == [False, False, False, False, True]
-    assert label(runs).unstable.tolist() == [False, False, False, True, True]
+    assert label(runs, LANGUAGE).unstable.tolist() == [False, False, False, True, True]
+    assert not label(runs).unstable.any()
     assert not label(runs, Rule(cross_entropy=False, n_classes=10)).unstable.any()
 
 
@@ -108,6 +120,28 @@ def test_ignored_runs_count_as_neither():
 
 def test_what_left_for_good_is_not_the_best_however_low_its_loss():
     assert label(one_width([6.0, 5.0, 5.5, 1.0], left=[False, False, False, True])).best_x.tolist() == [1.0]
+
+
+def trajectory(*ends, noise=0.02, n=60):
+    """A training loss that goes through `ends` in straight lines."""
+    rng = np.random.default_rng(0)
+    return np.interp(np.linspace(0, len(ends) - 1, n), np.arange(len(ends)), ends) + rng.normal(0, noise, n)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        (trajectory(7, 4, 6), True),
+        (trajectory(7, 4, 4.5), False),  # a sixth of what was gained
+        (trajectory(7, 5, 4), False),
+        (trajectory(7, 6.9, 7, noise=0.3), False),  # within the noise
+        (trajectory(7, 8, 9), False),  # nothing was gained: that is leaving for good
+        (trajectory(7, 4, 6, n=12), False),  # not seen long enough
+        (np.array([7.0, NAN] * 30), False),
+    ],
+)
+def test_losing_ground_for_good(losses, expected):
+    assert lost_ground(*ground_lost(losses)) is expected
 
 
 def left(losses, warmup=2, patience=3):
@@ -154,5 +188,7 @@ def test_every_run_says_what_it_is_unstable_by():
     good = one_width([6.0, 5.0, 5.1, 6.5, NAN], left=[True, False, True, True, True])
     worse = one_width([6.1, 6.4, 7.0, NAN, 7.7], width=128)
     stable, left, failed, lost, whole = Cause.STABLE, Cause.LEFT, Cause.FAILED, Cause.LOST, Cause.WIDTH
-    causes = label(join(good, worse)).cause.tolist()
+    causes = label(join(good, worse), LANGUAGE).cause.tolist()
     assert causes == [stable, stable, left, failed, lost, whole, whole, whole, lost, whole]
+    by_trajectory = label(join(good, worse)).cause.tolist()
+    assert by_trajectory == [stable, stable, left, left, lost, stable, stable, stable, lost, stable]
