@@ -56,11 +56,20 @@ def test_the_published_practice_speaks_of_the_axis_too(tokens, capsys):
 
 
 def test_predict_takes_the_same_table(tokens, capsys):
-    code, text = say(capsys, "predict", tokens, "--axis", "tokens", "--columns", "tokens=D", "--width", 64000000000)
+    asked = ("predict", tokens, "--axis", "tokens", "--columns", "tokens=D")
+    code, text = say(capsys, *asked, "--tokens", "64B")
     assert code == 0
     assert "sweep.csv: learning rate at 64B tokens (not trained), by loss" in text
     assert "64B tokens is 8 times the largest trained" in text
     assert not re.search(r"\bwidth|\bwide", text)
+    assert say(capsys, *asked, "--at", "64000000000")[1] == text
+    code, text = say(capsys, *asked, "--width", 4096)
+    assert (code, text) == (2, "pipeline: error: --width: the runs differ in tokens; say --at LEVEL")
+    code, text = say(capsys, *asked, "--at", "many")
+    assert (code, text) == (
+        2,
+        "pipeline: error: --at takes numbers such as 4096 or 300B, several with commas; got 'many'",
+    )
 
 
 def test_report_draws_the_axis(tokens, capsys):

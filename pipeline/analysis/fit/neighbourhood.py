@@ -179,7 +179,7 @@ def _without_strays(one: Neighbourhood, noise: float) -> Neighbourhood:
     x, place, _ = one._mean
     middle = np.array([np.median(one.y_R[place == i]) if np.sum(place == i) > 2 else np.min(one.y_R[place == i])
                        for i in range(len(x))])  # fmt: skip
-    cap = np.maximum(np.r_[-math.inf, middle[:-1]], np.r_[middle[1:], math.inf])
+    cap = np.maximum(np.r_[math.inf, middle[:-1]], np.r_[middle[1:], math.inf])
     kept = one.y_R <= cap[place] + _STRAY * noise
     return _where(one, kept) if len(np.unique(one.x_R[kept])) >= LEAST_LRS else one
 

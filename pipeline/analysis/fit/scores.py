@@ -173,7 +173,8 @@ def _score(study: Study, rows: pd.DataFrame, line: Line, quantity: Quantity, pre
         return Waiting(line, quantity, Unmeasured.FEW)
     runs = runs_of(rows, line.measure)
     published = Rule(LOSSES[line.loss].judged, study.config.n_classes)
-    rule = TRAJECTORY if estimators.get(line.estimator).max_stable else published
+    by = estimators.ESTIMATORS.get(line.estimator)  # may be gone since
+    rule = TRAJECTORY if by is None or by.max_stable else published
     measured = optimum(runs) if quantity == "optimal" else edge(runs, rule)
     if isinstance(measured, Unmeasured):
         return Waiting(line, quantity, measured)

@@ -81,5 +81,5 @@ def test_help_and_choices_follow(folder, capsys):
 
 
 def test_an_unknown_one_is_refused(folder):
-    with pytest.raises(RequestError, match="no estimator 'ols': choose one of collapse, paper"):
+    with pytest.raises(RequestError, match="no estimator 'ols': choose one of local, paper"):
         fit([folder], estimator="ols")

@@ -29,7 +29,7 @@ def test_a_line_is_what_was_predicted(fitted):
     found = predict(fitted.groups[0], 1024, 0.9)
     assert (one.param, two.param) == ("sp", "mup")
     assert (one.width, one.widths, one.level) == (1024, (64, 128, 256), 0.9)
-    assert (one.estimator, one.metric, one.value) == ("collapse", "train", "tail")
+    assert (one.estimator, one.metric, one.value) == ("local", "train", "tail")
     assert (datetime.now(UTC) - one.time).total_seconds() < 60
     assert one.recommended["lr"] == found.recommended.lr
     assert one.safe == found.safe

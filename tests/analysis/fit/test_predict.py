@@ -6,9 +6,9 @@ import pytest
 
 from pipeline.analysis.fit import predict as module
 from pipeline.analysis.fit.advice import advise
-from pipeline.analysis.fit.collapse import estimate
+from pipeline.analysis.fit.local import estimate
 from pipeline.analysis.fit.study_fit import fit
-from pipeline.analysis.page.words_predict import reason, warning
+from pipeline.analysis.page.words_predict import reason, sentences, warning
 from pipeline.cli import main
 from tests.support.synthetic_study import valley, write_study
 
@@ -52,15 +52,26 @@ def test_a_higher_level_is_a_wider_interval(group):
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
 
 
-def test_the_recommendation_keeps_its_distance(group):
+def test_the_recommendation_is_the_cheapest(group):
     near, far = (module.predict(group, width, 0.9) for width in (1024, 16384))
     for found in (near, far):
-        assert found.recommended.lr == pytest.approx(min(found.optimal.value, found.safe / 2))
+        assert found.recommended.lr == found.recommended.price.lr
+        assert found.optimal.low < found.recommended.lr < found.optimal.high
         assert found.safe < found.max_stable.value
-    assert near.recommended.lr == near.optimal.value
-    assert "the optimum, which lies" in reason(near)
-    assert far.recommended.lr < far.optimal.value
-    assert "half of the rate that 95 % of runs stand" in reason(far)
+        assert "expected to cost" in reason(found)
+        assert "to diverge" in reason(found)
+    assert near.recommended.price.expected < far.recommended.price.expected
+    assert near.recommended.price.at_most < far.recommended.price.at_most
+    assert near.recommended.price.diverges < far.recommended.price.diverges < 0.2
+
+
+def test_beyond_what_was_tried_is_said_first(tmp_path):
+    write_study(tmp_path, valley(0.7, best_at_64=8e-3, edge_octaves=99), seeds=(0, 1))
+    found = module.predict(fit([tmp_path]).groups[0], 4096, 0.9)
+    assert found.optimal.value > 6.4e-2
+    assert found.doubts[0].kind == "beyond tried"
+    first = sentences(found)[0]
+    assert first == "! Beyond the largest learning rate tried at any width, 6.4e-2: nothing was seen there."
 
 
 def test_far_extrapolation_is_warned_of(group):
@@ -92,7 +103,8 @@ def test_without_an_edge_it_says_so(tmp_path):
     write_study(tmp_path, valley(-0.5, edge_octaves=99), seeds=(0, 1))
     found = module.predict(fit([tmp_path]).groups[0], 512, 0.9)
     assert found.max_stable is None
-    assert found.recommended.lr == found.optimal.value
+    assert found.recommended.lr == pytest.approx(found.optimal.value, rel=0.1)
+    assert math.isnan(found.recommended.price.diverges)
     assert "6.4e-2 is the largest rate seen to be stable" in reason(found)
 
 
@@ -105,7 +117,10 @@ def test_main_in_words_and_as_json(folder, capsys):
     assert main.main(["predict", str(folder), "--width", "1024", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["predictions"]
     assert found["optimal"]["low"] < 2e-3 < found["optimal"]["high"]
-    assert found["recommended"] <= found["safe"] / 2 * (1 + 1e-9)
+    assert found["price"]["lr"] == found["recommended"]
+    assert found["price"]["expected"] < found["price"]["at_most"]
+    assert set(found["role_lrs"].values()) == {found["recommended"]}
+    assert found["command"].endswith(f"--width 1024 --lr {found['recommended']:.4g}")
     assert not (folder / "predict.json").exists()
 
 
@@ -124,7 +139,7 @@ def test_the_published_practice_predicts_points(folder, capsys):
         ([], "required: --width"),
         (["--width", "0"], "--width must be at least 1, got 0"),
         (["--width", "64", "--level", "1"], "--level must lie between 0 and 1, got 1"),
-        (["--width", "wide"], "invalid int value"),
+        (["--width", "wide"], "--width takes numbers"),
     ],
 )
 def test_a_wrong_request_is_one_line(folder, capsys, flags, said):
@@ -135,7 +150,7 @@ def test_a_wrong_request_is_one_line(folder, capsys, flags, said):
 
 
 def test_the_safe_rate_allows_for_seeds(group):
-    found = estimate(group.grid.runs, group.grid.rule)
+    found = estimate(group.grid.runs)
     edge = found.at("max_stable", 1024)
     assert module.predict(group, 1024, 0.9).safe < 2 ** edge.quantile(0.05)
     assert math.log2(module.predict(group, 1024, 0.9).safe) == pytest.approx(

@@ -57,6 +57,7 @@ def study(widths, loss, x=X, seeds=(0, 1)):
         final_val_loss=losses + 1,
         final_train_accuracy=math.nan,
         left_for_good=False,
+        lost_ground=False,
     )
     return Study((), runs, BASE, 0, 0)
 
@@ -70,7 +71,7 @@ def line(width, optimal=None, max_stable=None, recommended=None, **changed):
         "optimizer": "adamw",
         "loss": "cross_entropy",
         "width": width,
-        "estimator": "collapse",
+        "estimator": "local",
         "metric": "train",
         "value": "tail",
         "level": 0.9,

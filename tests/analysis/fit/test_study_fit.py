@@ -52,7 +52,10 @@ def test_the_valleys_bottom_and_the_edge_are_found_at_every_width(fitted):
     assert [w.edge.min_unstable_lr for w in sp.widths] == pytest.approx([3.2e-2, 1.6e-2, 8e-3])
     assert [w.optimum.loss for w in sp.widths] == pytest.approx([5.005, 4.755, 4.505])  # mean over seeds 0 and 1
     assert [w.optimum.lr for w in mup.widths] == pytest.approx([8e-3] * 3)
-    assert [w.grid.n_runs for w in sp.widths + mup.widths] == [14] * 3 + [7] * 3
+    assert [w.grid.n_runs for w in sp.widths + mup.widths] == [14] * 4 + [
+        7
+    ] * 2  # of the base width, 64, muP has SP's second seed too
+    assert (sp.borrowed, mup.borrowed) == (0, 7)
 
 
 def test_exponents_are_the_slopes_through_them(fitted):
@@ -86,7 +89,7 @@ def test_main_prints_the_tables_and_writes_the_files(study, capsys):
         ["mup", "max_stable"],
     ]
     assert exponents["exponent"].tolist() == pytest.approx([-1, -1, 0, 0], abs=1e-9)
-    assert exponents["n_runs"].tolist() == [42, 42, 21, 21]
+    assert exponents["n_runs"].tolist() == [42, 42, 28, 28]
     assert set(exponents["estimator"]) == {"paper"}
     optima = pd.read_csv(study / "optima.csv")
     assert optima.loc[0, ["width", "optimal_lr", "at_edge", "last_stable_lr", "min_unstable_lr"]].tolist() == [
