@@ -1,0 +1,105 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from pipeline.analysis.fit.edgelaw import edge_law, edge_of_width
+from pipeline.analysis.study.stability import Intervals
+
+WIDTHS = (256, 1024, 4096, 16384)
+
+
+def seen(rows):
+    columns = list(zip(*rows, strict=True))
+    return Intervals(*(np.array(column, dtype=float) for column in columns))
+
+
+def grid(alpha=-0.5, widths=WIDTHS, n_seeds=4, scatter=0.0):
+    """Every seed's grid of an octave has a phase of its own."""
+    rows = []
+    for width in widths:
+        for seed in range(n_seeds):
+            edge, phase = alpha * math.log2(width) + scatter * (seed - 1.5), 0.25 * seed
+            low = math.floor(edge - phase) + phase
+            rows.append((width, seed, low, low + 1))
+    return rows
+
+
+def test_the_exponent_is_found_between_the_grid_points():
+    law = edge_law(seen(grid()))
+    assert law.exponent.median == pytest.approx(-0.5, abs=0.03)
+    assert law.exponent.standard_deviation < 0.08
+    assert law.at(1024).median == pytest.approx(-5, abs=0.15)
+    assert law.at(2**16).median == pytest.approx(-8, abs=0.3)
+    spans = [law.at(width).standard_deviation for width in (2**10, 2**16, 2**20)]
+    assert spans == sorted(spans)
+    assert law.at(512).standard_deviation > law.line(512).standard_deviation
+
+
+def test_the_posterior_holds_the_truth_of_edges_drawn_from_it():
+    rng, inside = np.random.default_rng(5), []
+    for _ in range(40):
+        alpha, rows = rng.uniform(-1, 0), []
+        for width in WIDTHS:
+            edge = alpha * math.log2(width) + 0.05 * rng.standard_normal()
+            for seed in range(3):
+                phase, threshold = rng.random(), edge + 0.25 * rng.standard_normal()
+                low = math.floor(threshold - phase) + phase
+                rows.append((width, seed, low, low + 1))
+        low, high = edge_law(seen(rows)).exponent.interval(0.9)
+        inside.append(low <= alpha <= high)
+    assert 32 <= sum(inside) <= 40  # of 36 +- 1.9
+
+
+def test_seeds_that_scatter_are_seen_to():
+    calm, wild = edge_law(seen(grid(n_seeds=8))), edge_law(seen(grid(n_seeds=8, scatter=0.3)))
+    assert wild.seed_scatter > 1.5 * calm.seed_scatter
+
+
+def test_one_sided_intervals_bound_from_their_side():
+    rows = grid(n_seeds=2)
+    open_above = [row if row[0] != 16384 else (*row[:2], -5.0, math.inf) for row in rows]
+    assert edge_law(seen(open_above)).exponent.median > edge_law(seen(rows)).exponent.median + 0.1
+    open_below = [row if row[0] != 16384 else (*row[:2], -math.inf, -7.5) for row in rows]
+    assert edge_law(seen(open_below)).exponent.median < edge_law(seen(rows)).exponent.median - 0.1
+
+
+def test_fewer_than_two_two_sided_widths_are_not_estimable():
+    rows = [(n, s, low, high if n == 256 else math.inf) for n, s, low, high in grid()]
+    assert edge_law(seen(rows)) is None
+    assert edge_law(seen(grid(widths=(256,)))) is None
+    assert edge_of_width(seen(rows).of(256)).median == pytest.approx(-4, abs=0.2)
+    assert edge_of_width(seen(rows).of(1024)) is None
+
+
+@pytest.mark.parametrize("octaves", [1.5, 2, 5])
+def test_a_single_absurd_seed_is_an_outlier(octaves):
+    rows = grid(n_seeds=8)
+    calm = edge_law(seen(rows))
+    rows[0] = (*rows[0][:2], rows[0][2] + octaves, rows[0][3] + octaves)
+    found = edge_law(seen(rows))
+    assert found.exponent.median == pytest.approx(calm.exponent.median, abs=0.01)
+    assert found.seed_scatter < 2 * calm.seed_scatter
+
+
+def test_what_each_width_says_by_itself():
+    low = np.repeat([-5.0, -6.0, -7.0], 8)
+    law = edge_law(Intervals(np.repeat([64.0, 256.0, 1024.0], 8), np.tile(np.arange(8), 3), low, low + 0.5))
+    mean, covariance = law.observed
+    assert mean == pytest.approx([-4.75, -5.75, -6.75], abs=0.02)
+    assert np.sqrt(np.diag(covariance)) == pytest.approx([0.1] * 3, abs=0.06)
+    assert not (covariance - np.diag(np.diag(covariance))).any()
+
+
+def test_a_single_interval_is_a_uniform_edge_smeared_by_the_scatter_over_seeds():
+    """Brute force: tau over eight equally likely values of a half-normal of 0.3 octave, 2 % of seeds anywhere."""
+    found = edge_of_width(seen([(64, 0, -8.0, -7.0)]))
+    m = np.arange(-11.5, -3.5 + 1e-9, 0.05)
+    tau = 0.3 * norm.ppf(0.5 + 0.5 * (np.arange(8) + 0.5) / 8)[:, None]
+    inside = norm.cdf((-7.0 - m) / tau) - norm.cdf((-8.0 - m) / tau)
+    mass = (0.98 * inside + 0.02 / 8).sum(axis=0)
+    mass /= mass.sum()
+    mean = mass @ m
+    assert found.mean == pytest.approx(mean, abs=0.01)
+    assert found.standard_deviation == pytest.approx(math.sqrt(mass @ (m - mean) ** 2), rel=0.02)
