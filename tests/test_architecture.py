@@ -97,7 +97,6 @@ ALLOWED: dict[str, set[str]] = {
         "analysis/study",
         "config",
         "console",
-        "entries",
         "errors",
         "files",
         "run",

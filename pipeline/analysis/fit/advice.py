@@ -1,6 +1,6 @@
 """Which further runs would narrow a prediction most, from the fit's own variances. numpy only.
 
-The variance of the prediction (`law.forecast_variance`), irregularity of the width included, is computed before and
+The variance of the prediction (`process.forecast_variance`), irregularity of the width included, is computed before and
 after each candidate's runs.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.analysis.fit.fitted import Observed
-from pipeline.analysis.fit.law import forecast_variance
+from pipeline.analysis.fit.process import forecast_variance
 from pipeline.analysis.study.runs import Floats, Runs
 
 Kind = Literal["narrower", "wider", "seeds"]

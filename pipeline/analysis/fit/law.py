@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.analysis.fit.optima import Optima
 from pipeline.analysis.fit.posterior import Mixture, normalized
+from pipeline.analysis.fit.process import EDGE_JITTER, Given, covariance_of
 from pipeline.analysis.study.runs import Floats
 
 # Values and prior weights, octaves, and octaves per octave^(3/2). Learned by an EM algorithm over this grid, stopped
@@ -27,11 +28,6 @@ from pipeline.analysis.study.runs import Floats
 JITTER = ((0.02, 0.08, 0.16, 0.3, 0.5), (0.45, 0.27, 0.16, 0.09, 0.03))
 WANDER = ((0.02, 0.1, 0.2, 0.35, 0.55), (0.28, 0.14, 0.16, 0.32, 0.1))
 STRAIGHT = ((0.0,), (1.0,))
-SLOPE_SD = 1.2  # of alpha: hardly anything is assumed of it
-
-_GAP_SLOPE_SD = 0.4  # of the edge's exponent minus the optimum's
-_GAP_WANDER = 0.3  # of the edge beside the optimum, over the optimum's
-_EDGE_JITTER = 0.1  # octaves
 _MOST = 400  # components of a mixture that are kept
 
 
@@ -161,7 +157,7 @@ class OptimumLaw:
 
     def pair(self, width: float) -> Pair:
         """At a width that was not fitted. Without an `edge` its second member says nothing."""
-        return self._given.pair(self._z(width))
+        return Pair(self._given.weight_H, *self._given.pair(self._z(width)))
 
     def with_edge(self, edge: EdgePlaces | None) -> "OptimumLaw":
         return replace(self, edge=edge)
@@ -180,7 +176,7 @@ class OptimumLaw:
         return np.array([self._z(width) for width in self.widths])
 
     @cached_property
-    def _given(self) -> "_Given":
+    def _given(self) -> Given:
         return _solve(self)
 
     def _own(self, place: int) -> Mixture:
@@ -209,112 +205,7 @@ def _mixture(mean: Floats, variance: Floats, weight: Floats) -> Mixture:
     return Mixture(mean[kept], np.sqrt(np.maximum(variance[kept], 1e-10)), weight[kept] / weight[kept].sum())
 
 
-def wandering(z: Floats, other: Floats) -> Floats:
-    """Covariance of the integral of a two-sided Brownian motion of unit rate that starts at 0."""
-    a, b = np.abs(z)[:, None], np.abs(other)[None, :]
-    small, large = np.minimum(a, b), np.maximum(a, b)
-    together = np.sign(z)[:, None] == np.sign(other)[None, :]
-    found: Floats = np.where(together, small**2 / 2 * (large - small / 3), 0.0)
-    return found
-
-
-def _covariance(z: Floats, other: Floats, wander: float) -> tuple[Floats, Floats]:
-    """Of the optimum's smooth law without its level, and of the gap's."""
-    line, path = np.outer(z, other), wandering(z, other)
-    return (
-        SLOPE_SD**2 * line + wander**2 * path,
-        _GAP_SLOPE_SD**2 * line + (_GAP_WANDER * wander) ** 2 * path,
-    )
-
-
-@dataclass(frozen=True)
-class _Given:
-    """The law's posterior given each hypothesis: weights, and the inverse of the rows' covariance."""
-
-    z_R: Floats
-    is_edge_R: Floats
-    weight_H: Floats
-    jitter_H: Floats
-    wander_H: Floats
-    component_H: "np.ndarray[tuple[int], np.dtype[np.int64]]"
-    value_HR: Floats
-    variance_HR: Floats
-    """Their own, irregularity left out."""
-    inverse_HRR: Floats
-
-    @cached_property
-    def _design_RL(self) -> Floats:
-        """The levels: mu, and the gap's where there are edges."""
-        columns = [np.ones_like(self.z_R)]
-        if self.is_edge_R.any():
-            columns.append(self.is_edge_R)
-        return np.stack(columns, axis=1)
-
-    @cached_property
-    def _levels(self) -> tuple[Floats, Floats, Floats]:
-        """Their estimates (H, L), covariance (H, L, L), and inverse @ (value - levels) (H, R)."""
-        reach = self.inverse_HRR @ self._design_RL
-        covariance = np.linalg.inv(np.einsum("rl,hrm->hlm", self._design_RL, reach))
-        level = np.einsum("hlm,hrm,hr->hl", covariance, reach, self.value_HR)
-        rest = np.einsum("hrs,hs->hr", self.inverse_HRR, self.value_HR - level @ self._design_RL.T)
-        return level, covariance, rest
-
-    def _predict(self, gain_HRQ: Floats, prior_HQQ: Floats, design_QL: Floats) -> tuple[Floats, Floats]:
-        """Mean (H, Q) and covariance of Q linear functionals with covariance `gain` with the rows."""
-        level, level_covariance, rest = self._levels
-        mean = level @ design_QL.T + np.einsum("hrq,hr->hq", gain_HRQ, rest)
-        solved = self.inverse_HRR @ gain_HRQ
-        open_HQL = design_QL - np.einsum("hrq,rl->hql", solved, self._design_RL)
-        covariance = prior_HQQ - np.einsum("hrq,hrp->hqp", gain_HRQ, solved)
-        return mean, covariance + np.einsum("hql,hlm,hpm->hqp", open_HQL, level_covariance, open_HQL)
-
-    def _by_wander(self, z: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-        """Covariances of optimum and gap between rows and z, (H, R, Z), and among z, (H, Z, Z)."""
-        values, place = np.unique(self.wander_H, return_inverse=True)
-        with_rows = [_covariance(self.z_R, z, float(value)) for value in values]
-        among = [_covariance(z, z, float(value)) for value in values]
-        optimum, gap = (np.stack([pair[i] for pair in with_rows])[place] for i in (0, 1))
-        optimum_z, gap_z = (np.stack([pair[i] for pair in among])[place] for i in (0, 1))
-        return optimum, gap, optimum_z, gap_z
-
-    def smooth(self, weight_Z: Floats, z: Floats, level: float) -> tuple[Floats, Floats]:
-        """Mean and variance (H,) of sum weight * (law of the optimum at z), whose level counts `level` times."""
-        with_rows, _, among, _ = self._by_wander(z)
-        design = np.zeros((1, self._design_RL.shape[1]))
-        design[0, 0] = level
-        gain = (with_rows @ weight_Z)[:, :, None]
-        mean, covariance = self._predict(
-            gain, np.einsum("a,hab,b->h", weight_Z, among, weight_Z)[:, None, None], design
-        )
-        return mean[:, 0], covariance[:, 0, 0]
-
-    def pair(self, z: float) -> Pair:
-        optimum, gap, optimum_z, gap_z = self._by_wander(np.array([z]))
-        gain = np.concatenate([optimum, optimum + gap * self.is_edge_R[None, :, None]], axis=2)
-        same, apart = optimum_z[:, 0, 0], gap_z[:, 0, 0]
-        prior = np.stack([np.stack([same, same], axis=1), np.stack([same, same + apart], axis=1)], axis=1)
-        design = np.zeros((2, self._design_RL.shape[1]))
-        design[:, 0] = 1.0
-        if design.shape[1] > 1:
-            design[1, 1] = 1.0
-        mean, covariance = self._predict(gain, prior, design)
-        covariance[:, 0, 0] += self.jitter_H**2
-        covariance[:, 1, 1] += _EDGE_JITTER**2
-        return Pair(self.weight_H, mean, covariance)
-
-    def others(self, place: int) -> tuple[Floats, Floats, Floats, "np.ndarray[tuple[int], np.dtype[np.int64]]"]:
-        """What the other rows say of row `place`, its irregularity included: weights, mean and variance (H,); and
-        each hypothesis' component of the optima."""
-        reach = self.inverse_HRR @ self._design_RL
-        q = self.inverse_HRR[:, place] - np.einsum("hl,hlm,hrm->hr", reach[:, place], self._levels[1], reach)
-        off, precision = np.einsum("hr,hr->h", q, self.value_HR), np.maximum(q[:, place], 1e-12)
-        mean = self.value_HR[:, place] - off / precision
-        variance = np.maximum(1 / precision - self.variance_HR[:, place], 1e-6)
-        own = -0.5 * off**2 / precision + 0.5 * np.log(precision)
-        return normalized(np.log(np.maximum(self.weight_H, 1e-300)) - own), mean, variance, self.component_H
-
-
-def _solve(law: OptimumLaw) -> _Given:
+def _solve(law: OptimumLaw) -> Given:
     edge = law.edge
     edge_z = np.array([law._z(width) for width in edge.widths]) if edge is not None else np.zeros(0)
     z = np.concatenate([law._z_W, edge_z])
@@ -331,29 +222,18 @@ def _solve(law: OptimumLaw) -> _Given:
         variance = np.concatenate([variance, repeated * edge.variance], axis=1)
     smooth = []
     for value in wanders:
-        optimum, gap = _covariance(z, z, float(value))
+        optimum, gap = covariance_of(z, z, float(value))
         smooth.append(optimum + gap * np.outer(is_edge, is_edge))
-    irregular = np.where(is_edge > 0, _EDGE_JITTER**2, (jitters**2)[:, None])
+    irregular = np.where(is_edge > 0, EDGE_JITTER**2, (jitters**2)[:, None])
     diagonal = variance[component] + irregular[at_jitter]
     covariance = np.stack(smooth)[at_wander] + diagonal[:, :, None] * np.eye(len(z))
     inverse = np.linalg.inv(covariance)
-    given = _Given(
+    given = Given(
         z, is_edge, np.ones(len(component)), jitters[at_jitter], wanders[at_wander], component, mean[component],
         variance[component], inverse
     )  # fmt: skip
-    level, level_covariance, rest = given._levels
-    misfit = np.einsum("hr,hr->h", given.value_HR - level @ given._design_RL.T, rest)
+    level, level_covariance, rest = given.levels
+    misfit = np.einsum("hr,hr->h", given.value_HR - level @ given.design_RL.T, rest)
     log_det = np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(level_covariance)[1]
     log = np.log(law.weight_C)[component] + prior[at_jitter, at_wander] - 0.5 * (misfit + log_det)
     return replace(given, weight_H=normalized(log))
-
-
-def forecast_variance(widths: Floats, variance: Floats, wander: float, width: float) -> float:
-    """Of the law at `width` from estimates with such variances, irregularity included, at the given wandering."""
-    middle = float(np.log2(widths).mean())
-    z, to = np.log2(widths) - middle, np.array([math.log2(width) - middle])
-    inverse = np.linalg.inv(_covariance(z, z, wander)[0] + np.diag(variance))
-    gain = _covariance(z, to, wander)[0][:, 0]
-    open_ = 1 - float(inverse.sum(axis=0) @ gain)
-    own = float(_covariance(to, to, wander)[0][0, 0])
-    return own - float(gain @ inverse @ gain) + open_**2 / float(inverse.sum())

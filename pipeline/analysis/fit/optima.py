@@ -4,7 +4,7 @@ Widths share noise, misfit and the shift of seeds. Their asymmetry follows a lin
 and their sharpness is one, but for deviations of single widths that are small or large; both are tried, and the
 evidence decides (partial pooling). numpy only.
 
-Axes: C hypotheses shared by widths, W widths, X places; N, M, S, K, P as in `neighbourhood`.
+Axes: C hypotheses shared by widths, W widths, X places; N, M, S, K, P as in `likelihood`.
 """
 
 import math
@@ -12,16 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.analysis.fit.neighbourhood import (
-    ALL,
-    Curve,
-    Neighbourhood,
-    Scale,
-    curve_at,
-    evidence_of_valley,
-    log_likelihood,
-    places,
-)
+from pipeline.analysis.fit.likelihood import ALL, Curve, curve_at, evidence_of_valley, log_likelihood, places
+from pipeline.analysis.fit.neighbourhood import Neighbourhood, Scale
 from pipeline.analysis.fit.posterior import normalized
 from pipeline.analysis.study.runs import Floats
 

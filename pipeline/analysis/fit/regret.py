@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from pipeline.analysis.fit.law import Pair
-from pipeline.analysis.fit.neighbourhood import Curve
+from pipeline.analysis.fit.likelihood import Curve
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.valley_shape import shape
 from pipeline.analysis.study.runs import Floats

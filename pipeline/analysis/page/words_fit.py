@@ -2,17 +2,13 @@
 
 from fractions import Fraction
 
-import numpy as np
-
 from pipeline.analysis.fit.evidence import EQUAL_WITHIN, agreement, clean_exponents
-from pipeline.analysis.fit.exponent import LrLaw, fit_exponent
+from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import QUANTITIES, LeftOut, Lr, Quantity
 from pipeline.analysis.fit.local import EDGE_GAP
 from pipeline.analysis.fit.study_fit import GroupFit, WidthFit
-from pipeline.analysis.page import words
+from pipeline.analysis.page import words, words_edge
 from pipeline.analysis.page.words import DASH, MINUS, lr, number
-from pipeline.analysis.study.criterion import crossings
-from pipeline.analysis.study.stability import MARGIN, Cause
 
 READING = "Intervals hold 95 %; what the estimator does not tell is left out."
 NAME: dict[Quantity, str] = {"optimal": "optimum", "max_stable": "stability edge"}
@@ -151,8 +147,8 @@ def notes(group: GroupFit) -> list[str]:
         *_grid_ends(group),
         *_left_out(group),
         *_edge_bounds(group),
-        *_decided(group),
-        *_by_criterion(group),
+        *words_edge.decided(group),
+        *words_edge.by_criterion(group),
         *_borrowed(group),
         *_checks(group),
         *_missing(group),
@@ -249,46 +245,6 @@ def _edge_bounds(group: GroupFit) -> list[str]:
             "more: the optimum's exponent is reported from the edge's runs, and says nothing beyond them."
         )
     return said
-
-
-def _decided(group: GroupFit) -> list[str]:
-    """Which runs the edge rests on."""
-    cause = group.grid.labels.cause
-    counts = {_CAUSES[one]: int(np.sum(cause == one)) for one in _CAUSES}
-    told = [f"{count} {text}" for text, count in counts.items() if count]
-    return [f"Unstable are {', '.join(told)}; of {len(cause)} runs."] if told else []
-
-
-_CAUSES = {
-    Cause.LOST: "that diverged",
-    Cause.LEFT: "that left the stable region, or lost ground, for good",
-    Cause.FAILED: "that failed by the published criterion",
-    Cause.WIDTH: "at widths that train no better than narrower ones",
-}
-
-
-def _by_criterion(group: GroupFit) -> list[str]:
-    """Where the published criterion draws another edge than the trajectories."""
-    if not group.estimator.max_stable:
-        return []
-    edges = {w.width: w.largest for w in group.widths}
-    apart = [
-        one
-        for one in crossings(group.grid)
-        if (edge := edges[one.width]) is None or not edge.has_interval or one.above < edge.low
-    ]
-    if not apart:
-        return []
-    where = ", ".join(
-        f"{lr(one.lr)} ({lr(one.below)} to {lr(one.above)}) at {words.at(group.axis, one.width)}" for one in apart
-    )
-    what = "the accuracy floor" if group.grid.published.n_classes is not None else f"{MARGIN:g} above the best loss"
-    exponent = fit_exponent([one.width for one in apart], [one.lr for one in apart])
-    slope = f", exponent {words.exponent(exponent)}" if exponent.estimable else ""
-    return [
-        f"By the published criterion the edge is another: the curve crosses {what} at {where}{slope}, on a shoulder "
-        "where training is still stable."
-    ]
 
 
 def _borrowed(group: GroupFit) -> list[str]:

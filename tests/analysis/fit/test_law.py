@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.fit import law as module
-from pipeline.analysis.fit.law import EdgePlaces, OptimumLaw, forecast_variance, wandering
+from pipeline.analysis.fit.law import EdgePlaces, OptimumLaw
 from pipeline.analysis.fit.posterior import Mixture
+from pipeline.analysis.fit.process import forecast_variance, wandering
 
 WIDTHS = (64, 128, 256, 1024)
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from pipeline.analysis.fit import neighbourhood as module
-from pipeline.analysis.fit.neighbourhood import Hypotheses, Neighbourhood, Scale, evidence_of_valley, neighbourhoods
+from pipeline.analysis.fit import likelihood as module
+from pipeline.analysis.fit.likelihood import Hypotheses, evidence_of_valley
+from pipeline.analysis.fit.neighbourhood import Neighbourhood, Scale, neighbourhoods
 from pipeline.analysis.fit.valley_shape import shape
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import intervals, label

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import ndtr
 
 from pipeline.analysis.fit.law import Pair
-from pipeline.analysis.fit.neighbourhood import Curve
+from pipeline.analysis.fit.likelihood import Curve
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.regret import cheapest
 

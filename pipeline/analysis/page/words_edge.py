@@ -1,0 +1,50 @@
+"""The edge in words: which runs it rests on, and where the published criterion draws another."""
+
+import numpy as np
+
+from pipeline.analysis.fit.exponent import fit_exponent
+from pipeline.analysis.fit.study_fit import GroupFit
+from pipeline.analysis.page import words
+from pipeline.analysis.study.criterion import crossings
+from pipeline.analysis.study.stability import MARGIN, Cause
+
+
+def decided(group: GroupFit) -> list[str]:
+    """Which runs the edge rests on."""
+    cause = group.grid.labels.cause
+    counts = {_CAUSES[one]: int(np.sum(cause == one)) for one in _CAUSES}
+    told = [f"{count} {text}" for text, count in counts.items() if count]
+    return [f"Unstable are {', '.join(told)}; of {len(cause)} runs."] if told else []
+
+
+_CAUSES = {
+    Cause.LOST: "that diverged",
+    Cause.LEFT: "that left the stable region, or lost ground, for good",
+    Cause.FAILED: "that failed by the published criterion",
+    Cause.WIDTH: "at widths that train no better than narrower ones",
+}
+
+
+def by_criterion(group: GroupFit) -> list[str]:
+    """Where the published criterion draws another edge than the trajectories."""
+    if not group.estimator.max_stable:
+        return []
+    edges = {w.width: w.largest for w in group.widths}
+    apart = [
+        one
+        for one in crossings(group.grid)
+        if (edge := edges[one.width]) is None or not edge.has_interval or one.above < edge.low
+    ]
+    if not apart:
+        return []
+    where = ", ".join(
+        f"{words.lr(one.lr)} ({words.lr(one.below)} to {words.lr(one.above)}) at {words.at(group.axis, one.width)}"
+        for one in apart
+    )
+    what = "the accuracy floor" if group.grid.published.n_classes is not None else f"{MARGIN:g} above the best loss"
+    exponent = fit_exponent([one.width for one in apart], [one.lr for one in apart])
+    slope = f", exponent {words.exponent(exponent)}" if exponent.estimable else ""
+    return [
+        f"By the published criterion the edge is another: the curve crosses {what} at {where}{slope}, on a shoulder "
+        "where training is still stable."
+    ]
