@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.fit import optima as module
-from pipeline.analysis.fit.neighbourhood import ALL, log_likelihood, neighbourhoods
+from pipeline.analysis.fit.likelihood import ALL, log_likelihood
+from pipeline.analysis.fit.neighbourhood import neighbourhoods
 from pipeline.analysis.fit.optima import SEEN, optima
 from pipeline.analysis.fit.valley_shape import shape
 from pipeline.analysis.study.runs import Runs
