@@ -1,22 +1,12 @@
-"""Ingredients of the valley fit: the family of shapes, and robust losses for its residuals.
+"""The family of shapes of valleys.
 
 V(u; k) = (e^(ku) - 1 - ku) / k^2, a parabola skewed by k, and G(V; p) = ((1 + 2V)^p - 1) / (2p), from straight walls
 (p = 1/2) over V itself (1) to a flat bottom (2).
 """
 
-import math
-from collections.abc import Callable
-
 import numpy as np
 
 from pipeline.analysis.study.runs import Floats
-
-Robust = Callable[[Floats], tuple[Floats, Floats]]
-"""Residuals in units of their scale -> weights and costs."""
-
-_TAILS = 4.0  # degrees of freedom of the noise
-# A run's chance to lie anywhere, over its peak density: spikes and half-recovered divergences come with every sweep.
-_STRAY = 3e-3
 
 
 def shape(u: Floats, k: float, p: float) -> tuple[Floats, Floats, Floats, Floats]:
@@ -38,18 +28,3 @@ def _skewed(u: Floats, k: float) -> tuple[Floats, Floats, Floats]:
     psi = np.where(small, 1 + t / 2 + t * t / 6 + t**3 / 24, e / s)
     dphi = np.where(small, 1 / 6 + t / 12 + t * t / 40 + t**3 / 180, (e * (s - 2) + 2 * s) / s**3)
     return u * u * phi, u * psi, u**3 * dphi
-
-
-def student(scaled: Floats) -> tuple[Floats, Floats]:
-    """Weight and cost of residuals in units of their scale, under Student's t and a flat tail: strays count for
-    nothing."""
-    square = scaled * scaled
-    density = (1 + square / _TAILS) ** (-(_TAILS + 1) / 2)
-    weight = (_TAILS + 1) / (_TAILS + square) * density / (density + _STRAY)
-    return weight, math.log1p(_STRAY) - np.log(density + _STRAY)
-
-
-def huber(scaled: Floats) -> tuple[Floats, Floats]:
-    """The same under Huber's loss, which has no local minima: for the start, where good runs may still lie far off."""
-    clipped = np.minimum(scaled, 1.0)
-    return clipped / np.maximum(scaled, 1e-12), clipped * (scaled - clipped / 2)
