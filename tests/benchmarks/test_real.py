@@ -26,7 +26,7 @@ def test_the_truth_is_the_median_of_single_seeds_optima():
     assert known.x == pytest.approx(0.4, abs=0.08)
     assert known.seeds == 5
     assert known.side == 0
-    assert truth.LEAST_ERROR <= known.error < 0.3
+    assert truth.GRID_ERROR <= known.error < 0.3
     spread = truth.truth(runs([-1.0, 0.0, 0.4, 0.8, 1.4]))
     assert spread.error > 0.3
 
