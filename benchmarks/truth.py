@@ -93,7 +93,7 @@ def slope(truths: Mapping[int, Truth]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Runs of one width, and what one that was lost costs: the loss of the untrained model."""
+    """Runs of one width, and the most that one costs, lost or exploded: the loss of the untrained model."""
 
     runs: Runs
     untrained: float
@@ -108,7 +108,7 @@ class Measured:
         """Mean loss over seeds at `x`, interpolated between learning rates, above the least. Beyond the grid: that of
         its end."""
         grid = np.unique(self.runs.x)
-        loss = np.where(np.isfinite(self.runs.loss), self.runs.loss, self.untrained)
+        loss = np.minimum(self.runs.loss, self.untrained)
         curve = PchipInterpolator(grid, [float(np.mean(loss[self.runs.x == here])) for here in grid])
         least = float(np.min(curve(np.linspace(grid[0], grid[-1], 2001))))
         return float(curve(np.clip(x, grid[0], grid[-1]))) - least
