@@ -2,7 +2,7 @@
 benchmarks.estimators``.
 
 Per cell (world, widths, jitter, seeds, grid): root-mean-square error of `paper` on the same runs, of `paper` as
-published, on a grid aligned over seeds and widths, of `collapse`, and the ratio of the last two, at equally many runs;
+published, on a grid aligned over seeds and widths, of `local`, and the ratio of the last two, at equally many runs;
 coverage of the 95 % intervals, median half-width, bias. Then the note's other acceptance figures: the optimum that the
 edge limits, and the rule for clean exponents. Results go to benchmarks/results/.
 """

@@ -1,7 +1,7 @@
 """How well could the max-stable exponent be known at all? ``python -m benchmarks.limits``.
 
 The posterior mean given what no estimator is told, the scatter over seeds and the irregularity of widths, from the same
-intervals that `collapse` reads off the runs: where the scatter is normal (world `note`), nothing has a smaller error.
+intervals that `local` reads off the runs: where the scatter is normal (world `note`), nothing has a smaller error.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def informed(truth: Truth, seen: Intervals, jitter: float) -> float:
 
 
 def errors(cell: Cell, seed: int) -> tuple[float, float, float]:
-    """Of the informed posterior, of `collapse` and of `paper`, on one study."""
+    """Of the informed posterior, of `local` and of `paper`, on one study."""
     truth = draw(WORLDS[cell.world], cell.design.n_widths, JITTER[cell.jitter], np.random.default_rng([seed, 13]))
     runs = make_runs(truth, cell.design)
     found = estimate(runs)
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=300)
     args = parser.parse_args()
     print(f"{args.studies} studies per cell, world note, mild jitter; {machine()}\n")
-    print("| widths | seeds | grid | informed | collapse | paper | informed / paper |\n|---|---|---|---|---|---|---|")
+    print("| widths | seeds | grid | informed | local | paper | informed / paper |\n|---|---|---|---|---|---|---|")
     for n_widths, n_seeds, grid in ((4, 1, "x2"), (3, 1, "x2"), (4, 1, "x4"), (4, 2, "x2"), (4, 4, "x2")):
         cell = Cell("note", n_widths, "mild", n_seeds, grid)
         best, ours, paper = (rms(column) for column in np.array([errors(cell, s) for s in range(args.studies)]).T)

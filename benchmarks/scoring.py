@@ -16,12 +16,12 @@ LEVELS = {"width": 0.95, "exponent": 0.95, "target": 0.9}
 """What is scored -> the mass that its intervals claim."""
 _SIGMA = {0.95: 1.960, 0.9: 1.645}
 UNTOLD = 0.5
-"""Octaves; a place whose truth is known no better is not scored."""
+"""Octaves; a place whose truth is known no better, or is a bound, is not scored."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One interval and its truth. nan: the estimator gave none."""
+    """One interval and its truth. middle nan: the estimator gave none; truth nan: the runs do not tell it."""
 
     study: str
     kind: str
@@ -52,6 +52,8 @@ class Score:
         return -low <= self.truth - self.middle <= high
 
     def __str__(self) -> str:
+        if math.isnan(self.truth):
+            return f"{self.study:24s} {self.kind:8s} {self.width:5d}  truth not told"
         held = "inside" if self.inside(False) else "inside with its error" if self.inside(True) else "MISS"
         return (
             f"{self.study:24s} {self.kind:8s} {self.width:5d}  truth {self.truth:+7.2f} +- {self.error:.2f}  "
@@ -67,14 +69,13 @@ def score(name: str, folder: Path, others: Mapping[tuple[str, int], Measured], t
             width: told for (param, width), runs in others.items() if param == group.param and (told := _told(runs))
         }
         fitted = {w.width: truths[w.width] for w in group.widths if w.width in truths}
+        study = f"{name} {group.param}"
         for width in group.widths:
-            if width.width in fitted:
-                yield _place(f"{name} {group.param}", "width", group, int(width.width), others, fitted[width.width])
+            yield _place(study, "width", group, int(width.width), others, truths.get(width.width))
         if len(fitted) == len(group.widths) > 1:
             law = group.optimal
-            yield Score(f"{name} {group.param}", "exponent", 0, *slope(fitted), law.exponent, law.ci_low, law.ci_high)
-        if target in truths:
-            yield _place(f"{name} {group.param}", "target", group, target, others, truths[target])
+            yield Score(study, "exponent", 0, *slope(fitted), law.exponent, law.ci_low, law.ci_high)
+        yield _place(study, "target", group, target, others, truths.get(target))
 
 
 def _told(measured: Measured) -> Truth | None:
@@ -83,8 +84,10 @@ def _told(measured: Measured) -> Truth | None:
 
 
 def _place(
-    study: str, kind: str, group: GroupFit, width: int, others: Mapping[tuple[str, int], Measured], known: Truth
+    study: str, kind: str, group: GroupFit, width: int, others: Mapping[tuple[str, int], Measured], known: Truth | None
 ) -> Score:
+    if known is None:
+        return Score(study, kind, width, math.nan, math.nan)
     said, measured = predict(group, width, LEVELS[kind]), others[group.param, width]
     if said.optimal is None:
         return Score(study, kind, width, known.x, known.error)
@@ -98,16 +101,28 @@ def report(scores: Sequence[Score], each: bool) -> None:
     """Tables over all studies and by recipe, and with `each` a line per interval."""
     if each:
         print(*scores, sep="\n", end="\n\n")
-    print("| | intervals | given | inside | with the truth's error | truth's error | half-width | rms | bias |", end="")
-    print(" regret | worst | advised | worst |")
-    print("|" + "---|" * 13)
+    columns = [
+        "",
+        "intervals",
+        "truth told",
+        "given",
+        "inside",
+        "with the truth's error",
+        "truth's error",
+        "half-width",
+    ]
+    columns += ["rms", "bias", "regret", "worst", "advised", "worst"]
+    print("|", " | ".join(columns), "|")
+    print("|" + "---|" * len(columns))
     for kind, level in LEVELS.items():
         of_kind = [s for s in scores if s.kind == kind]
         for study in ("all", *dict.fromkeys(s.study.split()[0] for s in of_kind)):
             rows = [s for s in of_kind if study in ("all", s.study.split()[0])]
-            given = [s for s in rows if not math.isnan(s.middle)]
+            told = [s for s in rows if not math.isnan(s.truth)]
+            given = [s for s in told if not math.isnan(s.middle)]
             if given:
-                print(f"| {kind}, {level:.0%}: {study} | {len(rows)} | {len(given)} | {_summary(given)} |")
+                counts = f"{len(rows)} | {len(told)} | {len(given)}"
+                print(f"| {kind}, {level:.0%}: {study} | {counts} | {_summary(given)} |")
 
 
 def _summary(given: Sequence[Score]) -> str:

@@ -153,7 +153,10 @@ class Estimate:
         pair = self.pair(width)
         places = np.log2(np.array(self.optima.widths, dtype=np.float64))
         nearest = int(np.argmin(np.abs(places - math.log2(width))))
-        worst = float(np.max(self.runs.loss[np.isfinite(self.runs.loss)]))
+        # what comes nearest to an untrained model; above the optimum, losses may be anything
+        best = dict(zip(self.runs.widths, self.labels.best_x.tolist(), strict=True))
+        below = self.runs.x <= np.array([best[n] for n in self.runs.width.tolist()]) + 1e-9
+        worst = float(np.max(self.runs.loss[below & np.isfinite(self.runs.loss)]))
         return cheapest(
             optimum if pair is None else pair.with_scatter(self.seed_scatter),
             self.optima.curves[nearest],

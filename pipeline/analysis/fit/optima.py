@@ -26,7 +26,7 @@ _MOST = 80  # hypotheses that are kept
 _LEAST = 1e-3  # and the weight, over the largest, that they need
 
 # A valley is seen where it explains the losses so many times (log) better than no dependence on the learning rate.
-SEEN = math.log(5.0)
+SEEN = math.log(10.0)
 
 
 @dataclass(frozen=True)

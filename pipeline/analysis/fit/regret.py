@@ -1,9 +1,9 @@
 """What a learning rate costs: regret, the loss at it minus the least loss at that width, and the learning rate of least
 expected regret (design, section 4, Price).
 
-A run above its edge diverges, and costs at least the loss of the untrained model: here the worst finite loss of the
-family. Below, it costs the height of the valley of the nearest width that was trained, moved to where the optimum is
-expected. Deterministic quadrature over optimum and edge together.
+A run above its edge diverges, and costs at least the loss of the untrained model: here the worst loss of the family's
+runs at or below their width's best learning rate. Below the edge, it costs the height of the valley of the nearest
+width that was trained, moved to where the optimum is expected. Deterministic quadrature over optimum and edge together.
 """
 
 import math

@@ -37,8 +37,9 @@ def by_criterion(group: GroupFit) -> list[str]:
     ]
     if not apart:
         return []
+    axis = group.axis
     where = ", ".join(
-        f"{words.lr(one.lr)} ({words.lr(one.below)} to {words.lr(one.above)}) at {words.at(group.axis, one.width)}"
+        f"{words.lr(one.lr)} ({words.lr(one.below)} to {words.lr(one.above)}) at {words.at(axis, one.width)}"
         for one in apart
     )
     what = "the accuracy floor" if group.grid.published.n_classes is not None else f"{MARGIN:g} above the best loss"

@@ -74,15 +74,18 @@ def test_the_optimum_is_never_printed_above_the_edge():
 
 
 def test_no_valley_is_said_and_not_numbered():
-    rng = np.random.default_rng(0)
-    noise = study(lambda place, u, loss: 5 + rng.normal(0, 0.01))
+    """Nineteen times in twenty where there is noise alone, and always where all losses agree."""
+    said = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        said += estimate(study(lambda place, u, loss, rng=rng: 5 + rng.normal(0, 0.01))).no_valley
+    assert said >= 7
     ties = study(lambda place, u, loss: 2.3026)
-    for runs in (noise, ties):
-        found = fitted(runs)
-        assert {w.left_out for w in found.widths} == {LeftOut.NO_VALLEY}
-        assert best(runs) == [None] * 3
-        assert "optimal" not in found.posteriors
-        assert estimate(runs).price(256, 0.9) is None
+    found = fitted(ties)
+    assert {w.left_out for w in found.widths} == {LeftOut.NO_VALLEY}
+    assert best(ties) == [None] * 3
+    assert "optimal" not in found.posteriors
+    assert estimate(ties).price(256, 0.9) is None
 
 
 def test_one_side_alone_is_no_optimum():
@@ -121,6 +124,11 @@ def test_huge_losses_and_nan_below_the_optimum_are_survived():
     assert best(huge) == pytest.approx([0, -1, -2], abs=0.25)
     holed = study(lambda place, u, loss: math.nan if place == 1 and -3 < u < -1.9 else loss)
     assert best(holed) == pytest.approx([0, -1, -2], abs=0.2)
+
+
+def test_a_run_that_exploded_to_a_finite_loss_does_not_set_the_price():
+    calm, exploded = study(), study(lambda place, u, loss: 1e9 if u == 2.0 else loss)
+    assert estimate(exploded).price(4096, 0.9).expected < 3 * estimate(calm).price(4096, 0.9).expected
 
 
 def test_a_half_recovered_run_tells_neither_stable_nor_unstable():
