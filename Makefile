@@ -26,7 +26,7 @@ demo: $(READY)
 	$(BIN)/pipeline report runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 2 -m slow

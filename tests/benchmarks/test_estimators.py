@@ -10,7 +10,7 @@ from benchmarks.studies import NOTE
 
 @pytest.mark.parametrize("world", ["note", "other", "fresh"])
 def test_four_widths_beat_the_published_practice_and_cover(world):
-    found = estimators.run_cell(Cell(world, 4, "mild", 2, "x2"), range(40))
+    found = estimators.run_cell(Cell(world, 4, "mild", 2, "x2"), range(24))
     assert found["opt_ratio"] < 0.45
     assert found["max_ratio"] < 0.95
     assert found["opt_coverage"] >= 0.9
