@@ -189,7 +189,8 @@ def estimate(runs: Runs) -> Estimate:
     near, scale = neighbourhoods(runs, labels, failed, intervals(runs, labels), y_R)
     fitted = optima(near, scale) if near else None
     seen = intervals(runs, labels, _half_recovered(runs, y_R, labels, fitted, scale))
-    no_valley = fitted is not None and float(fitted.evidence.sum()) < SEEN
+    falling = all(one.is_monotone for one in near)  # one side of a valley is no absence of one
+    no_valley = fitted is not None and float(fitted.evidence.sum()) < SEEN and not falling
     return Estimate(
         runs=runs,
         labels=labels,

@@ -60,6 +60,12 @@ class Neighbourhood:
         return np.bincount(place, weights=self.x_R) / count, place, np.bincount(place, weights=self.y_R) / count
 
     @property
+    def is_monotone(self) -> bool:
+        """Whether the mean y only falls, or only rises."""
+        change = np.diff(self._mean[2])
+        return bool(np.all(change < 0) or np.all(change > 0))
+
+    @property
     def height_R(self) -> Floats:
         """Mean y around a run's learning rate above the least such mean."""
         _, place, mean = self._mean
