@@ -25,10 +25,10 @@ from pipeline.analysis.study.runs import Floats
 # (Step Law's dense models, muP's MLPs and transformers, a chess model), each source and axis weighing like the root of
 # its number. Families either follow one power law or wander by a third, and are hardly irregular; irregular ones weigh
 # more here than they were met.
-JITTER = ((0.02, 0.08, 0.16, 0.3, 0.5), (0.45, 0.27, 0.16, 0.09, 0.03))
+JITTER = ((0.02, 0.08, 0.16, 0.3, 0.5), (0.6, 0.25, 0.07, 0.06, 0.02))
 WANDER = ((0.02, 0.1, 0.2, 0.35, 0.55), (0.28, 0.14, 0.16, 0.32, 0.1))
 STRAIGHT = ((0.0,), (1.0,))
-_MOST = 400  # components of a mixture that are kept
+_LEAST = 1e-4  # weight, over the largest, that a component needs
 
 
 class PowerLaw(Protocol):
@@ -201,7 +201,7 @@ def _table(x: Floats, weight: Floats) -> Mixture:
 
 
 def _mixture(mean: Floats, variance: Floats, weight: Floats) -> Mixture:
-    kept = np.argsort(-weight, kind="stable")[:_MOST]
+    kept = weight > _LEAST * weight.max()
     return Mixture(mean[kept], np.sqrt(np.maximum(variance[kept], 1e-10)), weight[kept] / weight[kept].sum())
 
 

@@ -112,7 +112,7 @@ def neighbourhoods(
     for width, best in zip(runs.widths, labels.best_x.tolist(), strict=True):
         here = runs.width == width
         near = here & stable & (runs.x >= best + WINDOW[0] - 1e-9) & (runs.x <= best + WINDOW[1] + 1e-9)
-        if len(np.unique(runs.x[near])) < LEAST_LRS:
+        if len(_apart(runs.x[near])) < LEAST_LRS:
             continue
         tried = runs.x[here & np.isfinite(runs.loss)]
         order = np.flatnonzero(near)[np.lexsort((runs.seed[near], runs.x[near]))]
@@ -151,13 +151,19 @@ def _pilot(kept: list[Neighbourhood]) -> Scale:
     return Scale(max(float(np.median(noise or [0.01])), _LEAST_NOISE), float(np.median(curvature or [0.05])))
 
 
+def _apart(x_R: Floats) -> Floats:
+    """Learning rates that do not count as one."""
+    found: Floats = np.unique(np.round(x_R / _CLOSE))
+    return found
+
+
 def _without_strays(one: Neighbourhood, noise: float) -> Neighbourhood:
     x, place, _ = one._mean
     middle = np.array([np.median(one.y_R[place == i]) if np.sum(place == i) > 2 else np.min(one.y_R[place == i])
                        for i in range(len(x))])  # fmt: skip
     cap = np.maximum(np.r_[math.inf, middle[:-1]], np.r_[middle[1:], math.inf])
     kept = one.y_R <= cap[place] + _STRAY * noise
-    return one.where(kept) if len(np.unique(one.x_R[kept])) >= LEAST_LRS else one
+    return one.where(kept) if len(_apart(one.x_R[kept])) >= LEAST_LRS else one
 
 
 def _averaged(one: Neighbourhood) -> Neighbourhood:

@@ -29,10 +29,16 @@ _LEAST_SMOOTHED = 5
 MARGIN = 1.0
 
 
-def records_above(steps: NDArray[np.int64], losses: NDArray[np.float64], warmup_steps: int) -> int:
+def records_above(
+    steps: NDArray[np.int64], losses: NDArray[np.float64], warmup_steps: int, guessing: float = math.inf
+) -> int:
     """Logged records in a row, at the end of a run and after `warmup_steps`, whose training loss lies above the first
-    record's, which is the loss at initialization. A non-finite loss counts as above."""
-    back = losses[steps > warmup_steps] <= losses[0]  # not `>`: nan > x is False
+    record's, which is the loss at initialization; in a run that rose above that once, also those that are no better
+    than `guessing`, the loss of constant outputs: a network may blow up and die, and then lie below an initialization
+    that was worse than that. A non-finite loss counts as above."""
+    died = guessing * (1 - 1e-6) if bool(np.any(losses > losses[0])) else math.inf
+    after = losses[steps > warmup_steps]
+    back = (after <= losses[0]) & (after < died)  # not `>`: nan > x is False
     return len(back) if not back.any() else int(np.argmax(back[::-1]))
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipeline.analysis.study.stability import ground_lost, records_above
 from pipeline.config import counted_settings
+from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.files import atomic
 from pipeline.run.directory import RunDir
@@ -21,7 +22,7 @@ from pipeline.run.result import RunResult
 CACHE = "runs.parquet"
 """Beside the runs of a study. May be deleted at any time."""
 
-READ = 2
+READ = 3
 """Goes up when a row holds something else; a cache with another number is read past. Rows hold what was read and no
 judgement of it, so that changed rules and new settings need no other cache."""
 
@@ -103,6 +104,8 @@ def _row(run: RunDir) -> Row:
 
 def _of(run: RunDir, result: RunResult, steps: Any, losses: Any, validation: Any) -> Row:
     config, recorded = run.read_config()
+    loss = LOSSES[config.loss]
+    guessing = loss.of_guessing(config.d_out) if loss.judged else math.inf
     share_lost, noises_lost = ground_lost(losses[steps > config.warmup_steps]) if len(losses) else (0.0, 0.0)
     return {
         "run": run.name,
@@ -128,7 +131,7 @@ def _of(run: RunDir, result: RunResult, steps: Any, losses: Any, validation: Any
         "tokens_per_second": result.tokens_per_second,
         "parameters": result.parameters,
         "diverged_at": math.nan if result.diverged_at is None else float(result.diverged_at),
-        "records_above": records_above(steps, losses, config.warmup_steps),
+        "records_above": records_above(steps, losses, config.warmup_steps, guessing),
         "share_lost": share_lost,
         "noises_lost": noises_lost,
         "settings": json.dumps(counted_settings(config), sort_keys=True),

@@ -166,6 +166,18 @@ def test_left_for_good(losses, expected):
 
 
 @pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([5.6, 1e28, math.log(10), 2.4, math.log(10)], True),  # blew up and died: its outputs are constant
+        ([5.6, 1e28, math.log(10), 2.4, 2.2], False),
+        ([5.6, 5.0, 2.4, 2.4, 2.4], False),  # slow, and never above its initial loss
+    ],
+)
+def test_what_blew_up_and_guesses_left_for_good(losses, expected):
+    assert (records_above(np.arange(len(losses)), np.array(losses), 0, guessing=math.log(10)) >= 3) is expected
+
+
+@pytest.mark.parametrize(
     ("status", "loss", "expected"),
     [
         ("completed", 5.0, False),
