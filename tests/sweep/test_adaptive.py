@@ -63,7 +63,7 @@ def test_a_clean_study_is_understood_in_few_runs() -> None:
     rows, made = play(AIM, clean(-0.5, 2.4))
     assert made[-1].finding.startswith("as asked: optimal exponent to +-0.0")
     widest = [row for row in rows if row[0] == 1024]
-    assert len(widest) <= 24
+    assert len(widest) <= 12
     assert len({(row[0], row[1], row[2]) for row in rows}) == len(rows), "no run is made twice"
     assert all(p.why for r in made for p in r.proposals)
 
@@ -110,13 +110,12 @@ def test_too_few_widths_for_the_precision_are_said_to_be() -> None:
     assert f"2 widths cannot tell it closer than +-{limit_of((64, 128)):.3f}: add a width" in made[-1].finding
 
 
-@pytest.mark.parametrize(("world", "least"), [(NOTE, 5), (OTHER, 4)], ids=["note", "other"])
-def test_simulated_sweeps_reach_what_was_asked(world: Any, least: int) -> None:
-    """But for the shallowest valleys, which cost more than the limit allows."""
-    found = [simulate(draw(world, 4, 0.04, np.random.default_rng([11, i])), 0.1, limit=150) for i in range(6)]
-    assert sum(f["opt_half"] <= 0.1 and f["max_half"] <= 0.1 for f in found) >= least - 1
+@pytest.mark.parametrize("world", [NOTE, OTHER], ids=lambda world: world.name)
+def test_simulated_sweeps_reach_what_was_asked(world: Any) -> None:
+    found = [simulate(draw(world, 4, 0.04, np.random.default_rng([11, i])), 0.1) for i in range(6)]
+    assert sum(f["opt_half"] <= 0.1 and f["max_half"] <= 0.1 for f in found) >= 5
     assert np.mean([f["opt_hit"] for f in found] + [f["max_hit"] for f in found]) >= 0.75
-    assert np.median([f["cost"] for f in found]) < 20  # runs of the widest width
+    assert np.median([f["cost"] for f in found]) < 12  # runs of the widest width
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -160,7 +159,7 @@ def test_a_stopped_sweep_goes_on_as_if_nothing_had_been(
     plan = (tmp_path / "s" / rounds.PLAN).read_text()
     other = SweepConfig(**{**vars(config), "study": "t"})
     made: list[str] = []
-    for _ in range(60):
+    for _ in range(20):
         with monkeypatch.context() as patched:
             part = trained(patched, stop_after=5)
             try:

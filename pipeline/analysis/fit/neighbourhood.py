@@ -132,7 +132,7 @@ def _pilot(kept: list[Neighbourhood]) -> Scale:
     for one in kept:
         u = one.x_R - one.best
         # at least five learning rates, and what lies within an octave and a half
-        reach = max(1.5, float(np.sort(np.unique(np.abs(u)))[:5][-1])) + 1e-9
+        reach = max(1.5, float(np.sort(np.abs(np.unique(u)))[:5][-1])) + 1e-9
         near = np.abs(u) <= reach
         parabola = np.polyfit(u[near], one.y_R[near], 2)
         if parabola[0] > 0:

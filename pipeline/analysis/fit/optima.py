@@ -20,7 +20,6 @@ from pipeline.analysis.study.runs import Floats
 _K_MEAN, _K_SD = 0.2, 0.5
 _TURN = 0.12  # k_1, per octave of width: none, or so much either way
 _LOG_P_SD = 0.5
-_SHIFT_SD = 0.15  # octaves
 _SMALL, _LARGE = (0.12, 0.35), (0.5, 1.2)  # deviations of single widths: of k, and of p in steps of its grid
 _NOISE_SPREAD = 0.6  # octaves, of widths' noise around the shared one
 _MOST = 300  # hypotheses that are kept
@@ -56,7 +55,7 @@ def optima(near: list[Neighbourhood], scale: Scale) -> Optima:
     tables = [log_likelihood(one, scale, at_X) for one, at_X in zip(near, places_WX, strict=True)]
     z = np.log2([float(one.width) for one in near])
     prior_D, share_DWKP, loose_D = _shared(z - z.mean())
-    total, likelihood = np.log(_prior_H())[:, None] + np.log(prior_D), []
+    total, likelihood = np.log(prior_D)[None, :], []
     for place, (one, table) in enumerate(zip(near, tables, strict=True)):
         by_place = np.exp(table - table.max())
         by_place = np.einsum("an,nmskpx->amskpx", _noise_kernel(), by_place)
@@ -88,13 +87,6 @@ def optima(near: list[Neighbourhood], scale: Scale) -> Optima:
         evidence=np.array([evidence_of_valley(one, scale) for one in near]),
         curves=tuple(map(_likeliest, near, [scale] * len(near), tables, places_WX)),
     )
-
-
-def _prior_H() -> Floats:
-    """Of noise, misfit and the shift of seeds: what most seeds share is their optimum."""
-    shift_S = np.exp(-0.5 * (ALL.shift_S / _SHIFT_SD) ** 2)
-    found: Floats = np.tile(shift_S / shift_S.sum(), len(ALL.noise_N) * len(ALL.misfit_M))
-    return found
 
 
 def _prior_KP() -> Floats:
