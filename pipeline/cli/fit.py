@@ -3,6 +3,8 @@ the terminal and as CSV and JSON."""
 
 from collections.abc import Sequence
 
+from pipeline.analysis.fit.surface import SurfaceFit
+from pipeline.analysis.page import words_surface
 from pipeline.analysis.page.summary import summary
 from pipeline.analysis.page.tables import write
 from pipeline.cli.studies import add_out, folder_of, study_args, study_parser
@@ -14,8 +16,12 @@ def main(argv: Sequence[str]) -> int:
     parser = study_parser("fit", "Optimal and max-stable learning rate per width, and their exponents.")
     add_out(parser)
     parsed = parser.parse_args(argv)
-    fitted = study_args(parsed).fit()
-    paths = write(fitted, folder_of(fitted, parsed.out))
-    print(summary(fitted))
+    fitted = study_args(parsed).fit_axes()
+    folder = folder_of(fitted, parsed.out)
+    if isinstance(fitted, SurfaceFit):
+        paths, said = words_surface.write(fitted, folder), words_surface.summary(fitted)
+    else:
+        paths, said = write(fitted, folder), summary(fitted)
+    print(said)
     print(f"\nWritten to {paths[0].parent}: {', '.join(path.name for path in paths)}")
     return 0

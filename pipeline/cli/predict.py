@@ -2,14 +2,16 @@
 the ledger of such predictions, scored once the width was trained."""
 
 import argparse
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.analysis.fit import ledger
 from pipeline.analysis.fit.predict import predict
 from pipeline.analysis.fit.scores import score
-from pipeline.analysis.page import words_ledger, words_widths
+from pipeline.analysis.fit.surface import SurfaceFit, predict_cells
+from pipeline.analysis.page import words_ledger, words_surface, words_widths
 from pipeline.analysis.page.tables import to_json
 from pipeline.analysis.page.words_predict import as_json, summary
 from pipeline.analysis.study.axis import AXES
@@ -30,7 +32,11 @@ def _parser() -> RequestParser:
     add("--widths", metavar="N,M", help="several, as a table: 2048,4096,8192")
     for axis in list(AXES.values())[1:]:
         add(f"--{axis.name}", dest=f"at_{axis.name}", metavar="LEVELS", help=f"{axis.noun}, for a table with that axis")
-    add("--at", metavar="LEVELS", help="levels of the table's axis: 8192, or several with commas: 20B,300B")
+    add(
+        "--at",
+        metavar="LEVELS",
+        help="levels of the table's axis: 8192, or several with commas: 20B,300B; of two axes NAME=8192,NAME=300B",
+    )
     add("--level", type=float, default=_LEVEL, help=f"mass of the intervals (default: {_LEVEL})")
     add("--json", action="store_true", help="print JSON instead of words")
     where = f"FILE (default: {ledger.LEDGER} in the first study)"
@@ -47,8 +53,11 @@ def main(argv: Sequence[str]) -> int:
         return _score(parsed, argv)
     args = study_args(parsed)
     require(0 < parsed.level < 1, f"--level must lie between 0 and 1, got {parsed.level:g}")
-    given, levels = _levels(parsed)
-    fitted = args.fit()
+    asked = _asked(parsed)
+    fitted = args.fit_axes()
+    if isinstance(fitted, SurfaceFit):
+        return _over_axes(parsed, fitted, asked)
+    given, levels = _one(asked)
     axis = fitted.study.axis
     require(given in ("at", axis.name), f"--{given}: the runs differ in {axis.name}; say --at LEVEL")
     predictions = [predict(group, width, parsed.level) for width in levels for group in fitted.groups]
@@ -81,20 +90,50 @@ def _score(parsed: argparse.Namespace, argv: Sequence[str]) -> int:
     return 0
 
 
-def _levels(parsed: argparse.Namespace) -> tuple[str, list[float]]:
-    """The flag that was given, and its levels without repetitions. Raises `RequestError`."""
-    flags = {name: getattr(parsed, f"at_{name}") for name in AXES} | {"at": parsed.at}
-    given = {name: text for name, text in flags.items() if text is not None}
+def _over_axes(parsed: argparse.Namespace, fitted: SurfaceFit, asked: Mapping[str, list[float]]) -> int:
+    """At every pair of the levels asked for."""
+    names = [axis.name for axis in fitted.axes]
+    says = f"say --at {names[0]}=LEVEL,{names[1]}=LEVEL"
+    for name in names:
+        require(name in asked, f"the runs differ in {names[0]} and {names[1]}: {says}")
+    for name in asked:
+        require(name in names, f"--{name}: the runs differ in {names[0]} and {names[1]}; {says}")
+    require(parsed.record is None, "--record knows one axis: what is recorded is scored on a study of ours")
+    first, second = (asked[name] for name in names)
+    predictions = predict_cells(fitted, list(itertools.product(first, second)), parsed.level)
+    say = words_surface
+    print(to_json(say.as_json(fitted, predictions)) if parsed.json else say.prediction(fitted, predictions))
+    return 0
+
+
+def _asked(parsed: argparse.Namespace) -> dict[str, list[float]]:
+    """The levels asked for, without repetitions, by axis; ``at``: of whatever the axis is. Raises `RequestError`."""
     require(
         parsed.at_width is None or parsed.widths is None, "--width and --widths exclude each other: give one of them"
     )
+    flags = {name: (f"--{name}", getattr(parsed, f"at_{name}")) for name in AXES}
     if parsed.widths is not None:
-        given["width"] = parsed.widths
+        flags["width"] = ("--widths", parsed.widths)
+    if parsed.at is not None and "=" in parsed.at:
+        for part in parsed.at.split(","):
+            name, _, text = (piece.strip() for piece in part.partition("="))
+            require(flags.get(name, ("", None))[1] is None, f"--at {parsed.at}: {name} is given twice")
+            flags[name] = (f"--at {name}", text)
+    else:
+        flags["at"] = ("--at", parsed.at)
+    given = {name: (flag, text) for name, (flag, text) in flags.items() if text is not None}
     require(bool(given), "pipeline predict: the following arguments are required: --width N or --widths N,M")
-    require(len(given) == 1, f"{' and '.join(f'--{name}' for name in given)} exclude each other: give one of them")
-    ((name, text),) = given.items()
-    flag = "--widths" if parsed.widths is not None else f"--{name}"
-    return name, list(dict.fromkeys(_level(flag, part, name == "width") for part in text.split(",")))
+    return {
+        name: list(dict.fromkeys(_level(flag, part, name == "width") for part in text.split(",")))
+        for name, (flag, text) in given.items()
+    }
+
+
+def _one(asked: Mapping[str, list[float]]) -> tuple[str, list[float]]:
+    """The one axis of which levels are asked for. Raises `RequestError`."""
+    require(len(asked) == 1, f"{' and '.join(f'--{name}' for name in asked)} exclude each other: give one of them")
+    ((name, levels),) = asked.items()
+    return name, levels
 
 
 _LETTERS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}

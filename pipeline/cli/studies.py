@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.analysis.fit.estimators import DEFAULT, ESTIMATORS
 from pipeline.analysis.fit.study_fit import StudyFit, fit, fit_study
+from pipeline.analysis.fit.surface import SurfaceFit, fit_surfaces
 from pipeline.analysis.study.axis import AXES
 from pipeline.analysis.study.measure import METRICS, VALUES, Measure
 from pipeline.analysis.study.tables.columns import NAMES, Ask, parse_columns, parse_list
@@ -36,11 +37,23 @@ class StudyArgs:
         return [Path(source) for source in self.sources]
 
     def fit(self) -> StudyFit:
-        """Raises `RequestError`."""
+        """Along one axis. Raises `RequestError`."""
+        fitted = self.fit_axes()
+        if isinstance(fitted, SurfaceFit):
+            first, second = (axis.name for axis in fitted.axes)
+            raise RequestError(f"--axis {first},{second}: this draws one axis; pipeline fit and predict know two")
+        return fitted
+
+    def fit_axes(self) -> StudyFit | SurfaceFit:
+        """Along one axis or two. Raises `RequestError`."""
         if self.ask is None:
             return fit(self.dirs, self.measure, self.estimator)
         table = load_tables(self.sources, self.ask)
-        return fit_study(table, table.measure, self.estimator)
+        if table.second is None:
+            return fit_study(table, table.measure, self.estimator)
+        if self.estimator != DEFAULT:
+            raise RequestError(f"--estimator {self.estimator} knows one axis: two are fitted by {DEFAULT}")
+        return fit_surfaces(table, table.measure)
 
 
 def study_parser(verb: str, description: str) -> RequestParser:
@@ -73,7 +86,9 @@ def study_parser(verb: str, description: str) -> RequestParser:
         + ", ".join(NAMES),
     )
     tables.add_argument(
-        "--axis", help=f"along which runs differ: {', '.join(AXES)}, or a column (default: {next(iter(AXES))})"
+        "--axis",
+        metavar="NAME[,NAME]",
+        help=f"along which runs differ: {', '.join(AXES)}, or a column; or two of them (default: {next(iter(AXES))})",
     )
     tables.add_argument(
         "--group",
@@ -90,7 +105,7 @@ def add_out(parser: RequestParser) -> None:
     )
 
 
-def folder_of(fitted: StudyFit, out: Path | None) -> Path:
+def folder_of(fitted: StudyFit | SurfaceFit, out: Path | None) -> Path:
     """Where the files of a fit go; made if it is not there. Raises `RequestError`."""
     folder = fitted.study.folder if out is None else out
     try:

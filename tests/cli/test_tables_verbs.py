@@ -99,6 +99,67 @@ def test_one_group_of_a_table_without_names(tmp_path, capsys):
     assert "at sparsity 0.5" in text
 
 
+@pytest.fixture
+def two_axes(tmp_path):
+    path = tmp_path / "grid.csv"
+    tables = [runs(levels=(256, 512, 1024), seeds=2).assign(tokens=1e9 * k, sparsity=0.5 * k) for k in (1, 4, 16)]
+    pd.concat(tables).to_csv(path, index=False)
+    return path
+
+
+def test_two_axes_at_once(two_axes, capsys):
+    code, text = say(capsys, "fit", two_axes, "--axis", "width,tokens")
+    assert code == 0
+    assert "grid.csv: 162 runs along width and tokens, by loss" in text
+    assert re.search(r"width -0\.(4\d|5\d?) \+- 0\.\d+ -0\.\d+ to -0\.\d+ token budget -?0\.0\d", text)
+    assert text.count("16B") == 3
+    folder = two_axes.parent / "grid-fit"
+    assert f"Written to {folder}: runs.csv, optima.csv, exponents.csv, fit.json" in text
+    exponents = pd.read_csv(folder / "exponents.csv")
+    assert exponents["axis"].tolist() == ["width", "tokens"]
+    assert (exponents["ci_low"] < [-0.5, 0]).all()
+    assert (exponents["ci_high"] > [-0.5, 0]).all()
+    optima = pd.read_csv(folder / "optima.csv")
+    assert list(optima.columns[:5]) == ["width", "tokens", "optimal_lr", "optimal_ci_low", "optimal_ci_high"]
+    assert len(optima) == 9
+    assert {"width", "tokens"} < set(pd.read_csv(folder / "runs.csv").columns)
+    assert json.loads((folder / "fit.json").read_text())["axes"] == ["width", "tokens"]
+
+
+def test_predictions_at_two_levels(two_axes, capsys):
+    asked = ("predict", two_axes, "--axis", "width,tokens")
+    code, text = say(capsys, *asked, "--width", 2048, "--tokens", "300B")
+    assert code == 0
+    assert "All runs, width 2048, 300B tokens (not trained)" in text
+    assert "300B tokens is more than four times from the nearest trained, 16B" in text
+    assert re.search(r"optimal lr 2\.\d+e-3 \(90 % interval .* to .*\) max-stable lr .* recommended lr", text)
+    assert say(capsys, *asked, "--at", "width=2048,tokens=300B")[1] == text
+    code, printed = say(capsys, *asked, "--widths", "2048,4096", "--tokens", "16B", "--json")
+    found = json.loads(printed)["predictions"]
+    assert [(one["width"], one["tokens"]) for one in found] == [(2048, 16e9), (4096, 16e9)]
+    assert all(one["optimal"]["low"] < one["recommended"] < one["optimal"]["high"] for one in found)
+    _, text = say(capsys, "predict", two_axes, "--axis", "width,sparsity", "--at", "width=512,sparsity=2")
+    assert "All runs, width 512, sparsity 2 (trained)" in text
+
+
+def test_requests_on_two_axes_that_are_wrong(two_axes, capsys):
+    axes = ("--axis", "width,tokens")
+    for argv, says in (
+        (("predict", *axes, "--width", 64), "differ in width and tokens: say --at width=LEVEL,tokens=LEVEL"),
+        (("predict", *axes, "--width", 64, "--tokens", 1, "--batch", 8), "--batch: the runs differ in width and tok"),
+        (("predict", *axes, "--width", 64, "--at", "width=8,tokens=8"), "--at width=8,tokens=8: width is given twice"),
+        (("predict", *axes, "--width", 64, "--tokens", 1, "--record"), "--record knows one axis"),
+        (("predict", "--width", 64, "--tokens", 1), "--width and --tokens exclude each other"),
+        (("fit", *axes, "--estimator", "paper"), "--estimator paper knows one axis: two are fitted by local"),
+        (("report", *axes), "--axis width,tokens: this draws one axis; pipeline fit and predict know two"),
+    ):
+        verb, *rest = argv
+        code, text = say(capsys, verb, two_axes, *rest)
+        assert code == 2, argv
+        assert text.startswith("pipeline: error: ")
+        assert says in text
+
+
 def test_requests_that_are_wrong(tmp_path, tokens, capsys):
     study = write_study(tmp_path / "study", valley(-0.5))
     (tmp_path / "runs.txt").write_text("width,lr\n")

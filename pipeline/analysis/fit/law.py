@@ -5,7 +5,8 @@ integral of a Brownian motion: the exponent itself changes by `wander` per root 
 is the same law plus a gap, whose slope and wandering are smaller. Both scales are unknown and integrated over; their
 priors were learned from many real studies (`JITTER`, `WANDER`).
 
-Axes: H hypotheses of the optima x jitter x wander, W widths of the optima, R rows: those, then the widths of the edge.
+Axes: H hypotheses of the optima x jitter x wander, W widths of the optima, R rows: those, then the widths of the edge;
+A axes (`surface` has two).
 """
 
 import math
@@ -137,19 +138,17 @@ class OptimumLaw:
     @property
     def wandering(self) -> float:
         """Posterior mean of how far the exponent wanders per root octave of width."""
-        return float(self._given.weight_H @ self._given.wander_H)
+        return float(self._given.weight_H @ self._given.wander_HA[:, 0])
 
     @property
     def exponent(self) -> Mixture:
         """The average slope over the fitted widths: least squares of the law, irregularities left out."""
         assert len(self.widths) > 1
-        z = self._z_W
-        mean, variance = self._given.smooth(z / (z @ z), z, level=0.0)
-        return _mixture(mean, variance, self._given.weight_H)
+        return slope(self._given, self._z_WA, 0)
 
     def line(self, width: float) -> Mixture:
         assert len(self.widths) > 1
-        mean, variance = self._given.smooth(np.ones(1), np.array([self._z(width)]), level=1.0)
+        mean, variance = self._given.smooth(np.ones(1), self._z(width)[None], level=1.0)
         return _mixture(mean, variance, self._given.weight_H)
 
     def at(self, width: float) -> Mixture:
@@ -159,25 +158,24 @@ class OptimumLaw:
         """At a width that was not fitted. Without an `edge` its second member says nothing."""
         return Pair(self._given.weight_H, *self._given.pair(self._z(width)))
 
-    def with_edge(self, edge: EdgePlaces | None) -> "OptimumLaw":
-        return replace(self, edge=edge)
-
     # -----------------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _middle(self) -> float:
         return float(np.log2(np.array(self.widths, dtype=np.float64)).mean())
 
-    def _z(self, width: float) -> float:
-        return math.log2(width) - self._middle
+    def _z(self, width: float) -> Floats:
+        return np.array([math.log2(width) - self._middle])
 
     @cached_property
-    def _z_W(self) -> Floats:
-        return np.array([self._z(width) for width in self.widths])
+    def _z_WA(self) -> Floats:
+        return np.stack([self._z(width) for width in self.widths])
 
     @cached_property
     def _given(self) -> Given:
-        return _solve(self)
+        edge = self.edge
+        edge_z = np.stack([self._z(width) for width in edge.widths]) if edge is not None else np.zeros((0, 1))
+        return solve(self.weight_C, self.mean_CW, self.variance_CW, self._z_WA, edge, edge_z, self.wander)
 
     def _own(self, place: int) -> Mixture:
         """What the width says itself, times what the other widths say of it."""
@@ -185,15 +183,27 @@ class OptimumLaw:
             return _table(self.optima.places_WX[0], self.weight_C @ self.optima.likelihood_WCX[0])
         if len(self.widths) == 1:
             return _mixture(self.mean_CW[:, 0], self.variance_CW[:, 0], self.weight_C)
-        weight_H, mean_H, variance_H, component_H = self._given.others(place)
-        if self.optima is None:
-            own_mean, own = self.mean_CW[component_H, place], self.variance_CW[component_H, place]
-            variance = 1 / (1 / own + 1 / variance_H)
-            weight = self._given.weight_H
-            return _mixture(variance * (own_mean / own + mean_H / variance_H), variance, weight)
-        x, table_CX = self.optima.places_WX[place], self.optima.likelihood_WCX[place]
-        density = np.exp(-0.5 * (x - mean_H[:, None]) ** 2 / variance_H[:, None]) / np.sqrt(variance_H)[:, None]
-        return _table(x, np.einsum("h,hx,hx->x", weight_H, density, table_CX[component_H]))
+        if self.optima is not None:
+            return own_place(self._given, self.optima, place)
+        _, mean_H, variance_H, component_H = self._given.others(place)
+        own_mean, own = self.mean_CW[component_H, place], self.variance_CW[component_H, place]
+        variance = 1 / (1 / own + 1 / variance_H)
+        return _mixture(variance * (own_mean / own + mean_H / variance_H), variance, self._given.weight_H)
+
+
+def slope(given: Given, z_WA: Floats, axis: int) -> Mixture:
+    """Of the law along an axis, by least squares over places whose mean is 0."""
+    weight = np.linalg.pinv(z_WA)[axis]
+    mean, variance = given.smooth(weight, z_WA, level=0.0)
+    return _mixture(mean, variance, given.weight_H)
+
+
+def own_place(given: Given, optima: Optima, place: int) -> Mixture:
+    """What a width or cell says itself, times what the others say of it."""
+    weight_H, mean_H, variance_H, component_H = given.others(place)
+    x, table_CX = optima.places_WX[place], optima.likelihood_WCX[place]
+    density = np.exp(-0.5 * (x - mean_H[:, None]) ** 2 / variance_H[:, None]) / np.sqrt(variance_H)[:, None]
+    return _table(x, np.einsum("h,hx,hx->x", weight_H, density, table_CX[component_H]))
 
 
 def _table(x: Floats, weight: Floats) -> Mixture:
@@ -205,35 +215,43 @@ def _mixture(mean: Floats, variance: Floats, weight: Floats) -> Mixture:
     return Mixture(mean[kept], np.sqrt(np.maximum(variance[kept], 1e-10)), weight[kept] / weight[kept].sum())
 
 
-def _solve(law: OptimumLaw) -> Given:
-    edge = law.edge
-    edge_z = np.array([law._z(width) for width in edge.widths]) if edge is not None else np.zeros(0)
-    z = np.concatenate([law._z_W, edge_z])
-    is_edge = np.r_[np.zeros(len(law.widths)), np.ones(len(edge_z))]
-    jitters, wanders = (np.array(values) for values in (JITTER[0], law.wander[0]))
-    prior = np.log(np.outer(JITTER[1], law.wander[1]))  # (jitter, wander)
-    n_components = len(law.weight_C)
-    shape = (n_components, len(jitters), len(wanders))
+def solve(
+    weight_C: Floats,
+    mean_CW: Floats,
+    variance_CW: Floats,
+    z_WA: Floats,
+    edge: EdgePlaces | None,
+    edge_z: Floats,
+    wander: tuple[tuple[float, ...], tuple[float, ...]],
+) -> Given:
+    """The posterior over all hypotheses: components of the optima, jitter, and how far each axis wanders."""
+    z = np.concatenate([z_WA, edge_z if edge is not None else edge_z[:0]])
+    n_axes, is_edge = z.shape[1], np.r_[np.zeros(len(z_WA)), np.ones(len(z) - len(z_WA))]
+    jitters = np.array(JITTER[0])
+    wanders_VA = np.stack(np.meshgrid(*[wander[0]] * n_axes, indexing="ij"), axis=-1).reshape(-1, n_axes)
+    of_wander = np.prod(np.meshgrid(*[wander[1]] * n_axes, indexing="ij"), axis=0).ravel()
+    prior = np.log(np.outer(JITTER[1], of_wander))  # (jitter, wander)
+    shape = (len(weight_C), len(jitters), len(wanders_VA))
     component, at_jitter, at_wander = (index.ravel() for index in np.indices(shape))
-    mean, variance = law.mean_CW, law.variance_CW
+    mean, variance = mean_CW, variance_CW
     if edge is not None:
-        repeated = np.ones((n_components, 1))
+        repeated = np.ones((len(weight_C), 1))
         mean = np.concatenate([mean, repeated * edge.mean], axis=1)
         variance = np.concatenate([variance, repeated * edge.variance], axis=1)
     smooth = []
-    for value in wanders:
-        optimum, gap = covariance_of(z, z, float(value))
+    for values in wanders_VA:
+        optimum, gap = covariance_of(z, z, values)
         smooth.append(optimum + gap * np.outer(is_edge, is_edge))
     irregular = np.where(is_edge > 0, EDGE_JITTER**2, (jitters**2)[:, None])
     diagonal = variance[component] + irregular[at_jitter]
     covariance = np.stack(smooth)[at_wander] + diagonal[:, :, None] * np.eye(len(z))
     inverse = np.linalg.inv(covariance)
     given = Given(
-        z, is_edge, np.ones(len(component)), jitters[at_jitter], wanders[at_wander], component, mean[component],
+        z, is_edge, np.ones(len(component)), jitters[at_jitter], wanders_VA[at_wander], component, mean[component],
         variance[component], inverse
     )  # fmt: skip
     level, level_covariance, rest = given.levels
     misfit = np.einsum("hr,hr->h", given.value_HR - level @ given.design_RL.T, rest)
     log_det = np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(level_covariance)[1]
-    log = np.log(law.weight_C)[component] + prior[at_jitter, at_wander] - 0.5 * (misfit + log_det)
+    log = np.log(weight_C)[component] + prior[at_jitter, at_wander] - 0.5 * (misfit + log_det)
     return replace(given, weight_H=normalized(log))

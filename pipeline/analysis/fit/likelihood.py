@@ -98,7 +98,7 @@ class _Whitened:
 def log_likelihood(one: Neighbourhood, scale: Scale, places_X: Floats, over: Hypotheses = ALL) -> Floats:
     """Of an optimum at each place, (N, M, S, K, P, X); a and c integrated out, c over its prior around the pilot's."""
     u = (one.x_R[None, :] - places_X[:, None]).ravel()
-    curves = [shape(u, k, p)[0].reshape(len(places_X), -1) for k in over.asymmetry_K for p in over.sharpness_P]
+    curves = [shape(u, k, p).reshape(len(places_X), -1) for k in over.asymmetry_K for p in over.sharpness_P]
     curve_RC = np.concatenate(curves).T
     white = _Whitened.of(one, scale, over)
     curve = white.factor_HRR @ curve_RC
@@ -155,7 +155,7 @@ class Curve:
 
     def height(self, x: Floats) -> Floats:
         """Above the bottom."""
-        found: Floats = self.curvature * shape(x - self.x, self.asymmetry, self.sharpness)[0]
+        found: Floats = self.curvature * shape(x - self.x, self.asymmetry, self.sharpness)
         return found
 
 
@@ -165,7 +165,7 @@ def curve_at(one: Neighbourhood, scale: Scale, x: float, cell: tuple[int, ...], 
     single = Hypotheses(over.noise_N[[n]], over.misfit_M[[m]], over.shift_S[[s]], over.asymmetry_K[[k]],
                         over.sharpness_P[[p]])  # fmt: skip
     factor = _Whitened.of(one, scale, single).factor_HRR[0]
-    height = shape(one.x_R - x, float(single.asymmetry_K[0]), float(single.sharpness_P[0]))[0]
+    height = shape(one.x_R - x, float(single.asymmetry_K[0]), float(single.sharpness_P[0]))
     design = factor @ np.stack([np.ones_like(height), height], axis=1)
     level, curvature = np.linalg.lstsq(design, factor @ one.y_R, rcond=None)[0]
     if curvature <= 0:

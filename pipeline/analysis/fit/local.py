@@ -71,9 +71,10 @@ class Estimate:
         """What the valleys say; None: no width has an optimum. With one width it has a place there and no exponent."""
         if self.optima is None:
             return None
-        return OptimumLaw.of(self.optima, self._edges())
+        return OptimumLaw.of(self.optima, self.edge_places)
 
-    def _edges(self) -> EdgePlaces | None:
+    @property
+    def edge_places(self) -> EdgePlaces | None:
         """What the widths that have seen both sides of their edge say of it."""
         known = [(n, edge_of_width(self.seen.of(n))) for n in self.seen.estimable_widths]
         own = [(n, edge) for n, edge in known if edge is not None]
@@ -126,7 +127,7 @@ class Estimate:
                 return None
             return own.at(width) if width in own.widths or len(own.widths) > 1 else None
         if width in self.runs.widths:
-            return edge_of_width(self.seen.of(width)) if edge is None else edge.at(width)
+            return self.edge_at(width) if edge is None else edge.at(width)
         pair = self.pair(width)
         if pair is not None:
             return pair.of(1)
@@ -134,6 +135,10 @@ class Estimate:
             return None
         place, covariance = edge.observed
         return OptimumLaw(edge.widths, np.ones(1), place[None], np.diag(covariance)[None]).pair(width).of(0)
+
+    def edge_at(self, width: float) -> Mixture | None:
+        """What a trained width says of its edge by itself, log2 lr."""
+        return edge_of_width(self.seen.of(width))
 
     def pair(self, width: float) -> Pair | None:
         """Optimum and edge together; None where one of them is not known."""
@@ -153,17 +158,17 @@ class Estimate:
         pair = self.pair(width)
         places = np.log2(np.array(self.optima.widths, dtype=np.float64))
         nearest = int(np.argmin(np.abs(places - math.log2(width))))
+        return self.price_of(optimum if pair is None else pair, nearest, level)
+
+    def price_of(self, known: Mixture | Pair, nearest: int, level: float) -> Price:
+        """The same where optimum and, if known, edge are given, with the valley of one of the fitted widths."""
+        assert self.optima is not None
         # what comes nearest to an untrained model; above the optimum, losses may be anything
         best = dict(zip(self.runs.widths, self.labels.best_x.tolist(), strict=True))
         below = self.runs.x <= np.array([best[n] for n in self.runs.width.tolist()]) + 1e-9
         worst = float(np.max(self.runs.loss[below & np.isfinite(self.runs.loss)]))
-        return cheapest(
-            optimum if pair is None else pair.with_scatter(self.seed_scatter),
-            self.optima.curves[nearest],
-            self.log_loss,
-            worst,
-            level,
-        )
+        edge = known.with_scatter(self.seed_scatter) if isinstance(known, Pair) else known
+        return cheapest(edge, self.optima.curves[nearest], self.log_loss, worst, level)
 
     @property
     def seed_scatter(self) -> float:
@@ -177,9 +182,10 @@ class Estimate:
         return math.exp(level) if self.log_loss else level
 
 
-def estimate(runs: Runs) -> Estimate:
+def estimate(runs: Runs, turning: bool = True) -> Estimate:
     """Fit one family of curves; what is unstable is so by trajectory, and runs more than `MARGIN` above the best are no
-    part of a valley. Never raises for what the runs cannot tell: that is None or nan in the result."""
+    part of a valley. `turning`: their asymmetry may follow the width. Never raises for what the runs cannot tell: that
+    is None or nan in the result."""
     labels = label(runs)
     finite = np.isfinite(runs.loss)
     # in logarithms, valleys that fall a hundredfold keep their shape, and so do those whose losses shrink with width
@@ -187,7 +193,7 @@ def estimate(runs: Runs) -> Estimate:
     y_R = np.log(runs.loss) if log_loss else runs.loss
     failed = label(runs, LANGUAGE).cause == Cause.FAILED
     near, scale = neighbourhoods(runs, labels, failed, intervals(runs, labels), y_R)
-    fitted = optima(near, scale) if near else None
+    fitted = optima(near, scale, turning) if near else None
     seen = intervals(runs, labels, _half_recovered(runs, y_R, labels, fitted, scale))
     falling = all(one.is_monotone for one in near)  # one side of a valley is no absence of one
     no_valley = fitted is not None and float(fitted.evidence.sum()) < SEEN and not falling
@@ -267,18 +273,19 @@ def fit(grid: Grid) -> Fitted:
 
 
 def _width(known: Estimate, place: int, width: float, lr_at: LrAt) -> FittedWidth:
-    left_out = _left_out(known, place, width)
+    gone = left_out(known, place, width)
     edge = known.at("max_stable", width)
     return FittedWidth(
-        best=None if left_out else lr_at("optimal", width, LEVEL),
-        best_loss=math.nan if left_out else known.bottom(width),
+        best=None if gone else lr_at("optimal", width, LEVEL),
+        best_loss=math.nan if gone else known.bottom(width),
         edge=None if edge is None else lr_of(edge),
         at_edge=_at_edge(known.runs.x[known.runs.width == width], float(known.labels.best_x[place])),
-        left_out=left_out,
+        left_out=gone,
     )
 
 
-def _left_out(known: Estimate, place: int, width: float) -> LeftOut | None:
+def left_out(known: Estimate, place: int, width: float) -> LeftOut | None:
+    """Why the width, the `place`-th, has no optimum."""
     if known.labels.all_unstable[place]:
         return LeftOut.UNSTABLE
     if width not in [one.width for one in known.near]:

@@ -49,11 +49,11 @@ class Optima:
     """Per width, the likeliest."""
 
 
-def optima(near: list[Neighbourhood], scale: Scale) -> Optima:
-    """Of one width at least."""
+def optima(near: list[Neighbourhood], scale: Scale, turning: bool = True) -> Optima:
+    """Of one width at least; `turning`: asymmetries may follow a line over log width."""
     places_WX = np.stack([places(one, scale) for one in near])
     tables = [log_likelihood(one, scale, at_X) for one, at_X in zip(near, places_WX, strict=True)]
-    z = np.log2([float(one.width) for one in near])
+    z = np.log2([float(one.width) for one in near]) if turning else np.zeros(len(near))
     prior_D, share_DWKP, loose_D = _shared(z - z.mean())
     total, likelihood = np.log(prior_D)[None, :], []
     for place, (one, table) in enumerate(zip(near, tables, strict=True)):

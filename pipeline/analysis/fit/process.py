@@ -1,6 +1,7 @@
-"""The Gaussian process of optimum and stability edge over log width (`law`), given its scales.
+"""The Gaussian process of optimum and stability edge over log width, or over several axes (`law`), given its scales.
 
-Axes: H hypotheses, R rows (what single widths say of optimum or edge), L levels (mu, and the gap's), Z, Q places asked.
+Axes: H hypotheses, R rows (what single widths say of optimum or edge), A axes (width; or width and tokens), L levels
+(mu, and the gap's), Z, Q places asked.
 """
 
 import math
@@ -28,24 +29,23 @@ def wandering(z: Floats, other: Floats) -> Floats:
     return found
 
 
-def covariance_of(z: Floats, other: Floats, wander: float) -> tuple[Floats, Floats]:
-    """Of the optimum's smooth law without its level, and of the gap's."""
-    line, path = np.outer(z, other), wandering(z, other)
-    return (
-        SLOPE_SD**2 * line + wander**2 * path,
-        _GAP_SLOPE_SD**2 * line + (_GAP_WANDER * wander) ** 2 * path,
-    )
+def covariance_of(z_RA: Floats, other_ZA: Floats, wander_A: Floats) -> tuple[Floats, Floats]:
+    """Of the optimum's smooth law without its level, and of the gap's, (R, Z)."""
+    line = z_RA @ other_ZA.T
+    axes = zip(z_RA.T, other_ZA.T, wander_A.tolist(), strict=True)
+    path: Floats = np.sum([wander**2 * wandering(z, other) for z, other, wander in axes], axis=0)
+    return SLOPE_SD**2 * line + path, _GAP_SLOPE_SD**2 * line + _GAP_WANDER**2 * path
 
 
 @dataclass(frozen=True)
 class Given:
     """The law's posterior given each hypothesis: weights, and the inverse of the rows' covariance."""
 
-    z_R: Floats
+    z_RA: Floats
     is_edge_R: Floats
     weight_H: Floats
     jitter_H: Floats
-    wander_H: Floats
+    wander_HA: Floats
     component_H: "np.ndarray[tuple[int], np.dtype[np.int64]]"
     value_HR: Floats
     variance_HR: Floats
@@ -55,7 +55,7 @@ class Given:
     @cached_property
     def design_RL(self) -> Floats:
         """The levels: mu, and the gap's where there are edges."""
-        columns = [np.ones_like(self.z_R)]
+        columns = [np.ones(len(self.z_RA))]
         if self.is_edge_R.any():
             columns.append(self.is_edge_R)
         return np.stack(columns, axis=1)
@@ -78,18 +78,18 @@ class Given:
         covariance = prior_HQQ - np.einsum("hrq,hrp->hqp", gain_HRQ, solved)
         return mean, covariance + np.einsum("hql,hlm,hpm->hqp", open_HQL, level_covariance, open_HQL)
 
-    def _by_wander(self, z: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    def _by_wander(self, z_ZA: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Covariances of optimum and gap between rows and z, (H, R, Z), and among z, (H, Z, Z)."""
-        values, place = np.unique(self.wander_H, return_inverse=True)
-        with_rows = [covariance_of(self.z_R, z, float(value)) for value in values]
-        among = [covariance_of(z, z, float(value)) for value in values]
+        values_VA, place = np.unique(self.wander_HA, axis=0, return_inverse=True)
+        with_rows = [covariance_of(self.z_RA, z_ZA, values) for values in values_VA]
+        among = [covariance_of(z_ZA, z_ZA, values) for values in values_VA]
         optimum, gap = (np.stack([pair[i] for pair in with_rows])[place] for i in (0, 1))
         optimum_z, gap_z = (np.stack([pair[i] for pair in among])[place] for i in (0, 1))
         return optimum, gap, optimum_z, gap_z
 
-    def smooth(self, weight_Z: Floats, z: Floats, level: float) -> tuple[Floats, Floats]:
+    def smooth(self, weight_Z: Floats, z_ZA: Floats, level: float) -> tuple[Floats, Floats]:
         """Mean and variance (H,) of sum weight * (law of the optimum at z), whose level counts `level` times."""
-        with_rows, _, among, _ = self._by_wander(z)
+        with_rows, _, among, _ = self._by_wander(z_ZA)
         design = np.zeros((1, self.design_RL.shape[1]))
         design[0, 0] = level
         gain = (with_rows @ weight_Z)[:, :, None]
@@ -98,9 +98,9 @@ class Given:
         )
         return mean[:, 0], covariance[:, 0, 0]
 
-    def pair(self, z: float) -> tuple[Floats, Floats]:
+    def pair(self, z_A: Floats) -> tuple[Floats, Floats]:
         """Optimum and edge at z, irregularities included: mean (H, 2) and covariance (H, 2, 2)."""
-        optimum, gap, optimum_z, gap_z = self._by_wander(np.array([z]))
+        optimum, gap, optimum_z, gap_z = self._by_wander(z_A[None])
         gain = np.concatenate([optimum, optimum + gap * self.is_edge_R[None, :, None]], axis=2)
         same, apart = optimum_z[:, 0, 0], gap_z[:, 0, 0]
         prior = np.stack([np.stack([same, same], axis=1), np.stack([same, same + apart], axis=1)], axis=1)
@@ -127,10 +127,10 @@ class Given:
 
 def forecast_variance(widths: Floats, variance: Floats, wander: float, width: float) -> float:
     """Of the law at `width` from estimates with such variances, irregularity included, at the given wandering."""
-    middle = float(np.log2(widths).mean())
-    z, to = np.log2(widths) - middle, np.array([math.log2(width) - middle])
-    inverse = np.linalg.inv(covariance_of(z, z, wander)[0] + np.diag(variance))
-    gain = covariance_of(z, to, wander)[0][:, 0]
+    log = np.log2(widths)[:, None]
+    z, to, rate = log - log.mean(), np.array([[math.log2(width)]]) - log.mean(), np.array([wander])
+    inverse = np.linalg.inv(covariance_of(z, z, rate)[0] + np.diag(variance))
+    gain = covariance_of(z, to, rate)[0][:, 0]
     open_ = 1 - float(inverse.sum(axis=0) @ gain)
-    own = float(covariance_of(to, to, wander)[0][0, 0])
+    own = float(covariance_of(to, to, rate)[0][0, 0])
     return own - float(gain @ inverse @ gain) + open_**2 / float(inverse.sum())

@@ -23,7 +23,7 @@ _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _NODE_WEIGHTS = _NODE_WEIGHTS / _NODE_WEIGHTS.sum()
 # The curvature of another width's valley, over the true one, and how likely.
 _FACTORS, _FACTOR_WEIGHTS = np.array([0.6, 1.0, 1.6]), np.array([0.25, 0.5, 0.25])
-_COMPONENTS = 80
+_COMPONENTS = 300
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def cheapest(known: Mixture | Pair, curve: Curve, log_loss: bool, worst: float, 
     low, high = np.interp([0.02, 0.98], np.cumsum(at.weight_S[order]), at.optimum_S[order])
     x_I = np.linspace(low - 1.5, high + 0.5, _CANDIDATES)
     u = (x_I[:, None] - at.optimum_S[None, :]).ravel()
-    height_IS = at.factor_S * curve.curvature * shape(u, curve.asymmetry, curve.sharpness)[0].reshape(len(x_I), -1)
+    height_IS = at.factor_S * curve.curvature * shape(u, curve.asymmetry, curve.sharpness).reshape(len(x_I), -1)
     best = math.exp(curve.level) if log_loss else curve.level
     cost = max(worst - best, 0.0)
     # beyond the worst loss seen, the valley's formula says nothing

@@ -146,11 +146,6 @@ def fit(study_dirs: Sequence[Path], measure: Measure = TRAINING_LOSS, estimator:
 def fit_study(study: AnyStudy, measure: Compared, estimator: str = estimators.DEFAULT) -> StudyFit:
     """Fits every group of curves. Raises `RequestError`."""
     chosen = estimators.get(estimator)
-    if study.second is not None:
-        both = f"{study.axis.name},{study.second.name}"
-        raise RequestError(
-            f"--axis {both}: no law over two axes is known yet; fit along one, and --group the other's column"
-        )
     completed = study.runs[study.runs["status"] == "completed"]
     if measure.column not in study.runs or (len(completed) and completed[measure.column].isna().all()):
         raise RequestError(f"{study.name}: no completed run has a finite {measure.name}; try another --metric")

@@ -47,7 +47,7 @@ def study(bend, widths=(64, 128, 256, 512, 1024)):
         bottom, edge = -0.5 * place - bend * place**2, 2.4 - 0.5 * place - bend * place**2
         for seed in (0, 1):
             for x in np.arange(-8, 5) + 0.5 * seed:
-                loss = 5 + 0.08 * shape(np.array([x - bottom]), 0.5, 1.0)[0][0] + rng.normal(0, 0.004)
+                loss = 5 + 0.08 * shape(np.array([x - bottom]), 0.5, 1.0)[0] + rng.normal(0, 0.004)
                 rows.append((width, 2.0**x, seed, loss if x < edge + 0.2 * seed else np.nan))
     return estimate(Runs.of(*zip(*rows, strict=True)))
 

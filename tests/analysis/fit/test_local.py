@@ -22,7 +22,7 @@ def study(change=lambda place, u, loss: loss, edge=2.2, widths=WIDTHS, seeds=(0,
         for seed in seeds:
             for x in np.arange(-7.0, 5) + 0.5 * seed:
                 u = x + place
-                loss = 5 + 0.06 * shape(np.array([u]), 0.5, 1.0)[0][0] + rng.normal(0, noise)
+                loss = 5 + 0.06 * shape(np.array([u]), 0.5, 1.0)[0] + rng.normal(0, noise)
                 rows.append((width, 2.0**x, seed, change(place, u, loss) if u < edge else math.nan))
     return Runs.of(*zip(*rows, strict=True))
 
@@ -178,7 +178,7 @@ def test_it_is_deterministic():
 
 def test_widths_that_differ_in_shape_rest_on_their_own_runs():
     def other(place, u, loss):
-        return 5 + 0.06 * shape(np.array([u]), (0.2, 1.6, -0.8)[place], 1.0)[0][0] + (loss - loss)
+        return 5 + 0.06 * shape(np.array([u]), (0.2, 1.6, -0.8)[place], 1.0)[0] + (loss - loss)
 
     alike, apart = estimate(study(noise=0.001)), estimate(study(other))
     assert apart.optima.shape_differs > alike.optima.shape_differs

@@ -45,7 +45,7 @@ def test_the_likelihood_is_that_of_a_normal_with_level_and_curvature_integrated_
     weight = norm.pdf(step) / norm.pdf(step).sum()
     expected = []
     for place in places:
-        height = shape(one.x_R - place, 0.4, 0.7)[0]
+        height = shape(one.x_R - place, 0.4, 0.7)
         parts = [
             multivariate_normal.logpdf(one.y_R, scale.curvature * math.exp(s) * height, covariance) + math.log(w)
             for s, w in zip(step, weight, strict=True)

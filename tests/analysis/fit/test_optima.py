@@ -24,7 +24,7 @@ def near(asymmetry=(0.7,) * 4, noise=0.004, widths=WIDTHS, xs=range(-11, -2), ed
     for place, width in enumerate(widths):
         for x in xs:
             for seed in (0, 1):
-                height = curvature * shape(np.array([x - BOTTOMS[place]]), asymmetry[place], 1.0)[0][0]
+                height = curvature * shape(np.array([x - BOTTOMS[place]]), asymmetry[place], 1.0)[0]
                 loss = 5 - 0.2 * place + height + rng.normal(0, noise)
                 rows.append((width, 2.0**x, seed, math.nan if edges is not None and x > edges[place] else loss))
     runs = Runs.of(*zip(*rows, strict=True))

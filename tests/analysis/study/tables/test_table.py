@@ -206,14 +206,12 @@ def test_an_axis_is_any_column_and_its_levels_any_numbers(tmp_path):
     assert load(tmp_path, runs(width="D"), columns="level=D").axis.name == "D"
 
 
-def test_a_second_axis_is_read_and_refused_until_there_is_a_law(tmp_path):
+def test_a_second_axis_is_read(tmp_path):
     both = pd.concat([runs().assign(tokens=1e9 * k) for k in (1, 2)])
     table = load(tmp_path, both, axis="width,tokens")
     assert table.second.name == "tokens"
     assert sorted(table.runs["second"].unique()) == [1e9, 2e9]
     assert "Warning" not in said(table)
-    with pytest.raises(RequestError, match="--axis width,tokens: no law over two axes is known yet"):
-        fit_study(table, table.measure)
 
 
 def test_columns_that_could_be_several_are_refused(tmp_path):
