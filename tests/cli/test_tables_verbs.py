@@ -37,6 +37,9 @@ def test_fit_speaks_of_the_axis_and_writes_beside_the_table(tokens, capsys):
     assert "every token budget lies where the others predict it" in text
     assert not re.search(r"\bwidth|\bwide|\bnarrow|\bnan\b|Theory", text)
     assert text.count("No column of diverged") == 1
+    assert "Transfer: the optima lie 0.0" in text
+    assert "The best one at 1B tokens, carried over as it is, costs" in text
+    assert re.search(r"The best loss at 8B tokens: 2\.(69\d|7\d*) under Adam, 2\.(69\d|7\d*) under Lion\.", text)
     folder = tokens.parent / "sweep-fit"
     assert f"Written to {folder}: runs.csv, optima.csv, exponents.csv, fit.json" in text
     exponents = pd.read_csv(folder / "exponents.csv", keep_default_na=False)

@@ -13,6 +13,7 @@ from pipeline.analysis.fit.evidence import PowerLawCheck
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.regret import Price
+from pipeline.analysis.fit.transfer import Transfer
 from pipeline.analysis.study.grid import GridEnd
 from pipeline.analysis.study.runs import Floats
 
@@ -119,5 +120,7 @@ class Fitted:
     """The optimum saturates at the edge, so that its exponent is the edge's."""
     log_loss: bool = False
     """Valleys were fitted to log losses."""
+    transfer: Transfer | None = None
+    """How well learning rates transfer; None: fewer than three optima, or an estimator without valleys."""
     shape_differs: float = 0.0
     """Probability that the widths' valleys do not share their shape, beyond an asymmetry that turns with width."""

@@ -33,6 +33,7 @@ from pipeline.analysis.fit.neighbourhood import Neighbourhood, Scale, neighbourh
 from pipeline.analysis.fit.optima import SEEN, Optima, optima
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.regret import Price, cheapest
+from pipeline.analysis.fit.transfer import transfer
 from pipeline.analysis.study.grid import Grid, GridEnd
 from pipeline.analysis.study.runs import Bools, Floats, Runs
 from pipeline.analysis.study.stability import LANGUAGE, Cause, Intervals, Labels, intervals, label
@@ -252,7 +253,8 @@ def fit(grid: Grid) -> Fitted:
         threshold = known.at("max_stable", width)
         return None if threshold is None else threshold.shifted(0.0, known.seed_scatter)
 
-    wander = WANDER[0][0] if known.own_optimum is None else known.own_optimum.wandering
+    own = known.own_optimum
+    wander = WANDER[0][0] if own is None else own.wandering
     return Fitted(
         widths=tuple(_width(known, place, width, lr_at) for place, width in enumerate(grid.runs.widths)),
         laws={quantity: from_posterior(known.law(quantity)) for quantity in QUANTITIES},
@@ -268,6 +270,7 @@ def fit(grid: Grid) -> Fitted:
         checks={quantity: check_power_law(known.law(quantity), known.seen) for quantity in QUANTITIES},
         edge_limited=known.edge_limited,
         log_loss=known.log_loss,
+        transfer=None if own is None or known.optima is None else transfer(own, known.optima, known.log_loss),
         shape_differs=0.0 if known.optima is None else known.optima.shape_differs,
     )
 

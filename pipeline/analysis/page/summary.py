@@ -20,4 +20,20 @@ def summary(fit: StudyFit) -> str:
             lines += ["", *wrapped(say.answer(group), "  ")]
         for note in say.notes(group):
             lines += wrapped(note, "  - ")
+    lines += ["", *wrapped(said, "  ")] if (said := _best_losses(fit)) else []
     return words.plain("\n".join(lines))
+
+
+def _best_losses(fit: StudyFit) -> str:
+    """At the widest width that all groups have: what the choice of a parameterization costs. Empty where it cannot be
+    compared."""
+    known = [{w.width: w.best_loss for w in group.widths if w.best is not None} for group in fit.groups]
+    common = set.intersection(*map(set, known)) if known else set()
+    if len(known) < 2 or not common or len({group.unit for group in fit.groups}) > 1:
+        return ""
+    widest = max(common)
+    losses = ", ".join(
+        f"{losses[widest]:.4g} under {words.group_title(group)}"
+        for group, losses in zip(fit.groups, known, strict=True)
+    )
+    return f"The best loss at {words.at(fit.study.axis, widest)}: {losses}."

@@ -184,7 +184,9 @@ def _group(group: GroupFit) -> dict[str, Any]:
         for quantity, found in group.fitted.checks.items()
     }
     say = phrases(group.estimator)
-    return {**group.head, "answer": say.answer(group), "notes": say.notes(group), "checks": checks, "curves": curves}
+    transfer = None if group.fitted.transfer is None else dataclasses.asdict(group.fitted.transfer)
+    said = {"answer": say.answer(group), "notes": say.notes(group)}
+    return {**group.head, **said, "transfer": transfer, "checks": checks, "curves": curves}
 
 
 def _without_nan(value: Any) -> Any:

@@ -75,6 +75,13 @@ def number(value: float, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
 
 
+def cost(value: float) -> str:
+    """A regret: two digits; what is not worth telling apart from nothing is bounded."""
+    if math.isinf(value):
+        return "unbounded"
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
 def exponent(law: LrLaw) -> str:
     """``-0.50 ± 0.10``, without an error where two widths or points on a line allow none."""
     if not law.estimable:

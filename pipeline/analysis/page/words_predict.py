@@ -12,6 +12,7 @@ from pipeline.analysis.fit.next_run import command, role_lrs
 from pipeline.analysis.fit.predict import Doubt, LrPrediction
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words, words_fit
+from pipeline.analysis.page.words import cost
 from pipeline.analysis.page.words_fit import NAME
 from pipeline.analysis.study.axis import Axis
 from pipeline.console import wrapped
@@ -44,13 +45,6 @@ def _price(one: LrPrediction) -> str:
     most = f"at most {cost(price.at_most)}" if math.isfinite(price.at_most) else "no bound since runs may diverge"
     unit = f" {one.group.unit}" if one.group.unit else ""
     return f"expected to cost {cost(price.expected)}{unit} over the best, {most} ({100 * one.level:g} %)"
-
-
-def cost(value: float) -> str:
-    """Two digits; what is not worth telling apart from nothing is bounded."""
-    if math.isinf(value):
-        return "unbounded"
-    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def warning(one: LrPrediction, doubt: Doubt) -> str:
@@ -114,14 +108,14 @@ def _value(lr: Lr | None, percent: str) -> str:
 
 
 def _way(axis: Axis, way: Advice) -> str:
-    cost = _cost(way.cost) if way.cost is not None else ""
+    share = _cost(way.cost) if way.cost is not None else ""
     what = {  # a narrower width is cheap, but must still train like the others
         "narrower": f"the same grid at {words.at(axis, way.width)}",
         "wider": f"the same grid at {words.at(axis, way.width)}",
         "seeds": f"as many seeds again at every {axis.noun}",
     }[way.kind]
     narrows = f"{what}, by {100 * (1 - way.shrink):.0f} %"
-    return f"{narrows} for {cost} the study's compute so far" if way.cost is not None else narrows
+    return f"{narrows} for {share} the study's compute so far" if way.cost is not None else narrows
 
 
 def _cost(share: float) -> str:

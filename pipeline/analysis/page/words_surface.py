@@ -12,9 +12,8 @@ from pipeline.analysis.fit.fitted import Lr
 from pipeline.analysis.fit.surface import CellFit, CellPrediction, SurfaceFit, SurfaceGroup
 from pipeline.analysis.page import words
 from pipeline.analysis.page.tables import to_json, write_text
-from pipeline.analysis.page.words import DASH
+from pipeline.analysis.page.words import DASH, cost
 from pipeline.analysis.page.words_fit import percent
-from pipeline.analysis.page.words_predict import cost
 from pipeline.console import wrapped
 
 

@@ -7,9 +7,9 @@ from pipeline.analysis.fit.fitted import Lr
 from pipeline.analysis.fit.predict import LrPrediction
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words
-from pipeline.analysis.page.words import DASH
+from pipeline.analysis.page.words import DASH, cost
 from pipeline.analysis.page.words_fit import percent
-from pipeline.analysis.page.words_predict import cost, warning
+from pipeline.analysis.page.words_predict import warning
 from pipeline.console import wrapped
 
 
