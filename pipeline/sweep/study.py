@@ -1,7 +1,7 @@
 """A study: rounds of runs that a plan chooses and a launcher has trained, and what the two have to offer."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -80,20 +80,24 @@ class Jobs:
     """Why the queue does not answer."""
 
 
+Submit = Callable[[Planned], int]
+"""Has what is not finished of a round trained; says what it does. The exit code. Raises `RequestError`, `OSError`."""
+
+
 class Launcher(Protocol):
     """Where and how a study's runs are trained. A module, an entry of `LAUNCHERS`."""
 
     WAITS: bool
-    """Whether `submit` returns when the runs have ended, not before: who calls it goes on with the next round then."""
+    """Whether a round's submission returns when its runs have ended, not before: then comes the next round."""
 
     def check(self, config: SweepConfig) -> None:
         """Raises `RequestError` for a study that it cannot launch."""
 
-    def submit(self, config: SweepConfig, planned: Planned) -> int:
-        """Have what is not finished trained; says what it does. The exit code. Raises `RequestError`, `OSError`."""
+    def opened(self, config: SweepConfig) -> AbstractContextManager[Submit]:
+        """What takes round after round."""
 
     def dry_run(self, config: SweepConfig, planned: Planned) -> int:
-        """Print what `submit` would do, and do nothing."""
+        """Print what submitting the round would do, and do nothing."""
 
     def jobs(self, study: Path) -> Jobs:
         """What is known of the study in this folder."""
@@ -127,17 +131,20 @@ def sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
     plan, launch = cast(Plan, import_module(PLANS[config.plan])), launcher(config.launcher)
     launch.check(config)
     plan.check(config)
-    while True:
-        planned = plan.plan(config)
-        if config.data.write_through and (planned.followed or len(planned.runs) > 1):
-            raise RequestError("--data.write_through is for one run: write with train, and sweep with --data FOLDER")
-        if planned.finding:
-            print(planned.finding, flush=True)
-        if not planned.runs:
-            return 0
-        if dry_run:
-            return launch.dry_run(config, planned)
-        plan.record(config, planned)
-        code = launch.submit(config, planned)
-        if code or not (planned.followed and launch.WAITS):
-            return code
+    with launch.opened(config) as submit:
+        while True:
+            planned = plan.plan(config)
+            if config.data.write_through and (planned.followed or len(planned.runs) > 1):
+                raise RequestError(
+                    "--data.write_through is for one run: write with train, and sweep with --data FOLDER"
+                )
+            if planned.finding:
+                print(planned.finding, flush=True)
+            if not planned.runs:
+                return 0
+            if dry_run:
+                return launch.dry_run(config, planned)
+            plan.record(config, planned)
+            code = submit(planned)
+            if code or not (planned.followed and launch.WAITS):
+                return code

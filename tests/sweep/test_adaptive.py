@@ -135,7 +135,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> l
     """Replace training by a known valley, noisy; `stop_after` so many runs comes Ctrl-C. The runs made, in order."""
     made: list[str] = []
 
-    def submit(config: SweepConfig, planned: Planned) -> int:
+    def submit(config: SweepConfig, planned: Planned, crew: object) -> int:
         for run in planned.runs:
             if RunDir(run.run_dir).result() is not None:
                 continue

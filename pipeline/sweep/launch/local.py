@@ -8,8 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import yaml
 
@@ -21,7 +24,7 @@ from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import cost, summary, unfinished
-from pipeline.sweep.study import Jobs, Planned, study_lock
+from pipeline.sweep.study import Jobs, Planned, Submit, study_lock
 
 WAITS = True
 MAX_DEATHS = 3  # a run that takes its worker down this often is given up
@@ -33,11 +36,18 @@ def check(config: SweepConfig) -> None:
         raise RequestError("--profile describes a cluster: give --launcher slurm with it")
 
 
-def submit(config: SweepConfig, planned: Planned) -> int:
+@contextmanager
+def opened(config: SweepConfig) -> Iterator[Submit]:
+    """Rounds that are submitted within it share their worker processes, which start when a run needs them."""
+    with Crew(config) as crew:
+        yield lambda planned: submit(config, planned, crew)
+
+
+def submit(config: SweepConfig, planned: Planned, crew: "Crew | None" = None) -> int:
     """Train what is not finished; 1 if a run failed."""
     todo = unfinished(planned.runs)
     print(summary(config, len(planned.runs), len(todo)), flush=True)
-    failures = run_study(config, todo)
+    failures = run_study(config, todo, crew)
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     if failures:
@@ -57,7 +67,7 @@ def jobs(study: Path) -> Jobs:
     return Jobs()
 
 
-def run_study(config: SweepConfig, runs: list[RunConfig]) -> dict[str, str]:
+def run_study(config: SweepConfig, runs: list[RunConfig], crew: "Crew | None" = None) -> dict[str, str]:
     """Train `runs`; return why each run that failed did. Ctrl-C stops the workers and leaves every run resumable."""
     if config.num_nodes > 1:
         raise RequestError(f"--num_nodes {config.num_nodes}: a sweep on this machine has one; use --launcher slurm")
@@ -65,14 +75,10 @@ def run_study(config: SweepConfig, runs: list[RunConfig]) -> dict[str, str]:
         return {}
     with study_lock(config.study_dir):
         _prepare_data(runs[0])
-        gpus = _gpus()
-        places = [",".join(gpus[i : i + config.devices]) for i in range(0, len(gpus), config.devices)]
-        if places and len(places[-1].split(",")) < config.devices:
-            del places[-1]
-        if gpus and not places:
-            raise RequestError(f"--devices {config.devices}: this machine has {len(gpus)} GPUs")
-        workers = config.workers or len(places) or max(1, cores() // config.devices)
-        return _train_all(runs, min(len(runs), workers), places)
+        if crew is not None:
+            return crew.train(runs)
+        with Crew(config) as own:
+            return own.train(runs)
 
 
 def _prepare_data(run: RunConfig) -> None:
@@ -91,17 +97,29 @@ def _gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def _train_all(runs: list[RunConfig], count: int, places: list[str]) -> dict[str, str]:
-    """Have `count` workers train the runs, each on its GPUs, one of `places`, where there are any; why runs failed."""
-    failures: dict[str, str] = {}
-    status = _Status(len(runs), count)
+class Crew:
+    """The worker processes of a sweep, each on its GPUs where there are any, which stay from round to round."""
 
-    def died(task: Task[_Outcome], exit_code: int | None) -> None:
-        status.say(f"a worker died (exit code {exit_code}); resuming {task.arguments[0].run_name}")
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
+        self._count = 0
+        self._workers: Workers | None = None
+        self._say: Callable[[str], None] = print
 
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
-    try:
-        with Workers(count, _begin, places=places, max_deaths=MAX_DEATHS, died=died) as workers:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._workers is not None:
+            self._workers.close()
+
+    def train(self, runs: list[RunConfig]) -> dict[str, str]:
+        """Why runs failed. Raises `RequestError` where this machine has too few GPUs."""
+        workers = self._started()
+        failures: dict[str, str] = {}
+        status = _Status(len(runs), min(len(runs), self._count))
+        self._say = status.say
+        try:
             pending = {workers.submit(_train, run): run for run in runs}
             while pending:
                 wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -112,9 +130,28 @@ def _train_all(runs: list[RunConfig], count: int, places: list[str]) -> dict[str
                         failures[run.run_name] = reason
                     status.finished(run, result, reason, time.monotonic() - (task.started or 0.0))
                 status.refresh(pending)
-    finally:
-        status.close()
-    return failures
+        except BaseException:
+            workers.close()  # before the study's lock is given up
+            raise
+        finally:
+            status.close()
+        return failures
+
+    def _started(self) -> Workers:
+        if self._workers is None:
+            devices, gpus = self._config.devices, _gpus()
+            places = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus), devices)]
+            if places and len(places[-1].split(",")) < devices:
+                del places[-1]
+            if gpus and not places:
+                raise RequestError(f"--devices {devices}: this machine has {len(gpus)} GPUs")
+            self._count = self._config.workers or len(places) or max(1, cores() // devices)
+            os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
+            self._workers = Workers(self._count, _begin, places=places, max_deaths=MAX_DEATHS, died=self._died)
+        return self._workers
+
+    def _died(self, task: Task["_Outcome"], exit_code: int | None) -> None:
+        self._say(f"a worker died (exit code {exit_code}); resuming {task.arguments[0].run_name}")
 
 
 _Outcome = tuple[RunResult | None, str | None]

@@ -1,6 +1,8 @@
 """Studies on this machine: real workers, deaths, Ctrl-C, resuming."""
 
 import contextlib
+import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,6 +18,8 @@ from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import grid
+from pipeline.sweep.launch import local
+from pipeline.sweep.study import Planned, study_lock
 from pipeline.training.trainer import train
 from tests.conftest import changed
 from tests.support.studies import study
@@ -137,6 +141,27 @@ def test_a_run_that_keeps_failing_does_not_stop_the_others(tiny: RunConfig, tmp_
     process = start_sweep(config, tmp_path / "study.yaml")
     assert "2 runs, 1 finished already" in process.communicate(timeout=120)[0]
     assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_workers_stay_from_round_to_round(tiny: RunConfig) -> None:
+    config = study(tiny, lrs=(1e-2, 2e-2), workers=2)
+    runs = grid(config)
+    assert len(runs) == 4
+
+    def workers() -> set[int | None]:
+        return {child.pid for child in multiprocessing.active_children()}
+
+    with local.opened(config) as submit:
+        assert submit(Planned(tuple(runs[:2]))) == 0
+        first = workers()
+        assert len(first) == 2
+        assert submit(Planned(tuple(runs[2:]))) == 0
+        assert workers() == first
+        with pytest.raises(RequestError, match="another sweep"), study_lock(config.study_dir):
+            submit(Planned((dataclasses.replace(runs[0], seed=99),)))
+    assert not workers() & first
+    assert all(getattr(RunDir(run.run_dir).result(), "status", None) == "completed" for run in runs)
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ adaptive study that is one round; the job that follows the round's arrays plans 
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -25,7 +26,7 @@ from pipeline.sweep.launch.slurm.queue import SlurmError
 from pipeline.sweep.launch.slurm.sbatch import report_job, script_path, slurm_folder
 from pipeline.sweep.launch.slurm.submissions import Ledger, Submission
 from pipeline.sweep.launch.slurm.watch import ask, report_jobs, run_jobs
-from pipeline.sweep.study import Jobs, Planned, study_lock
+from pipeline.sweep.study import Jobs, Planned, Submit, study_lock
 
 WAITS = False
 
@@ -40,6 +41,12 @@ def jobs(study: Path) -> Jobs:
     submissions = _ledger(study).read()
     tasks, silence = ask(submissions)
     return Jobs(run_jobs(study, submissions, tasks), report_jobs(submissions, tasks), silence)
+
+
+@contextmanager
+def opened(config: SweepConfig) -> Iterator[Submit]:
+    """Nothing stays from round to round."""
+    yield lambda planned: submit(config, planned)
 
 
 def submit(config: SweepConfig, planned: Planned) -> int:
