@@ -31,8 +31,8 @@ Valley = Callable[[Floats, float], Floats]
 Jitter = Callable[[np.random.Generator, int], Floats]
 """Irregularities of n widths, of standard deviation 1."""
 
-WidthSet = Literal[3, 4]
-WIDTHS: dict[WidthSet, tuple[int, ...]] = {3: (256, 1024, 4096), 4: (256, 1024, 4096, 16384)}
+WidthSet = Literal[3, 4, 6]
+WIDTHS: dict[WidthSet, tuple[int, ...]] = {n: tuple(4 ** (4 + i) for i in range(n)) for n in (3, 4, 6)}
 JITTER = {"mild": 0.04, "hard": 0.12}
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
