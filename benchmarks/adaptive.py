@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.studies import JITTER, WORLDS, Design, Truth, World, draw, make_runs
-from pipeline.analysis.fit.local import estimate
+from pipeline.analysis.fit.estimate import estimate
 from pipeline.analysis.study.runs import Runs
 from pipeline.sweep.adaptive.next_round import next_round
 from pipeline.sweep.adaptive.state import Aim, half_width

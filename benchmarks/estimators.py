@@ -25,8 +25,8 @@ import scipy
 
 from benchmarks.studies import JITTER, WORLDS, Design, Truth, World, draw, make_runs
 from pipeline.analysis.fit import published
+from pipeline.analysis.fit.estimate import Estimate, estimate
 from pipeline.analysis.fit.evidence import decided
-from pipeline.analysis.fit.local import Estimate, estimate
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.study.grid import grid_of
 from pipeline.analysis.study.runs import Floats, Runs

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 
 from benchmarks.estimators import Cell, machine, paper_exponents, rms
 from benchmarks.studies import JITTER, WORLDS, Truth, draw, make_runs
-from pipeline.analysis.fit.local import estimate
+from pipeline.analysis.fit.estimate import estimate
 from pipeline.analysis.study.stability import Intervals
 
 _OUTLIER, _SPAN = 0.02, 8.0  # as `powerlaw`: half-recovered runs hide a seed's edge now and then

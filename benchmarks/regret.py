@@ -18,7 +18,7 @@ from scipy.special import ndtr
 from benchmarks.estimators import machine
 from benchmarks.studies import JITTER, WORLDS, Design, draw, make_runs
 from pipeline.analysis.fit import published
-from pipeline.analysis.fit.local import Estimate, estimate
+from pipeline.analysis.fit.estimate import Estimate, estimate
 from pipeline.analysis.study.grid import grid_of
 from pipeline.analysis.study.stability import LANGUAGE
 

@@ -56,12 +56,12 @@ def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: 
             resumed = checkpoint_of(config, run)
             run.cut_back(resumed.step if resumed else 0)
             run.record_start(config, resumed.step if resumed else 0)
-            mirror, progress = WandbMirror(config), RunProgress(config)
-            with run.appending() as metrics:
+            progress = RunProgress(config)
+            with WandbMirror(config) as mirror, run.appending() as metrics:
                 sinks: list[Callable[[Record], None]] = [mirror.log, *([progress] if show_progress else [])]
                 result = _fit(run, module, Recorder(run, module, metrics, sinks, resumed))
+                mirror.finish(result)
             progress.close()
-            mirror.finish(result.to_json())
             prune(run.checkpoints, keep=int(config.keep_checkpoint))
         except Exception as error:
             run.record_failure(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")

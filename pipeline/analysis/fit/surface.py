@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.fit import local
+from pipeline.analysis.fit.estimate import Estimate, estimate
 from pipeline.analysis.fit.fitted import LEVEL, LeftOut, Lr, Quantity, lr_of
 from pipeline.analysis.fit.law import WANDER, EdgePlaces, Pair, own_place, slope, solve
-from pipeline.analysis.fit.local import Estimate, estimate
 from pipeline.analysis.fit.optima import Optima
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.predict import FAR

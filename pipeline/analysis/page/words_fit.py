@@ -2,10 +2,10 @@
 
 from fractions import Fraction
 
+from pipeline.analysis.fit.estimate import EDGE_GAP
 from pipeline.analysis.fit.evidence import EQUAL_WITHIN, agreement, clean_exponents
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import QUANTITIES, LeftOut, Lr, Quantity
-from pipeline.analysis.fit.local import EDGE_GAP
 from pipeline.analysis.fit.study_fit import GroupFit, WidthFit
 from pipeline.analysis.page import words, words_edge
 from pipeline.analysis.page.words import DASH, MINUS, lr, number

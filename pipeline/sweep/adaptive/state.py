@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from pipeline.analysis.fit.estimate import Estimate, estimate
 from pipeline.analysis.fit.fitted import Quantity
-from pipeline.analysis.fit.local import Estimate, estimate
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.study.runs import Runs
 

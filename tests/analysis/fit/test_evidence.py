@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from pipeline.analysis.fit.estimate import estimate
 from pipeline.analysis.fit.evidence import agreement, check_power_law, clean_exponents, decided
-from pipeline.analysis.fit.local import estimate
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.valley_shape import shape
 from pipeline.analysis.study.runs import Runs

@@ -5,8 +5,9 @@ import pytest
 from scipy.stats import binom
 
 from benchmarks.studies import KINDS, NOTE, OTHER, Design, draw, draw_kind, make_runs
+from pipeline.analysis.fit.estimate import estimate
 from pipeline.analysis.fit.fitted import LeftOut
-from pipeline.analysis.fit.local import estimate, fit
+from pipeline.analysis.fit.local import fit
 from pipeline.analysis.fit.valley_shape import shape
 from pipeline.analysis.study.grid import grid_of
 from pipeline.analysis.study.runs import Runs

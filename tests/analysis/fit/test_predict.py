@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.analysis.fit import predict as module
 from pipeline.analysis.fit.advice import advise
-from pipeline.analysis.fit.local import estimate
+from pipeline.analysis.fit.estimate import estimate
 from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.page.words_predict import reason, sentences, warning
 from pipeline.cli import main
