@@ -1,4 +1,4 @@
-"""Files that a reader sees whole: atomic writes, JSON lines whose torn last line does not count, YAML, and locks."""
+"""Files that a reader sees whole: atomic writes, JSON lines whose torn last line does not count, and locks."""
 
 import fcntl
 import hashlib
@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-
-import yaml
 
 from pipeline.errors import RequestError
 
@@ -61,11 +59,6 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"line {number}: not a JSON object")
         records.append(record)
     return records
-
-
-def load_yaml(path: Path) -> Any:
-    """What a YAML file holds, as plain values. Raises `OSError`, and `yaml.YAMLError` for what is none."""
-    return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def tail(path: Path, size: int = 65536) -> str:

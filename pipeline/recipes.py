@@ -15,7 +15,7 @@ import yaml
 
 from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, MultConfig, RunConfig
 from pipeline.errors import RequestError
-from pipeline.files import load_yaml
+from pipeline.strict_yaml import load_yaml, parse_recipe
 
 T = TypeVar("T")
 
@@ -55,15 +55,13 @@ def load_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
 
 def read_recipe(name: str, known: Collection[str]) -> dict[str, Any]:
     """What a recipe, by its name or path, says of the settings `known`, by dotted keys. Raises `RequestError`."""
-    from jsonargparse import get_loader
-
-    text = _recipe_path(name).read_text()
+    path = _recipe_path(name)
     try:
-        content = get_loader("yaml")(text)  # which knows 1e-3 for a number, and no dates
-    except yaml.YAMLError as error:
-        raise RequestError(f"problems parsing config: {_one_line(error)}") from None
+        content = parse_recipe(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise RequestError(f"{path}: {_one_line(error)}") from None
     if not isinstance(content, dict):
-        raise RequestError(f"unexpected config: {_one_line(text)}".rstrip())
+        raise RequestError(f"{path}: a recipe is a mapping of settings to values")
     content.pop(RECORDED_KEY, None)
     if isinstance(content.get("data"), str):
         content["data"] = dataclasses.asdict(data_recipe(content["data"]))
@@ -149,13 +147,35 @@ def typed(cls: type, settings: Mapping[str, Any], key_name: str = "--{}") -> dic
     values: dict[str, Any] = {}
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
+        kind = _field_type(cls, key)
         try:
-            parsed = parser.parse_object({section: {name: value}} if section else {name: value}, defaults=False)
-        except jsonargparse.ArgumentError as error:
-            words = _type_in_words(_field_type(cls, key)) or _one_line(error)
-            raise RequestError(f"{key_name.format(key)}: expected {words}, got {str(value)!r}") from None
+            plain = _plain(kind, value)
+            parsed = parser.parse_object({section: {name: plain}} if section else {name: plain}, defaults=False)
+        except (jsonargparse.ArgumentError, TypeError, yaml.YAMLError) as error:
+            words = _type_in_words(kind) or _one_line(error)
+            said = "null" if value is None else repr(str(value))
+            raise RequestError(f"{key_name.format(key)}: expected {words}, got {said}") from None
         (values.setdefault(section, {}) if section else values)[name] = parsed[key]
     return values
+
+
+def _plain(kind: Any, value: Any) -> Any:
+    """A value with its texts read as YAML where `kind` is no text. Raises `TypeError`, `yaml.YAMLError`.
+
+    jsonargparse would do so too, but takes null for unset, and 010 and 1:30 for numbers.
+    """
+    members = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    words = {word for member in members if typing.get_origin(member) is Literal for word in typing.get_args(member)}
+    if isinstance(value, str) and str not in members and value not in words:
+        value = parse_recipe(value)
+        if isinstance(value, str) and value not in words:
+            raise TypeError
+    if value is None and type(None) not in members:
+        raise TypeError
+    if isinstance(value, list) and typing.get_origin(kind) is tuple:
+        inner, *_ = typing.get_args(kind)
+        return [_plain(inner, entry) for entry in value]
+    return value
 
 
 def build(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -20,9 +20,10 @@ import yaml
 from pipeline import __version__
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
-from pipeline.files import load_yaml, locked, read_jsonl, write_atomic
+from pipeline.files import locked, read_jsonl, write_atomic
 from pipeline.recipes import RECORDED_KEY, load_run
 from pipeline.run.result import FAILED, Record, RunResult
+from pipeline.strict_yaml import load_yaml
 
 LAST = "last.ckpt"
 """Link to the newest checkpoint."""

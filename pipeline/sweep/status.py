@@ -12,8 +12,9 @@ import yaml
 
 from pipeline.console import plural, table
 from pipeline.errors import RequestError
-from pipeline.files import load_yaml, tail
+from pipeline.files import tail
 from pipeline.run.directory import RunDir
+from pipeline.strict_yaml import load_yaml
 from pipeline.sweep.config import LAUNCHERS
 from pipeline.sweep.study import Job, ReportJob, launcher
 

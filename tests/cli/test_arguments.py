@@ -110,7 +110,7 @@ def test_a_wrong_request_is_one_line(argv: list[str], line: str) -> None:
         ("widht: 64", "unknown key widht, did you mean width?"),
         ("model: {kv: 4}", "unknown key model.kv, did you mean model.kv_heads?"),
         ("width: [", "parsing"),
-        ("- 3", "unexpected config: - 3"),
+        ("- 3", "recipe.yaml: a recipe is a mapping of settings to values"),
         ("model: 3", "model"),
     ],
 )

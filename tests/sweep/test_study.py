@@ -3,6 +3,8 @@
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.sweep import study as study_module
 from pipeline.sweep.config import LAUNCHERS, PLANS, SweepConfig
-from pipeline.sweep.study import Jobs, Launcher, Plan, Planned, sweep
+from pipeline.sweep.study import Jobs, Launcher, Plan, Planned, Submit, sweep
 from tests.support.studies import study
 
 
@@ -46,7 +48,11 @@ class Recording(Recorded):
         super().__init__("launcher", said)
         self.code = code
 
-    def submit(self, config: SweepConfig, planned: Planned) -> int:
+    @contextmanager
+    def opened(self, config: SweepConfig) -> Iterator[Submit]:
+        yield self._submit
+
+    def _submit(self, planned: Planned) -> int:
         self.said.append(f"submit {len(planned.runs)}")
         return self.code
 

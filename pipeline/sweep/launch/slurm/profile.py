@@ -13,8 +13,8 @@ import yaml
 
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError, require
-from pipeline.files import load_yaml
 from pipeline.recipes import keys, reject_unknown, shipped, typed
+from pipeline.strict_yaml import load_yaml
 
 Options = Mapping[str, str | int | float | bool | None]
 

@@ -21,7 +21,7 @@ SCRIPTS = shipped_folder("slurm")
         ("[1]", "a profile is a mapping of keys to values"),
         ("a: [", "not YAML"),
         ("partitoin: gpu", "unknown key partitoin, did you mean partition?"),
-        ("max_time: 24:00:00", "max_time must be a time such as 90min, 24h or 2d, got 86400"),
+        ("max_time: 24:00:00", "max_time must be a time such as 90min, 24h or 2d, got '24:00:00'"),
         ("max_time: 3min", "max_time 3min leaves too little before the signal: give at least 5min, or a smaller "
                            "signal_seconds than 120"),
         ("throttle: 0", "throttle must be at least 1, got 0"),

@@ -1,0 +1,79 @@
+"""YAML as people mean it, held against PyYAML's own reading where the two agree."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.strict_yaml import load_yaml, parse_recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("1:30.5", "1:30.5"),
+        ("0", 0),
+        ("-12", -12),
+        ("1_000", 1000),
+        ("0x1f", 31),
+        ("1e-3", 0.001),
+        ("2E5", 2e5),
+        ("-.5", -0.5),
+        (".inf", float("inf")),
+        ("2024-01-01", "2024-01-01"),
+        ("true", True),
+        ("null", None),
+        ("", None),
+    ],
+)
+def test_scalars(text: str, value: Any) -> None:
+    found = parse_recipe(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_what_was_dumped_is_read_as_it_was(tmp_path: Path) -> None:
+    content = {"a": ["010", "1:30", "1e-3", "2024-01-01", "yes", "null", ""], "b": {"c": 1e-12, "d": 3, "e": None}}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
+    assert load_yaml(tmp_path / "x.yaml") == content == yaml.safe_load(yaml.safe_dump(content))
+
+
+def test_a_key_counts_once_and_merged_ones_may_be_overridden() -> None:
+    with pytest.raises(yaml.YAMLError, match=r"'seed' is given twice \(line 3\)"):
+        parse_recipe("seed: 1\nlr: 2\nseed: 3\n")
+    with pytest.raises(yaml.YAMLError, match="'b' is given twice"):
+        parse_recipe("a: {b: 1, b: 2}")
+    merged = parse_recipe("base: &base {lr: 1, seed: 2}\nrun:\n  <<: *base\n  seed: 3\n")
+    assert merged["run"] == {"lr": 1, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{x}: &{x} [{','.join(['*' + y] * 9)}]\n" for x, y in zip("bcdefghi", "abcdefgh", strict=True)),
+        "[" * 100_000,
+        "- " * 100_000 + "1",
+        "{a: " * 1000,
+        "a: &a [*a]",
+        "&a {b: *a}",
+    ],
+    ids=["aliases", "brackets", "dashes", "braces", "a list in itself", "a mapping in itself"],
+)
+def test_bombs_are_refused_at_once(text: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(yaml.YAMLError) as error:
+        parse_recipe(text)
+    assert len(str(error.value).splitlines()) == 1
+    assert time.monotonic() - began < 5
+
+
+def test_numbers_and_bytes_that_python_does_not_know(tmp_path: Path) -> None:
+    for content in (b"a: 1" + b"0" * 5000, b"a: \xff\xfe\x00", b"a: \x00", b"a: [", b"*x", b"!!python/object:os.x {}"):
+        (tmp_path / "x.yaml").write_bytes(content)
+        with pytest.raises(yaml.YAMLError) as error:
+            load_yaml(tmp_path / "x.yaml")
+        assert len(str(error.value).splitlines()) >= 1
