@@ -7,10 +7,9 @@ import threading
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipeline.errors import RequestError
-from pipeline.files import atomic, load_yaml, locked, read_jsonl, tail, write_atomic
+from pipeline.files import atomic, locked, read_jsonl, strict_json, tail, write_atomic
 
 
 def test_replaces_whole(tmp_path: Path) -> None:
@@ -92,9 +91,18 @@ def test_the_end_of_a_file(tmp_path: Path) -> None:
     assert tail(tmp_path / "log", 5) == "\ufffd two"
 
 
-def test_yaml_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("a: [1, 2.5, true, null, x]\n")
-    assert load_yaml(tmp_path / "a.yaml") == {"a": [1, 2.5, True, None, "x"]}
-    (tmp_path / "a.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
-    with pytest.raises(yaml.YAMLError):
-        load_yaml(tmp_path / "a.yaml")
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"a": 1, "a": 2}', "'a' is given twice"),
+        ('{"a": {"b": 1, "b": 1}}', "'b' is given twice"),
+        ('{"a": NaN}', "NaN is no finite number"),
+        ('{"a": -Infinity}', "-Infinity is no finite number"),
+        ('{"a": 1e999}', "1e999 is no finite number"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": 1' + "0" * 5000 + "}", "digits"),
+    ],
+)
+def test_json_is_strict(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        strict_json(text)

@@ -77,3 +77,11 @@ def test_numbers_and_bytes_that_python_does_not_know(tmp_path: Path) -> None:
         with pytest.raises(yaml.YAMLError) as error:
             load_yaml(tmp_path / "x.yaml")
         assert len(str(error.value).splitlines()) >= 1
+
+
+def test_yaml_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [1, 2.5, true, null, x]\n")
+    assert load_yaml(tmp_path / "a.yaml") == {"a": [1, 2.5, True, None, "x"]}
+    (tmp_path / "a.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(yaml.YAMLError):
+        load_yaml(tmp_path / "a.yaml")

@@ -7,7 +7,7 @@ from pipeline.analysis.fit.surface import SurfaceFit
 from pipeline.analysis.page import words_surface
 from pipeline.analysis.page.summary import summary
 from pipeline.analysis.page.tables import write
-from pipeline.cli.studies import add_out, folder_of, study_args, study_parser
+from pipeline.cli.studies import add_out, add_strict, folder_of, strict_code, study_args, study_parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,6 +15,7 @@ def main(argv: Sequence[str]) -> int:
     [--axis ...] [--group ...]`. Files go into the first study's folder, or beside the first table."""
     parser = study_parser("fit", "Optimal and max-stable learning rate per width, and their exponents.")
     add_out(parser)
+    add_strict(parser)
     parsed = parser.parse_args(argv)
     fitted = study_args(parsed).fit_axes()
     folder = folder_of(fitted, parsed.out)
@@ -24,4 +25,4 @@ def main(argv: Sequence[str]) -> int:
         paths, said = write(fitted, folder), summary(fitted)
     print(said)
     print(f"\nWritten to {paths[0].parent}: {', '.join(path.name for path in paths)}")
-    return 0
+    return strict_code(parsed.strict, fitted.study)

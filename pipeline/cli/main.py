@@ -73,5 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"pipeline: error: {message}", file=sys.stderr)
+    """Says why, in one line: what a request or a file may have put into it does not reach the terminal as it is."""
+    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in message)
+    print(f"pipeline: error: {line}", file=sys.stderr)
     return code

@@ -7,7 +7,7 @@ from pipeline.analysis.page import figures, inside
 from pipeline.analysis.page.report import render
 from pipeline.analysis.page.summary import summary
 from pipeline.analysis.page.tables import write, write_text
-from pipeline.cli.studies import add_out, folder_of, study_args, study_parser
+from pipeline.cli.studies import add_out, add_strict, folder_of, strict_code, study_args, study_parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,6 +15,7 @@ def main(argv: Sequence[str]) -> int:
     them. Files go into the first study's folder, or beside the first table."""
     parser = study_parser("report", "One HTML page and the figures of a study.")
     add_out(parser)
+    add_strict(parser)
     parsed = parser.parse_args(argv)
     fitted = study_args(parsed).fit()
     folder = folder_of(fitted, parsed.out)
@@ -23,4 +24,4 @@ def main(argv: Sequence[str]) -> int:
     drawn = {"lr_transfer": figures.lr_curves(fitted)} | looked.figures
     saved = [path for name, figure in drawn.items() for path in figures.save(figure, folder / "figures", name)]
     print(summary(fitted), "", page, *write(fitted, folder), *saved, sep="\n")
-    return 0
+    return strict_code(parsed.strict, fitted.study)

@@ -1,6 +1,7 @@
 """The arguments of the verbs on studies: folders or tables, what runs are compared by, the estimator."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from pipeline.analysis.fit.study_fit import StudyFit, fit, fit_study
 from pipeline.analysis.fit.surface import SurfaceFit, fit_surfaces
 from pipeline.analysis.study.axis import AXES
 from pipeline.analysis.study.measure import METRICS, VALUES, Measure
+from pipeline.analysis.study.studies import AnyStudy
 from pipeline.analysis.study.tables.columns import NAMES, Ask, parse_columns, parse_list
 from pipeline.analysis.study.tables.read import READERS, is_table
 from pipeline.analysis.study.tables.table import load_tables
 from pipeline.cli.arguments import RequestParser
+from pipeline.console import plural
 from pipeline.errors import RequestError
 
 _OF_TABLES = ("columns", "axis", "group")
@@ -103,6 +106,20 @@ def add_out(parser: RequestParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where files go (default: the study; beside a table, NAME-fit)"
     )
+
+
+def add_strict(parser: RequestParser) -> None:
+    """The flag of verbs that leave runs out."""
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where a run is left out")
+
+
+def strict_code(strict: bool, study: AnyStudy) -> int:
+    """The exit code; says why it is not 0."""
+    count = max(len(study.left_out), study.n_unfinished + study.n_failed)
+    if not strict or not count:
+        return 0
+    print(f"pipeline: --strict: {plural(count, 'run')} of {study.name} left out", file=sys.stderr)
+    return 1
 
 
 def folder_of(fitted: StudyFit | SurfaceFit, out: Path | None) -> Path:

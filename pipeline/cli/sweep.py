@@ -22,7 +22,8 @@ def _status(argv: Sequence[str]) -> int:
     parser = RequestParser(prog="pipeline sweep status", description="What the runs of a study are doing.")
     parser.add_argument("study", type=Path, help="the study's folder, such as runs/STUDY")
     parser.add_argument("--json", action="store_true", help="one JSON object, for scripts")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where a run failed or is lost")
     arguments = parser.parse_args(argv)
     status = look(arguments.study)
     print(json.dumps(status.to_json(), indent=2) if arguments.json else status)
-    return 0
+    return int(arguments.strict and any(run.state in ("failed", "lost") for run in status.runs))

@@ -183,11 +183,25 @@ class RunConfig:
 
         Where the study holds the run under the hash that it had before idle settings were left out, that is its name.
         """
+        name, older = f"{self._point}-{config_hash(self)}", f"{self._point}-{older_hash(self)}"
+        return older if older != name and (self.study_dir / older).is_dir() else name
+
+    @property
+    def _point(self) -> str:
         lr = re.sub(r"e([+-])0*", lambda e: "e" + e[1].strip("+"), f"{self.lr:.12e}".replace("e+00", ""))
         lr = re.sub(r"\.?0+(?=e|$)", "", lr)
-        point = f"{self.param}-{self.optimizer}-w{self.width}-lr{lr}-s{self.seed}"
-        name, older = f"{point}-{config_hash(self)}", f"{point}-{older_hash(self)}"
-        return older if older != name and (self.study_dir / older).is_dir() else name
+        return f"{self.param}-{self.optimizer}-w{self.width}-lr{lr}-s{self.seed}"
+
+    def contradiction(self, name: str) -> str | None:
+        """Why `name`, if it has the form of `run_name`, cannot be this run's. Settings that name files are known by
+        what these held, which nobody may have any more."""
+        if (form := re.fullmatch(r"(\w+-\w+-w\d+-lr[\d.e-]+-s\d+)-([0-9a-f]{8})", name)) is None:
+            return None
+        if form[1] != self._point:
+            return f"it says {self._point}"
+        files = self.data.path or self.data.tokenizer.endswith(".json")
+        hashes = {config_hash(self), older_hash(self)}
+        return None if files or form[2] in hashes else f"its settings have the hash {min(hashes)}"
 
     @property
     def study_dir(self) -> Path:

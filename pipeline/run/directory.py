@@ -1,9 +1,12 @@
-"""The directory of a run: config.yaml, metrics.jsonl, result.json, starts.jsonl, checkpoints/.
+"""The directory of a run: config.yaml, metrics.jsonl, result.json, seal.json, starts.jsonl, checkpoints/.
 
 metrics.jsonl holds one JSON object per logged step; a number that is not finite is written as null. result.json is
-written once, at the end, so a directory without one belongs to a run that is going or was interrupted.
+written once, at the end, so a directory without one belongs to a run that is going or was interrupted. seal.json, just
+before it, holds the checksums of all three.
 """
 
+import hashlib
+import itertools
 import json
 import math
 import os
@@ -20,9 +23,10 @@ import yaml
 from pipeline import __version__
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
-from pipeline.files import locked, read_jsonl, write_atomic
+from pipeline.files import file_sha256, locked, read_jsonl, strict_json, write_atomic
 from pipeline.recipes import RECORDED_KEY, load_run
 from pipeline.run.result import FAILED, Record, RunResult
+from pipeline.sealed import read_sealed, write_sealed
 from pipeline.strict_yaml import load_yaml
 
 LAST = "last.ckpt"
@@ -37,6 +41,7 @@ class RunDir:
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.result_file = path / "result.json"
+        self.seal_file = path / "seal.json"
         self.weights_file = path / "weights.json"
         self.starts_file = path / "starts.jsonl"
         self.checkpoints = path / "checkpoints"
@@ -57,7 +62,7 @@ class RunDir:
             return RunResult.from_json(content)
         except KeyError as error:
             raise self._damaged(self.result_file, f"no {error}") from None
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise self._damaged(self.result_file, error) from None
 
     def failure(self) -> str | None:
@@ -69,7 +74,7 @@ class RunDir:
 
     def _ended(self) -> dict[str, Any] | None:
         try:
-            content = json.loads(self.result_file.read_text())
+            content = strict_json(self.result_file.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -163,7 +168,7 @@ class RunDir:
     def record_failure(self, reason: str) -> None:
         """Leave a result.json that says so, if the disk lets us; the run may be tried again."""
         with suppress(OSError):
-            self._write_end({"status": FAILED, "error": reason})
+            write_atomic(self.result_file, _end({"status": FAILED, "error": reason}))
 
     def stacks(self, first_process: bool) -> Path:
         """Where a process that hangs writes what its threads were at."""
@@ -196,10 +201,31 @@ class RunDir:
             yield MetricsWriter(stream)
 
     def write_result(self, result: RunResult) -> None:
-        self._write_end(result.to_json())
+        """With the seal of what the run leaves."""
+        text = _end(result.to_json())
+        files = {file.name: file_sha256(file) for file in (self.config_file, self.metrics_file) if file.exists()}
+        write_sealed(self.seal_file, files | {self.result_file.name: hashlib.sha256(text.encode()).hexdigest()})
+        write_atomic(self.result_file, text)
 
-    def _write_end(self, content: Mapping[str, Any]) -> None:
-        write_atomic(self.result_file, json.dumps(_strict(content), indent=2, allow_nan=False) + "\n")
+    def require_sealed(self) -> None:
+        """Raises `RequestError` where a finished run's files are not as it left them, or its name or its records cannot
+        be its own. A run from before there were seals has its name and records alone."""
+        try:
+            seal = read_sealed(self.seal_file)
+            changed = [name for name, known in seal.items() if file_sha256(self.path / name) != known]
+        except FileNotFoundError as error:
+            if error.filename != str(self.seal_file):
+                raise self._damaged(Path(error.filename), "it is missing") from None
+            changed = []
+        except (OSError, ValueError) as error:
+            raise self._damaged(self.seal_file, error) from None
+        if changed:
+            raise self._damaged(self.path / changed[0], "it is not as the run left it")
+        steps: list[Any] = [record.get("step") for record in self.records()]
+        if not all(type(step) is int and step > before for before, step in itertools.pairwise([0, *steps])):
+            raise self._damaged(self.metrics_file, "its steps do not ascend")
+        if (why := self.config().contradiction(self.name)) is not None:
+            raise self._damaged(self.config_file, why)
 
 
 class MetricsWriter:
@@ -219,6 +245,11 @@ class MetricsWriter:
 
 def _strict(record: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+
+
+def _end(content: Mapping[str, Any]) -> str:
+    """The text of result.json."""
+    return json.dumps(_strict(content), indent=2, allow_nan=False) + "\n"
 
 
 def _line(record: Mapping[str, Any]) -> str:

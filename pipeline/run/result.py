@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 Status = Literal["completed", "diverged", "aborted"]
 """How a run that is done with ended. aborted: stopped by an adaptive sweep, because it had left the stable region."""
@@ -60,17 +60,20 @@ class RunResult:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "RunResult":
         """Raises `KeyError`, `TypeError` or `ValueError` for what is none."""
-        if content["status"] not in get_args(Status):
-            raise ValueError(f"status {content['status']!r}")
-        final = {name: content[name] for name in content if name.startswith("final_")}
+        status = content["status"]
+        if not isinstance(status, str) or status not in get_args(Status):
+            raise ValueError(f"status {status!r}")
+        final = {name: _loss(name, content[name]) for name in content if name.startswith("final_")}
         if missing := {"final_train_loss", "final_val_loss"} - final.keys():
             raise KeyError(min(missing))
+        if status == "completed" and final["final_train_loss"] is None:
+            raise ValueError("status completed, and final_train_loss null")
         at = content["diverged_at"]
-        counts: dict[str, Any] = {name: kind(content[name]) for name, kind in _COUNTS.items()}
+        counts: dict[str, Any] = {name: kind(_count(name, content[name])) for name, kind in _COUNTS.items()}
         return cls(
-            status=content["status"],
-            final={name: None if value is None else float(value) for name, value in final.items()},
-            diverged_at=None if at is None else int(at),
+            status=cast(Status, status),
+            final=final,
+            diverged_at=None if at is None else int(_count("diverged_at", at)),
             **counts,
         )
 
@@ -102,6 +105,37 @@ def final_values(records: Sequence[Record], steps: int) -> dict[str, float | Non
             final[f"final_train_{name}"] = None if not train or None in train else sum(train) / len(train)
             final[f"final_val_{name}"] = val[-1] if val else None
     return final
+
+
+def _loss(name: str, value: Any) -> float | None:
+    """A loss or an accuracy. Raises `ValueError`."""
+    if value is None:
+        return None
+    found = _finite(name, value)
+    if found < 0:
+        raise ValueError(f"{name} {found:g} is below 0")
+    return found
+
+
+def _count(name: str, value: Any) -> float:
+    """Raises `ValueError`."""
+    found = _finite(name, value)
+    if found < 0 or (_COUNTS.get(name, int) is int and not found.is_integer()):
+        raise ValueError(f"{name} {value!r}")
+    return found
+
+
+def _finite(name: str, value: Any) -> float:
+    """Raises `ValueError` for what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} {value!r} is no number")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError(f"{name} is too large")
+    return found
 
 
 def _number(value: float | None) -> float:

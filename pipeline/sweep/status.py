@@ -84,7 +84,9 @@ def look(folder: Path) -> StudyStatus:
 
 def statuses(study: Path, jobs: Mapping[str, Job]) -> list[RunStatus]:
     """Every run that has a directory or was submitted, by width and name."""
-    begun = {path.parent.name for path in study.glob("*/config.yaml") if not path.parent.name.startswith(".")}
+    files = ("config.yaml", "metrics.jsonl", "result.json")
+    begun = {path.parent.name for file in files for path in study.glob(f"*/{file}")}
+    begun = {name for name in begun if not name.startswith(".")}
     held = _held_inodes()
     runs = [_status(study / run, jobs.get(run), held) for run in begun | set(jobs)]
     return sorted(runs, key=lambda status: (status.width, status.run))
@@ -105,6 +107,8 @@ def _state(folder: Path, job: Job | None, held: set[int]) -> tuple[str, str | No
         result, failure = RunDir(folder).result(), RunDir(folder).failure()
     except RequestError as error:
         result, failure = None, str(error)
+    if result is not None and not (folder / "config.yaml").is_file():
+        return "lost", "its config.yaml is missing: delete it to run it again"
     if result is not None:
         return _OF_RESULT[result.status], None
     if job is not None and job.state in ("queued", "running"):

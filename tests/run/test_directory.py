@@ -1,13 +1,15 @@
 """The run directory: torn lines, cutting back, strict JSON, locks, final losses."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.config import RunConfig
+from pipeline.config import DataConfig, RunConfig
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
@@ -77,7 +79,7 @@ def test_a_failed_run_may_be_tried_again_and_says_why(run: RunDir) -> None:
         (json.dumps(ended().to_json() | {"status": "bogus"}), "status 'bogus'"),
         (json.dumps(ended().to_json() | {"status": ["completed"]}), r"status \['completed'\]"),
         (json.dumps({k: v for k, v in ended().to_json().items() if k != "steps"}), "no 'steps'"),
-        (json.dumps(ended().to_json() | {"final_train_loss": "low"}), "could not convert"),
+        (json.dumps(ended().to_json() | {"final_train_loss": "low"}), "final_train_loss 'low' is no number"),
     ],
 )
 def test_a_damaged_result_is_one_line(run: RunDir, content: str, reason: str) -> None:
@@ -104,3 +106,55 @@ def test_an_unwritable_place_is_one_line(tiny: RunConfig, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match=r"cannot write the run directory .* choose another --out"):
         RunDir(tmp_path / "file" / "run").create(tiny, "x")
+
+
+@pytest.fixture
+def sealed(run: RunDir) -> RunDir:
+    """Finished."""
+    with run.appending() as metrics:
+        for step in (1, 6, 12):
+            metrics.append({"step": step, "loss": 5.0})
+    run.write_result(ended())
+    return run
+
+
+def test_what_a_run_left_is_as_it_left_it(sealed: RunDir) -> None:
+    sealed.require_sealed()
+    for file in (sealed.config_file, sealed.metrics_file, sealed.result_file, sealed.seal_file):
+        content = file.read_bytes()
+        file.write_bytes(content.replace(b"1", b"2", 1))
+        with pytest.raises(RequestError, match=f"{file.name} is damaged .*: delete {sealed.path} to run it again"):
+            sealed.require_sealed()
+        file.write_bytes(content)
+    sealed.metrics_file.unlink()
+    with pytest.raises(RequestError, match=r"metrics\.jsonl is damaged \(it is missing\)"):
+        sealed.require_sealed()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "why"),
+    [
+        ("metrics_file", lambda text: "\n".join(reversed(text.split("\n")[:-1])) + "\n", "its steps do not ascend"),
+        ("metrics_file", lambda text: text.replace('"step": 6', '"step": 1'), "its steps do not ascend"),
+        ("metrics_file", lambda text: text.replace('"step": 6', '"step": true'), "its steps do not ascend"),
+        ("config_file", lambda text: text.replace("seed: 0", "seed: 1", 1), "it says sp-adamw-w32-lr1e-2-s1"),
+        ("config_file", lambda text: text.replace("lr: 0.01", "lr: 0.02", 1), "it says sp-adamw-w32-lr2e-2-s0"),
+    ],
+)
+def test_a_run_without_a_seal_has_its_name_and_its_records(sealed: RunDir, file: str, change: Any, why: str) -> None:
+    sealed.seal_file.unlink()
+    sealed.require_sealed()
+    path = getattr(sealed, file)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(RequestError, match=f"{path.name} is damaged \\({why}"):
+        sealed.require_sealed()
+
+
+def test_settings_of_another_hash_are_not_the_runs(tiny: RunConfig) -> None:
+    own = dataclasses.replace(tiny, data=DataConfig())
+    assert own.contradiction(own.run_name) is None
+    other = dataclasses.replace(own, steps=13)
+    assert other.contradiction(own.run_name) == f"its settings have the hash {other.run_name[-8:]}"
+    assert other.contradiction("a name of its own") is None
+    # what its text was cannot be known any more
+    assert dataclasses.replace(tiny, steps=13).contradiction(tiny.run_name) is None

@@ -1,6 +1,7 @@
 """What a run's result holds, and how it reads."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -43,3 +44,27 @@ def test_numbers_that_are_not_there_are_nan() -> None:
     assert math.isnan(Record(step=1, loss=None).number("loss"))
     with pytest.raises(KeyError):
         Record(step=1, loss=None).number("val_loss")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"final_train_loss": True}, "final_train_loss True is no number"),
+        ({"final_train_loss": "0.5"}, "final_train_loss '0.5' is no number"),
+        ({"final_train_loss": -5}, "final_train_loss -5 is below 0"),
+        ({"final_train_loss": math.nan}, "final_train_loss is too large"),
+        ({"final_train_loss": 10**400}, "final_train_loss is too large"),
+        ({"final_train_loss": None}, "status completed, and final_train_loss null"),
+        ({"final_val_accuracy": [1]}, r"final_val_accuracy \[1\] is no number"),
+        ({"status": ["completed"]}, r"status \['completed'\]"),
+        ({"steps": 1.5}, "steps 1.5"),
+        ({"steps": -1}, "steps -1"),
+        ({"seconds": "9"}, "seconds '9' is no number"),
+        ({"diverged_at": "x"}, "diverged_at 'x' is no number"),
+    ],
+)
+def test_what_no_run_ends_with_is_refused(changes: dict[str, Any], why: str) -> None:
+    whole = RunResult("completed", {"final_train_loss": 1.0, "final_val_loss": None}, 10, 100, 1.0, 100.0, 7, None)
+    assert RunResult.from_json(whole.to_json()) == whole
+    with pytest.raises(ValueError, match=why):
+        RunResult.from_json(whole.to_json() | changes)

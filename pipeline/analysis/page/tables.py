@@ -151,6 +151,7 @@ def _content(fit: StudyFit) -> dict[str, Any]:
         "n_runs": len(study.runs),
         "n_unfinished": study.n_unfinished,
         "n_failed": study.n_failed,
+        "left_out": study.left_out,
         "recipe": dict(study.recipe),
         "exponents": exponent_table(fit).to_dict("records"),
         "optima": optima_table(fit).to_dict("records"),

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,11 +16,14 @@ from pipeline.config import RunConfig, counted_settings, default_settings
 from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
+from pipeline.run.result import FAILED
 
 GROUP = ["param", "optimizer", "loss"]
 """Columns whose values make one family of curves."""
 POINT = [*GROUP, "width", "lr", "seed"]
 """Columns that tell the runs of a study apart; every other setting must be the same in all of them ..."""
+_OF_A_RUN = ("result.json", "metrics.jsonl")
+_NAMED = 5  # of the runs that are left out
 _SPELLED = ("data.name", "data.path", "data.tokenizer")  # what the same data may be called
 _WITH_OPTIMIZER = {"weight_decay", "betas", "eps", "momentum"}  # ... except these, the same among runs of one optimizer
 
@@ -44,11 +47,19 @@ class Study:
     """Runs without a result: still going, or interrupted."""
     n_failed: int
     """Runs that ended in an error: no evidence about learning rates."""
+    left_out: tuple[str, ...] = ()
+    """All of these, and runs that are of no use: the name of each, and why."""
 
     axis: ClassVar[Axis] = WIDTH
     second: ClassVar[Axis | None] = None
     group: ClassVar[tuple[str, ...]] = tuple(GROUP)
-    notes: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self.left_out:
+            return ()
+        more = f"; and {len(self.left_out) - _NAMED} others" if len(self.left_out) > _NAMED else ""
+        return (f"Left out: {'; '.join(self.left_out[:_NAMED])}{more}.",)
 
     @property
     def name(self) -> str:
@@ -92,11 +103,12 @@ def load_study(study_dirs: Sequence[Path]) -> Study:
     run_dirs = {study_dir: _run_dirs(study_dir) for study_dir in study_dirs}
     found = [{**row, "run_dir": folder / row["run"]} for folder in study_dirs for row in rows(folder, run_dirs[folder])]
     finished = [row for row in found if row["status"] != "failed"]
+    left_out = _left_out(run_dirs, {row["run_dir"]: row["status"] for row in found})
     n_unfinished, n_failed = sum(map(len, run_dirs.values())) - len(found), len(found) - len(finished)
     where = ", ".join(map(str, study_dirs))
     if not finished:
-        left_out = f" ({n_unfinished} unfinished, {n_failed} failed)" if n_unfinished or n_failed else ""
-        raise RequestError(f"{where}: no finished runs{left_out}; run `pipeline sweep` on this study first")
+        others = f" ({n_unfinished} unfinished, {n_failed} failed)" if n_unfinished or n_failed else ""
+        raise RequestError(f"{where}: no finished runs{others}; run `pipeline sweep` on this study first")
     _require_one_recipe(finished, where)
     _require_distinct_points(finished)
     for row in finished:
@@ -104,7 +116,21 @@ def load_study(study_dirs: Sequence[Path]) -> Study:
         row["lost_ground"] = lost_ground(row.pop("share_lost"), row.pop("noises_lost"))
     runs = pd.DataFrame(finished).drop(columns=["settings", "data", "run_dir"]).sort_values(POINT, ignore_index=True)
     config = RunDir(finished[0]["run_dir"]).config()
-    return Study(tuple(study_dirs), runs, config, n_unfinished, n_failed)
+    return Study(tuple(study_dirs), runs, config, n_unfinished, n_failed, left_out)
+
+
+def _left_out(run_dirs: Mapping[Path, Sequence[Path]], ended: Mapping[Path, str]) -> tuple[str, ...]:
+    said = []
+    for study_dir, runs in run_dirs.items():
+        for run in runs:
+            if run not in ended:
+                said.append(f"{run.name}: unfinished")
+            elif ended[run] == FAILED:
+                said.append(f"{run.name}: failed, {RunDir(run).failure()}")
+        for run in sorted({path.parent for name in _OF_A_RUN for path in study_dir.glob(f"*/{name}")} - set(runs)):
+            if not run.name.startswith(".") and not (run / "config.yaml").exists():
+                said.append(f"{run.name}: its config.yaml is missing")
+    return tuple(said)
 
 
 def _run_dirs(study_dir: Path) -> list[Path]:

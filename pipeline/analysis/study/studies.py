@@ -57,6 +57,10 @@ class AnyStudy(Protocol):
     def n_failed(self) -> int: ...
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """The runs that take no part, as far as they have names, and why."""
+
+    @property
     def axis(self) -> Axis: ...
 
     @property

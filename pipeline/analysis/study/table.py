@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pipeline.analysis.study.stability import ground_lost, records_above
 from pipeline.config import counted_settings
 from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
-from pipeline.files import atomic
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
+from pipeline.sealed import read_sealed, write_sealed
 
-CACHE = "runs.parquet"
-"""Beside the runs of a study. May be deleted at any time."""
+CACHE = "runs.json"
+"""Beside the runs of a study, sealed. May be deleted at any time."""
 
 READ = 3
 """Goes up when a row holds something else; a cache with another number is read past. Rows hold what was read and no
@@ -65,19 +64,15 @@ def _stamp(run: RunDir) -> str | None:
 
 def _load(study_dir: Path) -> dict[str, Row]:
     try:
-        table = pd.read_parquet(study_dir / CACHE)
-        if table.attrs.get("read") != READ:
-            return {}
-        return {row["run"]: {str(key): value for key, value in row.items()} for row in table.to_dict("records")}
-    except Exception:  # whatever is wrong with it, the runs' own files are there
+        content = read_sealed(study_dir / CACHE)
+    except (OSError, ValueError):  # the runs' own files are there
         return {}
+    return {row["run"]: row for row in content["rows"]} if content["read"] == READ else {}
 
 
 def _save(study_dir: Path, found: Sequence[Row]) -> None:
-    table = pd.DataFrame(found)
-    table.attrs = {"read": READ}
-    with suppress(OSError), atomic(study_dir / CACHE) as stream:  # a folder that may only be read does without
-        table.to_parquet(stream, index=False)
+    with suppress(OSError):  # a folder that may only be read does without
+        write_sealed(study_dir / CACHE, {"read": READ, "rows": found})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -103,6 +98,7 @@ def _row(run: RunDir) -> Row:
 
 
 def _of(run: RunDir, result: RunResult, steps: Any, losses: Any, validation: Any) -> Row:
+    run.require_sealed()
     config, recorded = run.read_config()
     loss = LOSSES[config.loss]
     guessing = loss.of_guessing(config.d_out) if loss.judged else math.inf
@@ -117,10 +113,10 @@ def _of(run: RunDir, result: RunResult, steps: Any, losses: Any, validation: Any
         "lr": config.lr,
         "seed": config.seed,
         "status": str(result.status),
-        "initial_loss": losses[0],
+        "initial_loss": float(losses[0]),
         "final_train_loss": result.final_value("train_loss"),
         "final_val_loss": result.final_value("val_loss"),
-        "last_train_loss": losses[-1],
+        "last_train_loss": float(losses[-1]),
         "best_train_loss": _least(losses),
         "best_val_loss": _least(validation),
         "final_train_accuracy": result.final_value("train_accuracy"),

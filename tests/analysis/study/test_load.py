@@ -3,6 +3,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -168,10 +169,10 @@ def test_a_damaged_cache_is_read_past(tmp_path, content):
 def test_a_folder_that_may_only_be_read_has_no_cache(tmp_path, monkeypatch):
     two_runs(tmp_path)
 
-    def refuse(path):
+    def refuse(path, content):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(rows, "atomic", refuse)
+    monkeypatch.setattr(rows, "write_sealed", refuse)
     assert len(table(tmp_path)) == 2
     assert not (tmp_path / CACHE).exists()
 
@@ -221,3 +222,24 @@ def test_the_same_data_may_be_spelled_in_several_ways(tmp_path):
     on_data(tmp_path, 4e-3, "other.txt", "bb")
     with pytest.raises(RequestError, match=r"data\.path \('corpus.txt' in 2 runs, 'other.txt' in 1 run"):
         load_study([tmp_path])
+
+
+def test_a_run_without_its_settings_is_said_to_be_left_out(tmp_path):
+    two_runs(tmp_path)
+    lost = write_run(tmp_path, dataclasses.replace(BASE, lr=1e-3), 5.0)
+    (lost / "config.yaml").unlink()
+    study = load_study([tmp_path])
+    assert len(study.runs) == 2
+    assert study.left_out == (f"{lost.name}: its config.yaml is missing",)
+    assert study.notes == (f"Left out: {lost.name}: its config.yaml is missing.",)
+
+
+def test_bits_that_flip_in_the_cache_change_nothing(tmp_path):
+    two_runs(tmp_path)
+    first, whole = table(tmp_path), (tmp_path / CACHE).read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, 8 * len(whole), 100).tolist():
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        (tmp_path / CACHE).write_bytes(content)
+        pd.testing.assert_frame_equal(table(tmp_path), first)

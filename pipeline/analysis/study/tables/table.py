@@ -52,6 +52,7 @@ class Table:
     notes: tuple[str, ...]
     n_unfinished: int = 0
     n_failed: int = 0
+    left_out: tuple[str, ...] = ()
     level_step: int = 1
     config: RunConfig | None = None
     recipe: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
