@@ -68,11 +68,12 @@ class Slope:
 
     @property
     def agrees(self) -> str:
-        """yes: the prediction lies in the 95 % interval; no; no prediction; no error: nothing to judge by."""
+        """yes: the prediction lies in the 95 % interval; no; no prediction; cannot tell: one seed, whose scatter around
+        a line says nothing of other seeds, or no error."""
         if self.predicted is None:
             return "no prediction"
-        if math.isnan(self.half_width):
-            return "no error"
+        if self.n_seeds < 2 or math.isnan(self.half_width):
+            return "cannot tell"
         return "yes" if abs(self.exponent - self.predicted) <= self.half_width else "no"
 
     @property
@@ -82,7 +83,8 @@ class Slope:
 
     @property
     def nonzero(self) -> bool:
-        return not math.isnan(self.half_width) and abs(self.exponent) > self.half_width
+        """Told from 0, by more than one seed."""
+        return self.n_seeds > 1 and abs(self.exponent) > self.half_width
 
 
 @dataclass(frozen=True)

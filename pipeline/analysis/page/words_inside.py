@@ -23,8 +23,9 @@ HEADS = {
     "alignment_propagating": "of initial weight and change",
 }
 SAME = 0.02  # exponents that nobody need tell apart
-LOST = 0.15
-"""Slope of an effective update beyond which a layer explodes or vanishes: well above what finite widths bend."""
+LOST = 0.25
+"""Slope of an effective update beyond which a layer explodes or vanishes: theory has multiples of 1/2, and what lies
+nearer to 0 than to these is what small widths bend."""
 
 _LAYERS = {
     "embedding": "the embedding",
@@ -195,7 +196,9 @@ def _advice(effective: Sequence[Slope]) -> list[str]:
 
 
 def _nothing_to_compare(ladder: Ladder, judged: Sequence[Slope]) -> str:
-    if judged and any(e.agrees == "no error" for e in judged):
+    if judged and all(e.n_seeds < 2 for e in judged):
+        return "With one seed nobody can tell whether a slope departs from what is predicted: add seeds."
+    if judged and any(e.agrees == "cannot tell" for e in judged):
         return "Without errors nothing can be judged: add a width or seeds."
     return "Theory has no prediction for this setting." if ladder.theory else "Nothing is predicted here."
 

@@ -351,13 +351,31 @@ def test_without_errors_nothing_is_judged(tmp_path):
     found = ladder_of(
         write_coordinates(tmp_path / "s", MLP, FIG_4, lr_exponent=Fraction(-1, 2), widths=(64, 128), seeds=(0,))
     )
-    assert {e.agrees for e in found.by_group} == {"no error", "no prediction"} - (
+    assert {e.agrees for e in found.by_group} == {"cannot tell", "no prediction"} - (
         set() if any(e.predicted is None for e in found.by_group) else {"no prediction"}
     )
     text = words_inside.findings(found)
-    assert "Without errors nothing can be judged: add a width or seeds." in text
+    one_seed = "With one seed nobody can tell whether a slope departs from what is predicted: add seeds."
+    assert one_seed in text
     assert "Two widths show a slope, but not whether one power law holds: add a third." in text
     assert not any("explode" in sentence for sentence in text)
+
+
+def test_one_seed_on_a_perfect_line_tells_nothing(tmp_path):
+    exponents = FIG_4 | {("effective", "layers.2.weight"): 0.5}
+    rule = Fraction(-1, 2)
+    found = ladder_of(write_coordinates(tmp_path / "s", MLP, exponents, lr_exponent=rule, seeds=(0,), noise=1e-6))
+    text = words_inside.findings(found)
+    assert text[0] == "With one seed nobody can tell whether a slope departs from what is predicted: add seeds."
+    assert not any("explode" in sentence or "vanish" in sentence or "depart where" in sentence for sentence in text)
+
+
+def test_what_small_widths_bend_gets_no_advice(tmp_path):
+    exponents = FIG_4 | {("effective", "layers.2.weight"): -0.2, ("effective", "layers.1.weight"): -0.2}
+    found = ladder_of(write_coordinates(tmp_path / "s", MLP, exponents, lr_exponent=Fraction(-1, 2), noise=0.001))
+    text = " ".join(words_inside.findings(found))
+    assert "Effective updates depart where n^0 is predicted" in text
+    assert "hidden layer" not in text.partition("The updates of")[2]
 
 
 def test_groups_are_means_of_logarithms_over_blocks(tmp_path):
@@ -445,7 +463,7 @@ def test_a_damaged_request_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("exponent", "half_width", "predicted", "agrees", "departs"),
     [(0.1, 0.2, 0.0, "yes", False), (0.15, 0.2, 0.0, "yes", False), (0.3, 0.2, 0.0, "no", True), (0.09, 0.01, 0.0, "no", False), (-0.7, 0.1, -0.5, "no", True),
-     (0.0, math.nan, 0.5, "no error", False), (0.5, 0.1, None, "no prediction", False)],
+     (0.0, math.nan, 0.5, "cannot tell", False), (0.5, 0.1, None, "no prediction", False)],
 )  # fmt: skip
 def test_agreement(exponent, half_width, predicted, agrees, departs):
     e = Slope("effective", "hidden", OTHER, 1, exponent, half_width / 2, half_width, 0.0, predicted, 4, 3)
