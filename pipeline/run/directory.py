@@ -189,9 +189,12 @@ class RunDir:
         except (OSError, ValueError) as error:
             raise self._damaged(self.metrics_file, error) from None
 
-    def cut_back(self, step: int) -> None:
-        """Drop the records after `step`: a resumed run writes them again."""
+    def cut_back(self, step: int, count: int | None = None) -> None:
+        """Drop the records after `step`: a resumed run writes them again. Raises `RequestError` where not `count` are
+        left, of which the checkpoint of that step knows."""
         kept = [record for record in self.records() if record.step <= step]
+        if count is not None and len(kept) != count:
+            raise self._damaged(self.metrics_file, f"{len(kept)} of the {count} records up to step {step} are there")
         write_atomic(self.metrics_file, "".join(_line(record) for record in kept))
 
     @contextmanager

@@ -33,6 +33,8 @@ class Log:
 
     def __init__(self, config: RunConfig, clock: Clock, sinks: list[Callable[[Record], None]]) -> None:
         self.config, self.clock, self.sinks = config, clock, sinks
+        self.count: int | None = 0
+        """Records of the run so far; None: not known, since it was begun by a version that did not count."""
 
     def begin(self, step: int) -> None:
         """Rates are those since this step."""
@@ -67,6 +69,7 @@ class Log:
             values |= {"val_loss": validation.loss.item(), **{f"val_{key}": value for key, value in beside.items()}}
         record = Record(values | measured)
         self.begin(step)
+        self.count = None if self.count is None else self.count + 1
         for sink in self.sinks:
             sink(record)
         return record

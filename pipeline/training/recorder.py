@@ -57,6 +57,7 @@ class Recorder(Callback):
             checkpoint = self.resumed or Checkpoint(path)
             resume(trainer, module, checkpoint)
             self.clock.before = checkpoint.state["seconds"]
+            self.records.count = checkpoint.state.get("records")
             self.resumed = None  # it holds files open, and one of them may be deleted before long
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -109,7 +110,12 @@ class Recorder(Callback):
     def _save(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         if self.metrics:
             self.metrics.sync()
-        state = {"config": config_hash(self.config), "seconds": self.clock.seconds, "data": module.data_state()}
+        state = {
+            "config": config_hash(self.config),
+            "seconds": self.clock.seconds,
+            "records": self.records.count,
+            "data": module.data_state(),
+        }
         save(trainer, module.model, self.run.checkpoints, state, self.config.keep_last)
         self.calendar.saved()
         self.watchdog.beat()

@@ -54,7 +54,7 @@ def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: 
         try:
             run.record_weights(describe_weights(module.model, module.specs, config))
             resumed = checkpoint_of(config, run)
-            run.cut_back(resumed.step if resumed else 0)
+            run.cut_back(resumed.step if resumed else 0, resumed.state.get("records") if resumed else 0)
             run.record_start(config, resumed.step if resumed else 0)
             progress = RunProgress(config)
             with WandbMirror(config) as mirror, run.appending() as metrics:

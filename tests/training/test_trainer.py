@@ -154,6 +154,34 @@ def test_resume_is_bit_identical_wherever_it_stopped(
     assert all(torch.equal(ours.tensor(name), theirs.tensor(name)) for name in theirs.shapes)
 
 
+def test_records_that_were_lost_before_the_checkpoint_are_missed(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Recorder.on_train_batch_end
+
+    def crash(self: Recorder, trainer: Any, *args: Any) -> None:
+        original(self, trainer, *args)
+        if trainer.global_step == 9:
+            raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recorder, "on_train_batch_end", crash)
+        with pytest.raises(Crash):
+            train(tiny)
+    metrics = RunDir(tiny.run_dir).metrics_file
+    whole = metrics.read_text()
+    first, second, *rest = whole.splitlines(keepends=True)
+    metrics.write_text("".join([first, *rest]))
+    with pytest.raises(
+        RequestError, match=r"metrics\.jsonl is damaged \(\d+ of the \d+ records up to step 8 are there\)"
+    ):
+        train(tiny)
+    assert metrics.read_text() == "".join([first, *rest])
+    metrics.write_text(whole)
+    train(tiny)
+    assert second in metrics.read_text()
+
+
 def test_gradient_accumulation_takes_the_same_steps(tiny: RunConfig) -> None:
     """SGD: AdamW with eps 1e-12 turns gradients that are mathematically zero into noise-sign steps."""
     whole, split = (changed(tiny, optimizer="sgd", lr=0.3, study=f"m{m}", micro_batch=m) for m in (4, 1))

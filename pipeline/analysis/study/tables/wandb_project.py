@@ -34,8 +34,8 @@ def read(source: str) -> Raw:
     except RequestError:
         raise
     except Exception as error:  # the client raises errors of its own and of the packages that it is built on
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RequestError(f"{source}: W&B does not give its runs: {first}") from None
+        first = (str(error).splitlines() or [""])[0]
+        raise RequestError(f"{source}: W&B does not give its runs ({type(error).__name__}: {first})") from None
     rows, settings = [], set()
     for run in runs:
         config, summary = dict(run.config), _plain(run.summary)

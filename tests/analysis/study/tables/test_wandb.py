@@ -137,7 +137,9 @@ def test_what_the_client_complains_of_is_one_line(monkeypatch):
         raise ConnectionError("no such project\nand much more")
 
     monkeypatch.setattr(wandb_project, "connect", complain)
-    with pytest.raises(RequestError, match=r"^wandb:me/sweep: W&B does not give its runs: no such project$"):
+    with pytest.raises(
+        RequestError, match=r"^wandb:me/sweep: W&B does not give its runs \(ConnectionError: no such project\)$"
+    ):
         load_tables(["wandb:me/sweep"], ask())
 
 
