@@ -28,6 +28,12 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PIPELINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _children() -> None:
+    """A warning in a process that a test starts ends it. Not set before pytest starts its own workers."""
+    os.environ["PYTHONWARNINGS"] = "error"
+
+
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """As they were: a verb that was called here ends with its stop signals ignored, which later children would inherit."""
