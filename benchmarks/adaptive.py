@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.studies import JITTER, WORLDS, Design, Truth, World, draw, make_runs
 from pipeline.analysis.fit.estimate import estimate
+from pipeline.analysis.study.axis import WIDTH
 from pipeline.analysis.study.runs import Runs
 from pipeline.sweep.adaptive.next_round import next_round
 from pipeline.sweep.adaptive.state import Aim, half_width
@@ -43,7 +44,7 @@ def simulate(truth: Truth, target: float, limit: int = 4000) -> dict[str, Any]:
             loss, left = truth.run(truth.widths.index(p.width), p.x, p.seed)
             rows.append((p.width, 2.0**p.x, p.seed, loss, left))
             spent += cost(truth, p.width) * (ABORTED if left or not math.isfinite(loss) else 1.0)
-    known = estimate(_runs(rows))
+    known = estimate(_runs(rows), wander=WIDTH.wander)
     out: dict[str, Any] = {"cost": spent, "runs": len(rows), "rounds": rounds, "ending": ending}
     for name, law, true in (
         ("opt", known.exponent("optimal"), truth.alpha),
@@ -65,7 +66,8 @@ def grid_cost(world: World, target: float, studies: int) -> tuple[float, int]:
         for i in range(studies):
             truth = draw(world, 4, JITTER["mild"], np.random.default_rng([13, i]))
             runs = make_runs(truth, Design(4, seeds, 1.0, staggered=True))
-            laws = [estimate(runs).exponent("optimal"), estimate(runs).exponent("max_stable")]
+            known = estimate(runs, wander=WIDTH.wander)
+            laws = [known.exponent("optimal"), known.exponent("max_stable")]
             halves.append(max(half_width(law) if law is not None else math.inf for law in laws))
             costs.append(sum(cost(truth, int(width)) for width in runs.width))
         if np.median(halves) <= target:

@@ -28,6 +28,7 @@ from pipeline.analysis.fit import published
 from pipeline.analysis.fit.estimate import Estimate, estimate
 from pipeline.analysis.fit.evidence import decided
 from pipeline.analysis.fit.posterior import Mixture
+from pipeline.analysis.study.axis import WIDTH
 from pipeline.analysis.study.grid import grid_of
 from pipeline.analysis.study.runs import Floats, Runs
 from pipeline.analysis.study.stability import LANGUAGE
@@ -79,7 +80,7 @@ def study(cell: Cell, seed: int) -> list[float]:
     truth = draw(WORLDS[cell.world], cell.design.n_widths, JITTER[cell.jitter], rng)
     runs = make_runs(truth, cell.design)
     aligned = make_runs(truth, replace(cell.design, staggered=False)) if cell.design.staggered else runs
-    found = estimate(runs)
+    found = estimate(runs, wander=WIDTH.wander)
     return [
         *np.subtract(paper_exponents(runs), (truth.alpha, truth.beta)),
         *np.subtract(paper_exponents(aligned), (truth.alpha, truth.beta)),
@@ -135,7 +136,7 @@ def simulated(
     """A mild study of four widths and two seeds on the x2 grid, and its fit."""
     rng = np.random.default_rng([seed, 11])
     truth = draw(world, 4, JITTER["mild"], rng, gap, alpha)
-    return truth, estimate(make_runs(truth, Design()))
+    return truth, estimate(make_runs(truth, Design()), wander=WIDTH.wander)
 
 
 def clean_rule(world: str, alpha: float, seeds: range) -> tuple[float, float]:

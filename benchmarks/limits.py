@@ -13,6 +13,7 @@ from scipy.special import ndtr
 from benchmarks.estimators import Cell, machine, paper_exponents, rms
 from benchmarks.studies import JITTER, WORLDS, Truth, draw, make_runs
 from pipeline.analysis.fit.estimate import estimate
+from pipeline.analysis.study.axis import WIDTH
 from pipeline.analysis.study.stability import Intervals
 
 _OUTLIER, _SPAN = 0.02, 8.0  # as `powerlaw`: half-recovered runs hide a seed's edge now and then
@@ -46,7 +47,7 @@ def errors(cell: Cell, seed: int) -> tuple[float, float, float]:
     """Of the informed posterior, of `local` and of `paper`, on one study."""
     truth = draw(WORLDS[cell.world], cell.design.n_widths, JITTER[cell.jitter], np.random.default_rng([seed, 13]))
     runs = make_runs(truth, cell.design)
-    found = estimate(runs)
+    found = estimate(runs, wander=WIDTH.wander)
     ours = found.exponent("max_stable")
     guesses = informed(truth, found.seen, JITTER[cell.jitter]), math.nan if ours is None else ours.median
     return guesses[0] - truth.beta, guesses[1] - truth.beta, paper_exponents(runs)[1] - truth.beta

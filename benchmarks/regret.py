@@ -19,6 +19,7 @@ from benchmarks.estimators import machine
 from benchmarks.studies import JITTER, WORLDS, Design, draw, make_runs
 from pipeline.analysis.fit import published
 from pipeline.analysis.fit.estimate import Estimate, estimate
+from pipeline.analysis.study.axis import WIDTH
 from pipeline.analysis.study.grid import grid_of
 from pipeline.analysis.study.stability import LANGUAGE
 
@@ -59,7 +60,7 @@ def study(world: str, gap: str, seed: int) -> list[list[list[float]]]:
     rng = np.random.default_rng([seed, list(GAPS).index(gap), 31])
     truth = draw(WORLDS[world], 6, JITTER["mild"], rng, GAPS[gap])
     runs = make_runs(truth, Design())
-    known = estimate(runs.where(runs.width <= truth.widths[TRAINED - 1]))
+    known = estimate(runs.where(runs.width <= truth.widths[TRAINED - 1]), wander=WIDTH.wander)
     scatter = math.hypot(truth.seed_scatter, truth.world.run_scatter)
     rows = []
     for rule in RULES.values():

@@ -17,7 +17,7 @@ from pipeline.analysis.fit.edgelaw import SEED_SCATTER, EdgeLaw, edge_law, edge_
 from pipeline.analysis.fit.fitted import (
     Quantity,
 )
-from pipeline.analysis.fit.law import EdgePlaces, OptimumLaw, Pair, PowerLaw
+from pipeline.analysis.fit.law import EdgePlaces, OptimumLaw, Pair, PowerLaw, wandering_by
 from pipeline.analysis.fit.neighbourhood import Neighbourhood, Scale, neighbourhoods
 from pipeline.analysis.fit.optima import SEEN, Optima, optima
 from pipeline.analysis.fit.posterior import Mixture
@@ -53,13 +53,15 @@ class Estimate:
     """y is the logarithm of the loss."""
     no_valley: bool
     """Losses do not depend on the learning rate beyond noise."""
+    wander: float
+    """`Axis.wander`."""
 
     @cached_property
     def own_optimum(self) -> OptimumLaw | None:
         """What the valleys say; None: no width has an optimum. With one width it has a place there and no exponent."""
         if self.optima is None:
             return None
-        return OptimumLaw.of(self.optima, self.edge_places)
+        return OptimumLaw.of(self.optima, self.edge_places, self.wander)
 
     @property
     def edge_places(self) -> EdgePlaces | None:
@@ -122,7 +124,10 @@ class Estimate:
         if edge is None:
             return None
         place, covariance = edge.observed
-        return OptimumLaw(edge.widths, np.ones(1), place[None], np.diag(covariance)[None]).pair(width).of(0)
+        alone = OptimumLaw(
+            edge.widths, np.ones(1), place[None], np.diag(covariance)[None], wander=wandering_by(self.wander)
+        )
+        return alone.pair(width).of(0)
 
     def edge_at(self, width: float) -> Mixture | None:
         """What a trained width says of its edge by itself, log2 lr."""
@@ -170,10 +175,10 @@ class Estimate:
         return math.exp(level) if self.log_loss else level
 
 
-def estimate(runs: Runs, turning: bool = True) -> Estimate:
+def estimate(runs: Runs, turning: bool = True, wander: float = 1.0) -> Estimate:
     """Fit one family of curves; what is unstable is so by trajectory, and runs more than `MARGIN` above the best are no
-    part of a valley. `turning`: their asymmetry may follow the width. Never raises for what the runs cannot tell: that
-    is None or nan in the result."""
+    part of a valley. `turning`: their asymmetry may follow the width; `wander`: `Axis.wander`. Never raises for what
+    the runs cannot tell: that is None or nan in the result."""
     labels = label(runs)
     finite = np.isfinite(runs.loss)
     # in logarithms, valleys that fall a hundredfold keep their shape, and so do those whose losses shrink with width
@@ -195,6 +200,7 @@ def estimate(runs: Runs, turning: bool = True) -> Estimate:
         max_stable=edge_law(seen),
         log_loss=log_loss,
         no_valley=no_valley,
+        wander=wander,
     )
 
 

@@ -9,7 +9,9 @@ Axes: H hypotheses of the optima x jitter x wander, W widths of the optima, R ro
 A axes (`surface` has two).
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -29,6 +31,8 @@ from pipeline.analysis.study.runs import Floats
 JITTER = ((0.02, 0.08, 0.16, 0.3, 0.5), (0.6, 0.25, 0.07, 0.06, 0.02))
 WANDER = ((0.02, 0.1, 0.2, 0.35, 0.55), (0.28, 0.14, 0.16, 0.32, 0.1))
 STRAIGHT = ((0.0,), (1.0,))
+Prior = tuple[tuple[float, ...], tuple[float, ...]]
+"""Values and their weights."""
 _LEAST = 1e-4  # weight, over the largest, that a component needs
 
 
@@ -108,11 +112,13 @@ class OptimumLaw:
     optima: Optima | None = None
     """Where `mean` and `variance` stand for tables; else they are all."""
     edge: EdgePlaces | None = None
-    wander: tuple[tuple[float, ...], tuple[float, ...]] = WANDER
+    wander: Prior = WANDER
 
     @staticmethod
-    def of(optima: Optima, edge: EdgePlaces | None = None) -> "OptimumLaw":
-        return OptimumLaw(optima.widths, optima.weight_C, optima.mean_CW, optima.variance_CW, optima, edge)
+    def of(optima: Optima, edge: EdgePlaces | None = None, wander: float = 1.0) -> "OptimumLaw":
+        """`wander`: `Axis.wander`."""
+        prior = wandering_by(wander)
+        return OptimumLaw(optima.widths, optima.weight_C, optima.mean_CW, optima.variance_CW, optima, edge, prior)
 
     @staticmethod
     def of_places(widths: tuple[float, ...], x: Floats, variance: Floats) -> "OptimumLaw":
@@ -175,7 +181,7 @@ class OptimumLaw:
     def _given(self) -> Given:
         edge = self.edge
         edge_z = np.stack([self._z(width) for width in edge.widths]) if edge is not None else np.zeros((0, 1))
-        return solve(self.weight_C, self.mean_CW, self.variance_CW, self._z_WA, edge, edge_z, self.wander)
+        return solve(self.weight_C, self.mean_CW, self.variance_CW, self._z_WA, edge, edge_z, (self.wander,))
 
     def _own(self, place: int) -> Mixture:
         """What the width says itself, times what the other widths say of it."""
@@ -189,6 +195,12 @@ class OptimumLaw:
         own_mean, own = self.mean_CW[component_H, place], self.variance_CW[component_H, place]
         variance = 1 / (1 / own + 1 / variance_H)
         return _mixture(variance * (own_mean / own + mean_H / variance_H), variance, self._given.weight_H)
+
+
+def wandering_by(factor: float) -> Prior:
+    """`WANDER` of an axis along which exponents wander so many times as far."""
+    values, weights = WANDER
+    return tuple(factor * value for value in values), weights
 
 
 def slope(given: Given, z_WA: Floats, axis: int) -> Mixture:
@@ -222,14 +234,15 @@ def solve(
     z_WA: Floats,
     edge: EdgePlaces | None,
     edge_z: Floats,
-    wander: tuple[tuple[float, ...], tuple[float, ...]],
+    wander: Sequence[Prior],
 ) -> Given:
-    """The posterior over all hypotheses: components of the optima, jitter, and how far each axis wanders."""
+    """The posterior over all hypotheses: components of the optima, jitter, and how far each axis wanders, of which
+    `wander` has priors."""
     z = np.concatenate([z_WA, edge_z if edge is not None else edge_z[:0]])
-    n_axes, is_edge = z.shape[1], np.r_[np.zeros(len(z_WA)), np.ones(len(z) - len(z_WA))]
+    is_edge = np.r_[np.zeros(len(z_WA)), np.ones(len(z) - len(z_WA))]
     jitters = np.array(JITTER[0])
-    wanders_VA = np.stack(np.meshgrid(*[wander[0]] * n_axes, indexing="ij"), axis=-1).reshape(-1, n_axes)
-    of_wander = np.prod(np.meshgrid(*[wander[1]] * n_axes, indexing="ij"), axis=0).ravel()
+    wanders_VA = np.array(list(itertools.product(*(values for values, _ in wander))))
+    of_wander = np.array([math.prod(weights) for weights in itertools.product(*(weights for _, weights in wander))])
     prior = np.log(np.outer(JITTER[1], of_wander))  # (jitter, wander)
     shape = (len(weight_C), len(jitters), len(wanders_VA))
     component, at_jitter, at_wander = (index.ravel() for index in np.indices(shape))

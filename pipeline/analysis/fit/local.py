@@ -28,7 +28,7 @@ from pipeline.analysis.study.runs import Floats
 
 def fit(grid: Grid) -> Fitted:
     """`estimate` as an estimator of studies."""
-    known = estimate(grid.runs)
+    known = estimate(grid.runs, wander=grid.wander)
     posteriors = {quantity: known.exponent(quantity) for quantity in QUANTITIES}
 
     def lr_at(quantity: Quantity, width: float, level: float) -> Lr | None:

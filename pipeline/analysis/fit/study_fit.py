@@ -177,7 +177,7 @@ def _fit_group(key: Any, rows: pd.DataFrame, study: AnyStudy, measure: Compared,
     own = len(rows)
     if study.config is not None:
         rows = _with_base_width(rows, study.runs)
-    grid = grid_of(runs_of(rows, measure), study.rule(loss), estimator.max_stable)
+    grid = grid_of(runs_of(rows, measure), study.rule(loss), estimator.max_stable, study.axis.wander)
     return GroupFit(
         study.axis,
         dict(zip(study.group, key, strict=True)),

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.analysis.fit import local
 from pipeline.analysis.fit.estimate import Estimate, estimate
 from pipeline.analysis.fit.fitted import LEVEL, LeftOut, Lr, Quantity, lr_of
-from pipeline.analysis.fit.law import WANDER, EdgePlaces, Pair, own_place, slope, solve
+from pipeline.analysis.fit.law import EdgePlaces, Pair, own_place, slope, solve, wandering_by
 from pipeline.analysis.fit.optima import Optima
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.predict import FAR
@@ -45,6 +45,8 @@ class Surface:
     edge: EdgePlaces | None
     edge_cells: Floats
     """Its cells, (rows, A)."""
+    wander_A: tuple[float, ...] = (1.0, 1.0)
+    """`Axis.wander`."""
 
     @property
     def told_apart(self) -> bool:
@@ -77,8 +79,8 @@ class Surface:
         o = self.optima
         kept = np.argsort(-o.weight_C, kind="stable")[:_MOST]
         weight = o.weight_C[kept] / o.weight_C[kept].sum()
-        edge_z = self._z(self.edge_cells)
-        given = solve(weight, o.mean_CW[kept], o.variance_CW[kept], self._z_CA, self.edge, edge_z, WANDER)
+        edge_z, priors = self._z(self.edge_cells), [wandering_by(factor) for factor in self.wander_A]
+        given = solve(weight, o.mean_CW[kept], o.variance_CW[kept], self._z_CA, self.edge, edge_z, priors)
         return replace(given, component_H=kept[given.component_H])
 
 
@@ -219,7 +221,8 @@ def group_of(axes: tuple[Axis, Axis], key: Mapping[str, str], runs: Runs) -> Sur
         fitted = np.array(known.optima.widths, dtype=np.int64) - 1
         edge = known.edge_places
         rows = np.array([] if edge is None else edge.widths, dtype=np.int64) - 1
-        surface = Surface(cells_CA[fitted], known.optima, edge, cells_CA[rows])
+        wander = tuple(axis.wander for axis in axes)
+        surface = Surface(cells_CA[fitted], known.optima, edge, cells_CA[rows], wander)
     cells = tuple((float(first), float(second)) for first, second in cells_CA.tolist())
     return SurfaceGroup(axes, key, cells, known, surface)
 

@@ -122,14 +122,16 @@ class Grid:
     """The published criterion of its loss."""
     labels: Labels
     widths: tuple[GridWidth, ...]
+    wander: float
+    """`Axis.wander` of its axis."""
 
 
-def grid_of(runs: Runs, published: Rule, by_trajectory: bool = True) -> Grid:
+def grid_of(runs: Runs, published: Rule, by_trajectory: bool = True, wander: float = 1.0) -> Grid:
     """Of the runs of one family, unstable by their trajectories or by the published criterion."""
     labels = label(runs, TRAJECTORY if by_trajectory else published)
     seen = intervals(runs, labels)
     widths = [_width(runs, labels, seen, place) for place in range(len(runs.widths))]
-    return Grid(runs, published, labels, tuple(widths))
+    return Grid(runs, published, labels, tuple(widths), wander)
 
 
 def _width(runs: Runs, labels: Labels, seen: Intervals, place: int) -> GridWidth:

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.analysis.fit.estimate import Estimate, estimate
 from pipeline.analysis.fit.fitted import Quantity
 from pipeline.analysis.fit.posterior import Mixture
+from pipeline.analysis.study.axis import WIDTH
 from pipeline.analysis.study.runs import Runs
 
 SCAN_STEP = 2.0  # octaves between runs of the scan
@@ -64,7 +65,7 @@ class State:
     @cached_property
     def known(self) -> Estimate:
         assert len(self.runs)
-        return estimate(self.runs)
+        return estimate(self.runs, wander=WIDTH.wander)
 
     def half_width(self, quantity: Quantity) -> float:
         """Of the 95 % interval of an exponent; inf: it cannot be told yet, or not from all widths."""

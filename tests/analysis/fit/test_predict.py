@@ -150,7 +150,7 @@ def test_a_wrong_request_is_one_line(folder, capsys, flags, said):
 
 
 def test_the_safe_rate_allows_for_seeds(group):
-    found = estimate(group.grid.runs)
+    found = estimate(group.grid.runs, wander=group.grid.wander)
     edge = found.at("max_stable", 1024)
     assert module.predict(group, 1024, 0.9).safe < 2 ** edge.quantile(0.05)
     assert math.log2(module.predict(group, 1024, 0.9).safe) == pytest.approx(

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.analysis.fit import surface as module
 from pipeline.analysis.fit.law import EdgePlaces
 from pipeline.analysis.fit.optima import Optima
 from pipeline.analysis.fit.process import wandering
@@ -79,7 +78,7 @@ def test_no_edge_where_nothing_diverges():
 
 def test_a_prediction_is_the_conditional_of_a_process_over_both_axes(monkeypatch):
     """Brute force, as for one axis: one joint covariance with a very wide prior of the levels, conditioned."""
-    monkeypatch.setattr(module, "WANDER", ((0.3,), (1.0,)))
+    monkeypatch.setattr("pipeline.analysis.fit.law.WANDER", ((0.3,), (1.0,)))
     monkeypatch.setattr("pipeline.analysis.fit.law.JITTER", ((0.1,), (1.0,)))
     cells, asked = np.array([(64, 1), (64, 8), (256, 1), (256, 16), (1024, 2)], dtype=float), (4096.0, 64.0)
     x, edge_cells = np.array([-7.0, -7.4, -8.1, -8.6, -9.2]), cells[[0, 3]]
