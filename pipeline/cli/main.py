@@ -73,5 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"pipeline: error: {message}", file=sys.stderr)
+    # what users type and files hold may have line breaks, and codes that a terminal obeys
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
+    print(f"pipeline: error: {shown}", file=sys.stderr)
     return code
