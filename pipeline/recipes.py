@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import functools
-import glob
 import re
 import types
 import typing
@@ -15,7 +14,7 @@ import yaml
 
 from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, MultConfig, RunConfig
 from pipeline.errors import RequestError
-from pipeline.files import load_yaml
+from pipeline.files import expanded, load_yaml, matching, why_none
 
 T = TypeVar("T")
 
@@ -55,15 +54,8 @@ def load_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
 
 def read_recipe(name: str, known: Collection[str]) -> dict[str, Any]:
     """What a recipe, by its name or path, says of the settings `known`, by dotted keys. Raises `RequestError`."""
-    from jsonargparse import get_loader
-
-    text = _recipe_path(name).read_text()
-    try:
-        content = get_loader("yaml")(text)  # which knows 1e-3 for a number, and no dates
-    except yaml.YAMLError as error:
-        raise RequestError(f"problems parsing config: {_one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise RequestError(f"unexpected config: {_one_line(text)}".rstrip())
+    path = _recipe_path(name)
+    content = _mapping(path, "a recipe")
     content.pop(RECORDED_KEY, None)
     if isinstance(content.get("data"), str):
         content["data"] = dataclasses.asdict(data_recipe(content["data"]))
@@ -78,10 +70,24 @@ def read_recipe(name: str, known: Collection[str]) -> dict[str, Any]:
     return settings
 
 
+def _mapping(path: Path, what: str) -> dict[Any, Any]:
+    """The mapping that a YAML file holds. Raises `RequestError`."""
+    from jsonargparse import get_loader
+
+    try:
+        content = get_loader("yaml")(path.read_text())  # which knows 1e-3 for a number, and no dates
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RequestError(f"{path} cannot be read as YAML: {_one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise RequestError(f"{path}: {what} is a mapping of keys to values")
+    return content
+
+
 def _recipe_path(name: str) -> Path:
     known = shipped("model_configs")
-    if Path(name).is_file():
-        return Path(name)
+    path = _expanded("--config", name)
+    if Path(path).is_file():
+        return Path(path)
     if name in known:
         return known[name]
     raise RequestError(f"--config {name}: no such file, and no recipe of that name ({', '.join(known)})")
@@ -89,22 +95,21 @@ def _recipe_path(name: str) -> Path:
 
 def data_recipe(value: str) -> DataConfig:
     """What ``data: VALUE`` stands for: a data recipe's name, a YAML file, a prepared folder, or a text file or glob."""
-    known = shipped("data")
+    known, value = shipped("data"), _expanded("--data", value)
     path = known.get(value, Path(value))
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        section = load_yaml(path)
-        if not isinstance(section, dict):
-            raise RequestError(f"{path}: a data recipe is a mapping of keys to values")
+    if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
+        section = _mapping(path, "a data recipe")
         for key in section:
-            reject_unknown(key, keys(DataConfig), str(path))
-        return DataConfig(**section)
+            reject_unknown(str(key), keys(DataConfig), str(path))
+        return build(DataConfig, typed(DataConfig, section, f"{path}: "))
     if (path / "manifest.json").is_file():
         return DataConfig(name=re.sub(r"[^\w.+-]", "_", path.resolve().name), format="shards", path=value)
-    if not glob.glob(value):
-        raise RequestError(f"--data {value}: no such file, and no data recipe of that name ({', '.join(known)})")
+    if not matching(value):
+        raise RequestError(f"--data {value}: {why_none(value)}, and no data recipe of that name ({', '.join(known)})")
     # "books/*.jsonl.zst" is named after its folder, "corpus.txt" after itself
     stem = re.sub(r"[^\w+-]", "_", path.name.partition(".")[0]).strip("_")
-    return DataConfig(name=stem or re.sub(r"[^\w+-]", "_", path.parent.name) or "text", format="text", path=value)
+    stem = stem or re.sub(r"[^\w+-]", "_", path.parent.name) or "text"
+    return DataConfig(name=stem.encode()[:100].decode(errors="ignore"), format="text", path=value)
 
 
 def _defaults(cls: Any) -> dict[str, Any]:
@@ -138,10 +143,23 @@ def reject_unknown(key: str, known: Collection[str], where: str) -> None:
 # Types
 
 
-def typed(cls: type, settings: Mapping[str, Any], key_name: str = "--{}") -> dict[str, Any]:
-    """Values as YAML or a flag gives them, by dotted keys, in the types of the fields of `cls`, nested as these are.
+PATHS = ("out", "profile", "setup", *(f"{section}{name}" for section in ("", "data.") for name in
+         ("path", "tokenizer", "write_through")))  # fmt: skip
+"""Settings that are paths, or may be."""
 
-    Raises `RequestError` that names the first key, as `key_name` writes it, whose value is of another type.
+
+def _expanded(key: str, path: str) -> str:
+    try:
+        return expanded(path)
+    except RequestError as error:
+        raise RequestError(f"{key} {error}") from None
+
+
+def typed(cls: type, settings: Mapping[str, Any], where: str = "--") -> dict[str, Any]:
+    """Values as YAML or a flag gives them, by dotted keys, in the types of the fields of `cls`, nested as these are;
+    paths expanded.
+
+    Raises `RequestError` that names the first key, after `where`, whose value is of another type.
     """
     import jsonargparse
 
@@ -153,8 +171,9 @@ def typed(cls: type, settings: Mapping[str, Any], key_name: str = "--{}") -> dic
             parsed = parser.parse_object({section: {name: value}} if section else {name: value}, defaults=False)
         except jsonargparse.ArgumentError as error:
             words = _type_in_words(_field_type(cls, key)) or _one_line(error)
-            raise RequestError(f"{key_name.format(key)}: expected {words}, got {str(value)!r}") from None
-        (values.setdefault(section, {}) if section else values)[name] = parsed[key]
+            raise RequestError(f"{where}{key}: expected {words}, got {str(value)!r}") from None
+        found = _expanded(f"{where}{key}", parsed[key]) if key in PATHS else parsed[key]
+        (values.setdefault(section, {}) if section else values)[name] = found
     return values
 
 

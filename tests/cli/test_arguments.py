@@ -37,8 +37,8 @@ def test_data_by_name_by_text_and_by_yaml(tmp_path: Path, text_file: Path) -> No
 
 def test_data_flags_go_over_the_data_recipe_wherever_they_stand(tmp_path: Path) -> None:
     for argv in (["--data", "dclm", "--data.mode", "stream"], ["--data.mode=stream", "--data=dclm"]):
-        data = parse("train", [*argv, "--data.tokens", "2M"])[0].data
-        assert (data.repo, data.mode, data.tokens) == ("mlfoundations/dclm-baseline-1.0", "stream", 2_000_000)
+        data = parse("train", [*argv, "--data.file_seed", "2"])[0].data
+        assert (data.repo, data.mode, data.file_seed) == ("mlfoundations/dclm-baseline-1.0", "stream", 2)
     (tmp_path / "recipe.yaml").write_text("data: dclm\nmodel: {n_layer: 2}\n")
     assert parse("train", ["--config", f"{tmp_path}/recipe.yaml"])[0].data.tokens == 1_400_000_000
     assert parse("train", ["--data", "sotu"])[0].data.tokens is None
@@ -68,7 +68,7 @@ def test_a_source_for_the_data_verbs() -> None:
         (["dclm", "--tokns", "3"], "--tokns: unknown key tokns, did you mean tokens?"),
         (["dclm", "--workers", "few"], "--workers: expected an integer, got 'few'"),
         (["sotu", "--vocab_size", "many"], "--vocab_size: expected an integer or null, got 'many'"),
-        (["dclm", "--workers", "-1"], "--data.workers must not be negative, got -1"),
+        (["dclm", "--workers", "-1"], "--data.workers must be 0 to 10000, got -1"),
         (["dclm", "--vocab_size", "300"], "--vocab_size is for --tokenizer bpe: this source has a tokenizer"),
         (["dclm", "more"], "unrecognized arguments: more"),
     ],
@@ -110,7 +110,7 @@ def test_a_wrong_request_is_one_line(argv: list[str], line: str) -> None:
         ("widht: 64", "unknown key widht, did you mean width?"),
         ("model: {kv: 4}", "unknown key model.kv, did you mean model.kv_heads?"),
         ("width: [", "parsing"),
-        ("- 3", "unexpected config: - 3"),
+        ("- 3", "is a mapping of keys to values"),
         ("model: 3", "model"),
     ],
 )
