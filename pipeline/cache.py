@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from pipeline.errors import RequestError
-from pipeline.files import file_sha256, write_atomic
+from pipeline.files import expanded, file_sha256, write_atomic
 
 LARGE_FILE = 2**25  # of larger files the sha256 is remembered on disk
 RACY = 10**9  # nanoseconds in which a file may be written again with the same modification time
@@ -18,8 +18,8 @@ RACY = 10**9  # nanoseconds in which a file may be written again with the same m
 def cache_root() -> Path:
     """$PIPELINE_CACHE, else the user's cache folder."""
     if root := os.environ.get("PIPELINE_CACHE"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "width-scaling-pipeline"
+        return Path(expanded(root, "PIPELINE_CACHE"))
+    return Path(expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME")) / "width-scaling-pipeline"
 
 
 def cache_folder(*parts: str) -> Path:

@@ -78,19 +78,20 @@ def tail(path: Path, size: int = 65536) -> str:
         return stream.read().decode(errors="replace")
 
 
-def expanded(path: str) -> str:
+def expanded(path: str, of: str) -> str:
     """A path as a user writes it, with ``~`` and ``$VARIABLES`` replaced.
 
-    Raises `RequestError` for one that no file can have, and for variables and users that are not there: folders of
-    these very names are never what is meant.
+    Raises `RequestError`, which begins with `of`, for one that no file can have, and for variables and users that are
+    not there: folders of these very names are never what is meant.
     """
     found = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111 - keeps the spelling, and ~nobody
+    of = f"{of} {path}".lstrip()
     variable = re.search(r"\$([A-Za-z_]\w*|\{[^}]*\})", found)
-    require(variable is None, f"{path}: no variable {variable and variable[0]} is set: set it, or write the path out")
-    require(not found.startswith("~"), f"{path}: there is no such user (a file of that name is ./{path})")
-    require("\0" not in found, f"{path}: a path has no NUL byte")
-    longest = max((len(name.encode("utf-8", "surrogateescape")) for name in found.split("/")), default=0)
-    require(longest <= 255, f"{path}: a name has at most 255 bytes, not {longest}")
+    require(variable is None, f"{of}: no variable {variable and variable[0]} is set: set it, or write the path out")
+    require(not found.startswith("~"), f"{of}: there is no such user (a file of that name is ./{path})")
+    require("\0" not in found, f"{of}: a path has no NUL byte")
+    longest = max(len(name.encode("utf-8", "surrogateescape")) for name in found.split("/"))
+    require(longest <= 255, f"{of}: a name has at most 255 bytes, not {longest}")
     return found
 
 

@@ -85,7 +85,7 @@ def _mapping(path: Path, what: str) -> dict[Any, Any]:
 
 def _recipe_path(name: str) -> Path:
     known = shipped("model_configs")
-    path = _expanded("--config", name)
+    path = expanded(name, "--config")
     if Path(path).is_file():
         return Path(path)
     if name in known:
@@ -95,7 +95,7 @@ def _recipe_path(name: str) -> Path:
 
 def data_recipe(value: str) -> DataConfig:
     """What ``data: VALUE`` stands for: a data recipe's name, a YAML file, a prepared folder, or a text file or glob."""
-    known, value = shipped("data"), _expanded("--data", value)
+    known, value = shipped("data"), expanded(value, "--data")
     path = known.get(value, Path(value))
     if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
         section = _mapping(path, "a data recipe")
@@ -148,13 +148,6 @@ PATHS = ("out", "profile", "setup", *(f"{section}{name}" for section in ("", "da
 """Settings that are paths, or may be."""
 
 
-def _expanded(key: str, path: str) -> str:
-    try:
-        return expanded(path)
-    except RequestError as error:
-        raise RequestError(f"{key} {error}") from None
-
-
 def typed(cls: type, settings: Mapping[str, Any], where: str = "--") -> dict[str, Any]:
     """Values as YAML or a flag gives them, by dotted keys, in the types of the fields of `cls`, nested as these are;
     paths expanded.
@@ -172,7 +165,7 @@ def typed(cls: type, settings: Mapping[str, Any], where: str = "--") -> dict[str
         except jsonargparse.ArgumentError as error:
             words = _type_in_words(_field_type(cls, key)) or _one_line(error)
             raise RequestError(f"{where}{key}: expected {words}, got {str(value)!r}") from None
-        found = _expanded(f"{where}{key}", parsed[key]) if key in PATHS else parsed[key]
+        found = expanded(parsed[key], f"{where}{key}") if key in PATHS else parsed[key]
         (values.setdefault(section, {}) if section else values)[name] = found
     return values
 

@@ -4,20 +4,34 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pipeline.config import DataConfig, RunConfig
 from pipeline.entries.texts import unused
 from pipeline.errors import RequestError
+from pipeline.files import expanded
 from pipeline.recipes import build, data_recipe, keys, read_recipe, reject_unknown, settings_parser, shipped, typed
 from pipeline.sweep.config import SweepConfig
 
 C = TypeVar("C", bound=RunConfig)
 
 
+def user_path(text: str) -> str:
+    """The type of arguments that are paths, or may be; those of type `Path` are of it."""
+    try:
+        return expanded(text, "")
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 class RequestParser(argparse.ArgumentParser):
-    """A parser of the verbs that take no settings; its complaints are `RequestError`."""
+    """A parser of the verbs that take no settings; its complaints are `RequestError`, its `Path`s are expanded."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("type", Path, lambda text: Path(user_path(text)))
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{self.prog}: {message} (see {self.prog} --help)")
@@ -141,11 +155,12 @@ def _joined(argv: Sequence[str]) -> Iterator[str]:
 def _refuse_unused(data: DataConfig, flags: Collection[str], section: str) -> None:
     """Raises `RequestError` for the first setting that is given and that the source has no use for.
 
-    Only requests are held to it: what a run was once made with reads back.
+    Only requests are held to it: what a run was once made with reads back. A recipe may say how its source would be
+    streamed.
     """
     idle = unused(dataclasses.asdict(data))
     for name, user in idle.items():
-        if name in flags or getattr(data, name) != getattr(DataConfig, name):
+        if name in flags or (name not in STREAMING and getattr(data, name) != getattr(DataConfig, name)):
             key = f"--{section}{name}" if name in flags else f"the recipe's key {section}{name}"
             hint = "name the file itself, --data FILE" if name == "path" else "leave it out"
             raise RequestError(f"{key} is for {user}, and not for {data.name} (format {data.format}): {hint}")
