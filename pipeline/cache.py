@@ -35,10 +35,10 @@ def cache_folder(*parts: str) -> Path:
 
 
 def content_sha256(path: Path) -> str:
-    """A file's sha256, remembered for as long as path, size and modification time stay: of a large file on disk, of
-    others by this process."""
+    """A file's sha256, remembered for as long as path, size and times stay: of a large file on disk, of others by this
+    process. The time of change counts as well, since copying may set the one of modification."""
     state = path.stat()
-    key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
+    key = (str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     if time.time_ns() - state.st_mtime_ns < RACY:
         return file_sha256(path)
     if state.st_size < LARGE_FILE:
@@ -50,5 +50,5 @@ def content_sha256(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _of_small_file(path: str, size: int, modified: int) -> str:
+def _of_small_file(path: str, size: int, modified: int, changed: int) -> str:
     return file_sha256(Path(path))

@@ -68,7 +68,7 @@ ALLOWED: dict[str, set[str]] = {
         "run",
         "theory",
     },
-    "data/streaming": {"config", "data", "data/preparing", "errors", "files", "processes"},
+    "data/streaming": {"config", "console", "data", "data/preparing", "errors", "files", "processes"},
     "export": {
         "__init__",
         "cache",

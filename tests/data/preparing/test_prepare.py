@@ -412,6 +412,27 @@ def test_unusable_text_and_tokenizers_are_said(tmp_path: Path, text_file: Path) 
     assert "too small for a byte-level BPE" in message(vocab_size=256)
 
 
+def test_skipped_lines_are_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "torn.jsonl"
+    path.write_bytes(b"".join(b'{"text": "paragraph %d"}\n{"te\xff\n' % i for i in range(50)))
+    data = DataConfig(name="x", format="text", path=str(path), validation_fraction=0.3, bad_lines="skip")
+    folder = prepare(data, 300)
+    assert capsys.readouterr().err == "x: skipped 50 lines that cannot be read\n"
+    assert read_manifest(folder)["source"]["files"][0]["skipped_lines"] == 50
+    assert sum(split["documents"] for split in read_manifest(folder)["splits"].values()) == 50
+    prepare(data, 300)
+    assert capsys.readouterr().err == ""
+
+
+def test_copies_are_found_whatever_is_looked_at_together(
+    data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_manifest(prepare(data, 300))
+    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / "again"))
+    monkeypatch.setattr("pipeline.data.preparing.passes.AT_ONCE", 7)
+    assert read_manifest(prepare(data, 300)) == whole
+
+
 @pytest.mark.parametrize("fraction", [0.1, 0.9])  # by its hash for training, and for validation
 def test_of_a_single_document_the_tail_is_for_validation(fraction: float, tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
