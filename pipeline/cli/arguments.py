@@ -98,7 +98,7 @@ class Flags:
             settings |= {f"data.{key}": value for key, value in dataclasses.asdict(data_recipe(self._data)).items()}
         values = typed(self.cls, settings | self.settings)
         data = build(DataConfig, values.get("data", {}))
-        _refuse_unused(data, {key.removeprefix("data.") for key in self.settings}, "data.")
+        _refuse_unused(data, {key[5:] for key in self.settings if key.startswith("data.")}, "data.")
         if self._print is not None:
             _print_config(self.cls, values, self._print.split(","))
         return build(self.cls, values)

@@ -74,6 +74,10 @@ def test_what_the_data_has_no_use_for_is_refused(
     assert complaint in str(error.value)
 
 
+def test_a_studys_workers_are_not_its_datas() -> None:
+    assert parse("sweep", ["--config", "mlp-digits", "--workers", "2"])[0].workers == 2
+
+
 def test_paths_are_expanded_wherever_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
