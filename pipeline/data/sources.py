@@ -119,6 +119,8 @@ def documents(path: Path, config: DataConfig, skipped: Counter[str] | None = Non
         for text in texts:
             if stripped := text.strip():
                 yield stripped
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8 text ({error.reason})") from None
     except (OSError, EOFError, zlib.error) as error:  # also what Arrow and gzip raise on what is truncated or damaged
         why = error.strerror if isinstance(error, OSError) else None
         raise RequestError(f"cannot read {path}: {why or error}") from None
