@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from pipeline.errors import RequestError
-from pipeline.files import file_sha256, write_atomic
+from pipeline.files import expanded, file_sha256, write_atomic
 
 LARGE_FILE = 2**25  # of larger files the sha256 is remembered on disk
 RACY = 10**9  # nanoseconds in which a file may be written again with the same modification time
@@ -18,8 +18,8 @@ RACY = 10**9  # nanoseconds in which a file may be written again with the same m
 def cache_root() -> Path:
     """$PIPELINE_CACHE, else the user's cache folder."""
     if root := os.environ.get("PIPELINE_CACHE"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "width-scaling-pipeline"
+        return Path(expanded(root, "PIPELINE_CACHE"))
+    return Path(expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME")) / "width-scaling-pipeline"
 
 
 def cache_folder(*parts: str) -> Path:
@@ -35,10 +35,10 @@ def cache_folder(*parts: str) -> Path:
 
 
 def content_sha256(path: Path) -> str:
-    """A file's sha256, remembered for as long as path, size and modification time stay: of a large file on disk, of
-    others by this process."""
+    """A file's sha256, remembered for as long as path, size and times stay: of a large file on disk, of others by this
+    process. The time of change counts as well, since copying may set the one of modification."""
     state = path.stat()
-    key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
+    key = (str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     if time.time_ns() - state.st_mtime_ns < RACY:
         return file_sha256(path)
     if state.st_size < LARGE_FILE:
@@ -50,5 +50,5 @@ def content_sha256(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _of_small_file(path: str, size: int, modified: int) -> str:
+def _of_small_file(path: str, size: int, modified: int, changed: int) -> str:
     return file_sha256(Path(path))

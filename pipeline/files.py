@@ -1,17 +1,20 @@
-"""Files that a reader sees whole: atomic writes, JSON lines whose torn last line does not count, and locks."""
+"""Files that a reader sees whole: atomic writes, JSON lines whose torn last line does not count, and locks; and what a
+user's paths mean."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, require
 
 
 @contextmanager
@@ -90,6 +93,36 @@ def tail(path: Path, size: int = 65536) -> str:
     with path.open("rb") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
         return stream.read().decode(errors="replace")
+
+
+def expanded(path: str, of: str) -> str:
+    """A path as a user writes it, with ``~`` and ``$VARIABLES`` replaced.
+
+    Raises `RequestError`, which begins with `of`, for one that no file can have, and for variables and users that are
+    not there: folders of these very names are never what is meant.
+    """
+    found = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111 - keeps the spelling, and ~nobody
+    of = f"{of} {path}".lstrip()
+    variable = re.search(r"\$([A-Za-z_]\w*|\{[^}]*\})", found)
+    require(variable is None, f"{of}: no variable {variable and variable[0]} is set: set it, or write the path out")
+    require(not found.startswith("~"), f"{of}: there is no such user (a file of that name is ./{path})")
+    require("\0" not in found, f"{of}: a path has no NUL byte")
+    longest = max(len(name.encode("utf-8", "surrogateescape")) for name in found.split("/"))
+    require(longest <= 255, f"{of}: a name has at most 255 bytes, not {longest}")
+    return found
+
+
+def matching(pattern: str) -> list[Path]:
+    """The files that a path or a glob means, in the order of their paths; a file of that very name goes before."""
+    names = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
+    return sorted(path for name in names if (path := Path(name)).is_file())
+
+
+def why_none(pattern: str) -> str:
+    """Why `matching` finds nothing, and what to say instead."""
+    if Path(pattern).is_dir():
+        return f"a folder that is not prepared: name its files, such as '{pattern.rstrip('/')}/**/*.jsonl'"
+    return "no such file"
 
 
 @contextmanager

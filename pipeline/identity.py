@@ -5,7 +5,6 @@ its default, so that a study keeps its names while the settings grow; those of `
 names were settled. Files count by what they hold, not by how their path is spelled.
 """
 
-import glob
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from typing import Any
 
 from pipeline.cache import content_sha256
 from pipeline.entries.optimizers import OPTIMIZERS
+from pipeline.entries.texts import kind_anew, unused
+from pipeline.files import matching
 
 Settings = Mapping[str, Any]
 """Flat: ``{"width": 256, "model.n_layer": 6, ...}``, of plain values."""
@@ -37,7 +38,7 @@ ELSEWHERE = frozenset({
     "out", "study", "wandb", "devices", "num_nodes", "strategy", "micro_batch",
     "log_interval", "val_interval", "checkpoint_interval", "checkpoint_minutes", "keep_last", "keep_checkpoint",
     "abort_after", "stall_minutes",
-    "data.license", "data.citation", "data.workers", "data.write_through", "data.stall_seconds",
+    "data.license", "data.citation", "data.workers", "data.write_through", "data.stall_seconds", "data.max_document",
 })  # fmt: skip
 ELSEWHERE_SECTIONS = ("diagnostics.",)
 
@@ -53,11 +54,17 @@ def counted(settings: Settings, defaults: Settings) -> dict[str, Any]:
 
 
 def config_hash(settings: Settings, defaults: Settings) -> str:
-    """8 hex digits over the settings that change the mathematics of this very run: `counted`, those that are idle in it
-    at their defaults, files by their content."""
-    known = counted(settings, defaults)
-    idle = {key: defaults[key] for key in _idle(settings) if key in known}
-    return _digest(known | idle | _sources(settings))
+    """8 hex digits over the settings that change the mathematics of this very run: `counted`, without new ones that are
+    idle in it and with settled ones that are at their defaults, files by their content."""
+    idle, sources = _idle(settings), _sources(settings)
+    known = {
+        key: defaults[key] if key in idle else value
+        for key, value in counted(settings, defaults).items()
+        if key in SETTLED or key not in idle
+    }
+    if "data.path" in sources:  # says how its files are read
+        known.pop("data.kind", None)
+    return _digest(known | sources)
 
 
 def older_hash(settings: Settings, defaults: Settings) -> str:
@@ -72,15 +79,7 @@ def _digest(settings: Settings) -> str:
 
 def _idle(settings: Settings) -> set[str]:
     """Settings that change nothing beside these others."""
-    idle: set[str] = set()
-    if settings["data.mode"] != "stream":
-        idle |= {"data.lanes", "data.era"}
-    if not settings["data.repo"]:
-        idle |= {"data.revision", "data.files", "data.file_seed"}
-    if settings["data.format"] != "text":
-        idle |= {"data.text_field"}
-    if settings["data.format"] == "shards":  # tokens already
-        idle |= {"data.tokens", "data.tokenizer", "data.validation_fraction"}
+    idle = {f"data.{name}" for name in unused({name: settings[f"data.{name}"] for name in ("format", "mode", "repo")})}
     own = OPTIMIZERS[settings["optimizer"]].settings
     idle |= {name for entry in OPTIMIZERS.values() for name in entry.settings if name not in own}
     if not settings["weight_decay"]:
@@ -95,20 +94,24 @@ def _sources(settings: Settings) -> dict[str, Any]:
     paths."""
     found: dict[str, Any] = {}
     if path := settings["data.path"]:
-        content = _prepared(path) if settings["data.format"] == "shards" else _files(path)
+        shards = settings["data.format"] == "shards"
+        content = _prepared(path) if shards else _files(path, settings["data.kind"])
         if content is not None:
             found |= {"data.path": content, "data.name": ""}
+    if settings["data.repo"] and settings["data.kind"] == "auto" and (kind := kind_anew(settings["data.files"])):
+        found["data.kind"] = kind
     tokenizer = Path(settings["data.tokenizer"])
     if settings["data.format"] != "shards" and tokenizer.is_file():
         found["data.tokenizer"] = content_sha256(tokenizer)
     return found
 
 
-def _files(pattern: str) -> list[list[str]] | None:
-    """Suffixes, which decide how a file is read, and checksums, in the order of reading
-    (`data.sources.local_source`)."""
-    paths = sorted(path for name in glob.glob(pattern, recursive=True) if (path := Path(name)).is_file())
-    return [["".join(path.suffixes), content_sha256(path)] for path in paths] or None
+def _files(pattern: str, kind: str) -> list[list[str]] | None:
+    """Suffixes and checksums, in the order of reading; and how a file is read, where names are older than that."""
+    return [
+        ["".join(path.suffixes), content_sha256(path), *filter(None, [kind_anew(path.name, kind)])]
+        for path in matching(pattern)
+    ] or None
 
 
 def _prepared(folder: str) -> str | None:

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import functools
-import glob
 import re
 import types
 import typing
@@ -15,6 +14,7 @@ import yaml
 
 from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, MultConfig, RunConfig
 from pipeline.errors import RequestError
+from pipeline.files import expanded, matching, why_none
 from pipeline.strict_yaml import load_yaml, parse_recipe
 
 T = TypeVar("T")
@@ -56,12 +56,7 @@ def load_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
 def read_recipe(name: str, known: Collection[str]) -> dict[str, Any]:
     """What a recipe, by its name or path, says of the settings `known`, by dotted keys. Raises `RequestError`."""
     path = _recipe_path(name)
-    try:
-        content = parse_recipe(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise RequestError(f"{path}: {_one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise RequestError(f"{path}: a recipe is a mapping of settings to values")
+    content = _mapping(path, "a recipe")
     content.pop(RECORDED_KEY, None)
     if isinstance(content.get("data"), str):
         content["data"] = dataclasses.asdict(data_recipe(content["data"]))
@@ -76,10 +71,22 @@ def read_recipe(name: str, known: Collection[str]) -> dict[str, Any]:
     return settings
 
 
+def _mapping(path: Path, what: str) -> dict[Any, Any]:
+    """The mapping that a YAML file holds. Raises `RequestError`."""
+    try:
+        content = parse_recipe(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise RequestError(f"{path} cannot be read as YAML: {_one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise RequestError(f"{path}: {what} is a mapping of keys to values")
+    return content
+
+
 def _recipe_path(name: str) -> Path:
     known = shipped("model_configs")
-    if Path(name).is_file():
-        return Path(name)
+    path = expanded(name, "--config")
+    if Path(path).is_file():
+        return Path(path)
     if name in known:
         return known[name]
     raise RequestError(f"--config {name}: no such file, and no recipe of that name ({', '.join(known)})")
@@ -87,22 +94,21 @@ def _recipe_path(name: str) -> Path:
 
 def data_recipe(value: str) -> DataConfig:
     """What ``data: VALUE`` stands for: a data recipe's name, a YAML file, a prepared folder, or a text file or glob."""
-    known = shipped("data")
+    known, value = shipped("data"), expanded(value, "--data")
     path = known.get(value, Path(value))
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        section = load_yaml(path)
-        if not isinstance(section, dict):
-            raise RequestError(f"{path}: a data recipe is a mapping of keys to values")
+    if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
+        section = _mapping(path, "a data recipe")
         for key in section:
-            reject_unknown(key, keys(DataConfig), str(path))
-        return DataConfig(**section)
+            reject_unknown(str(key), keys(DataConfig), str(path))
+        return build(DataConfig, typed(DataConfig, section, f"{path}: "))
     if (path / "manifest.json").is_file():
         return DataConfig(name=re.sub(r"[^\w.+-]", "_", path.resolve().name), format="shards", path=value)
-    if not glob.glob(value):
-        raise RequestError(f"--data {value}: no such file, and no data recipe of that name ({', '.join(known)})")
+    if not matching(value):
+        raise RequestError(f"--data {value}: {why_none(value)}, and no data recipe of that name ({', '.join(known)})")
     # "books/*.jsonl.zst" is named after its folder, "corpus.txt" after itself
     stem = re.sub(r"[^\w+-]", "_", path.name.partition(".")[0]).strip("_")
-    return DataConfig(name=stem or re.sub(r"[^\w+-]", "_", path.parent.name) or "text", format="text", path=value)
+    stem = stem or re.sub(r"[^\w+-]", "_", path.parent.name) or "text"
+    return DataConfig(name=stem.encode()[:100].decode(errors="ignore"), format="text", path=value)
 
 
 def _defaults(cls: Any) -> dict[str, Any]:
@@ -136,10 +142,16 @@ def reject_unknown(key: str, known: Collection[str], where: str) -> None:
 # Types
 
 
-def typed(cls: type, settings: Mapping[str, Any], key_name: str = "--{}") -> dict[str, Any]:
-    """Values as YAML or a flag gives them, by dotted keys, in the types of the fields of `cls`, nested as these are.
+PATHS = ("out", "profile", "setup", *(f"{section}{name}" for section in ("", "data.") for name in
+         ("path", "tokenizer", "write_through")))  # fmt: skip
+"""Settings that are paths, or may be."""
 
-    Raises `RequestError` that names the first key, as `key_name` writes it, whose value is of another type.
+
+def typed(cls: type, settings: Mapping[str, Any], where: str = "--") -> dict[str, Any]:
+    """Values as YAML or a flag gives them, by dotted keys, in the types of the fields of `cls`, nested as these are;
+    paths expanded.
+
+    Raises `RequestError` that names the first key, after `where`, whose value is of another type.
     """
     import jsonargparse
 
@@ -154,8 +166,9 @@ def typed(cls: type, settings: Mapping[str, Any], key_name: str = "--{}") -> dic
         except (jsonargparse.ArgumentError, TypeError, yaml.YAMLError) as error:
             words = _type_in_words(kind) or _one_line(error)
             said = "null" if value is None else repr(str(value))
-            raise RequestError(f"{key_name.format(key)}: expected {words}, got {said}") from None
-        (values.setdefault(section, {}) if section else values)[name] = parsed[key]
+            raise RequestError(f"{where}{key}: expected {words}, got {said}") from None
+        found = expanded(parsed[key], f"{where}{key}") if key in PATHS else parsed[key]
+        (values.setdefault(section, {}) if section else values)[name] = found
     return values
 
 

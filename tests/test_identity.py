@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,55 @@ def test_a_path_is_known_by_what_it_holds(tmp_path: Path, monkeypatch: pytest.Mo
     Path("corpus.txt").write_text("one\n\nfour")
     os.utime("corpus.txt", ns=(1, 1))
     assert spelled("corpus.txt").run_name not in names
+
+
+def test_how_files_are_read_counts_where_it_is_not_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "a.jsonl", "a.JSONL", "a.json.gz", "a.log"):
+        Path(name).write_text('{"text": "one"}\n')
+
+    def named(name: str, **data: str) -> str:
+        return RunConfig(data=DataConfig(name="x", format="text", path=name, **data)).run_name
+
+    assert named("a.txt") == named("a.txt", kind="text")
+    assert named("a.jsonl") == named("a.jsonl", kind="jsonl") != named("a.jsonl", kind="text")
+    assert named("a.log", kind="text") != named("a.log", kind="jsonl")
+    # read as plain text before: what was trained so keeps its name, what is read in the right way has another
+    for name in ("a.JSONL", "a.json.gz"):
+        assert named(name) == named(name, kind="jsonl") != named(name, kind="text")
+    assert named("a.txt", bad_lines="skip") != named("a.txt")
+    assert named("a.txt", max_document="5M") == named("a.txt")
+    repo = DataConfig(name="x", format="text", repo="a/b", files="*.jsonl")
+    names = {
+        files: [
+            RunConfig(data=dataclasses.replace(repo, files=files, kind=kind)).run_name for kind in ("auto", "jsonl")
+        ]
+        for files in ("*.jsonl", "*.json.gz")
+    }
+    assert len(set(names["*.json.gz"])) == 1
+
+
+def test_folders_are_known_by_what_they_hold(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HERE", str(tmp_path))
+    Path("books").mkdir()
+    Path("books/a.txt").write_text("one\n\ntwo")
+    Path("books/b.txt").write_text("three")
+    Path("shelf").symlink_to("books")
+    Path("mine.yaml").write_text("name: mine\nformat: text\npath: shelf/*.txt\n")
+    globs = ["books/*.txt", "./books/*.txt", "shelf/*.txt", f"{tmp_path}/books/?.txt", "$HERE/**/*.txt", "mine.yaml"]
+    assert len({spelled(value).run_name for value in globs[:-2]}) == 1
+    assert spelled("mine.yaml").run_name == spelled(globs[0]).run_name
+    Path("books/b.txt").write_text("drei!")
+    assert len({spelled(value).run_name for value in globs[:-2]}) == 1
+    folder = prepare(DataConfig(name="x", format="text", path=str(text_file)), 300)
+    shutil.copytree(folder, "copy")
+    Path("link").symlink_to("copy")
+    one, *others = (spelled(value).run_name for value in ("copy", "./copy/", "link", str(folder), "$HERE/link/"))
+    assert set(others) == {one}
+    shutil.rmtree("copy")
+    shutil.copytree(prepare(DataConfig(name="x", format="text", path="books/*.txt"), 300), "copy")
+    assert spelled("link").run_name != one
 
 
 def test_prepared_shards_are_known_by_their_tokens(

@@ -62,6 +62,34 @@ def test_a_runs_config_reads_back(tiny: RunConfig, tmp_path: Path) -> None:
     assert load_run(path)[0] == tiny == parse("train", ["--config", str(path)])[0]
 
 
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"name: [", "{path} cannot be read as YAML: "),
+        (b"name: a\n\tformat: sotu\n", "{path} cannot be read as YAML: "),
+        (b"name: caf\xe9", "{path} cannot be read as YAML: "),
+        (b"name: \x00", "{path} cannot be read as YAML: "),
+        (b"", "{path}: a data recipe is a mapping of keys to values"),
+        (b"1: 2", "{path}: unknown key 1"),
+        (b"validation_fraction: half", "{path}: validation_fraction: expected a number, got 'half'"),
+        (b"tokens: [1]", "{path}: tokens: expected an integer or text or null, got '[1]'"),
+        (b"format: texts", "{path}: format: expected sotu or text or shards or "),
+        (b"name: {a: b}", "{path}: name: expected text, got "),
+        (b"format: text\npath: $NONE/x", "{path}: path $NONE/x: no variable $NONE is set"),
+    ],
+)
+def test_a_wrong_data_recipe_is_one_line_with_its_file(content: bytes, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "{braces}.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RequestError) as error:
+        parse("train", ["--data", str(path)])
+    assert complaint.replace("{path}", str(path)) in str(error.value)
+    assert "\n" not in str(error.value)
+    (tmp_path / "run.yaml").write_bytes(b"lr: \xff")
+    with pytest.raises(RequestError, match=r"run\.yaml cannot be read as YAML"):
+        parse("train", ["--config", str(tmp_path / "run.yaml")])
+
+
 @pytest.mark.parametrize("text", ["", "[]", "width: 64", "{", "width: wide\nmodel: {n_layer: 3}"])
 def test_what_is_not_a_runs_config_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"

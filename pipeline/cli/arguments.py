@@ -4,19 +4,34 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pipeline.config import DataConfig, RunConfig
+from pipeline.entries.texts import unused
 from pipeline.errors import RequestError
+from pipeline.files import expanded
 from pipeline.recipes import build, data_recipe, keys, read_recipe, reject_unknown, settings_parser, shipped, typed
 from pipeline.sweep.config import SweepConfig
 
 C = TypeVar("C", bound=RunConfig)
 
 
+def user_path(text: str) -> str:
+    """The type of arguments that are paths, or may be; those of type `Path` are of it."""
+    try:
+        return expanded(text, "")
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 class RequestParser(argparse.ArgumentParser):
-    """A parser of the verbs that take no settings; its complaints are `RequestError`."""
+    """A parser of the verbs that take no settings; its complaints are `RequestError`, its `Path`s are expanded."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("type", Path, lambda text: Path(user_path(text)))
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{self.prog}: {message} (see {self.prog} --help)")
@@ -82,6 +97,8 @@ class Flags:
         if self._data:
             settings |= {f"data.{key}": value for key, value in dataclasses.asdict(data_recipe(self._data)).items()}
         values = typed(self.cls, settings | self.settings)
+        data = build(DataConfig, values.get("data", {}))
+        _refuse_unused(data, {key[5:] for key in self.settings if key.startswith("data.")}, "data.")
         if self._print is not None:
             _print_config(self.cls, values, self._print.split(","))
         return build(self.cls, values)
@@ -135,6 +152,22 @@ def _joined(argv: Sequence[str]) -> Iterator[str]:
         yield token
 
 
+def _refuse_unused(data: DataConfig, flags: Collection[str], section: str) -> None:
+    """Raises `RequestError` for the first setting that is given and that the source has no use for.
+
+    Only requests are held to it: what a run was once made with reads back. A recipe may say how its source would be
+    streamed.
+    """
+    idle = unused(dataclasses.asdict(data))
+    for name, user in idle.items():
+        if name in flags or (name not in STREAMING and getattr(data, name) != getattr(DataConfig, name)):
+            key = f"--{section}{name}" if name in flags else f"the recipe's key {section}{name}"
+            hint = "name the file itself, --data FILE" if name == "path" else "leave it out"
+            raise RequestError(f"{key} is for {user}, and not for {data.name} (format {data.format}): {hint}")
+    if data.mode == "stream" and "tokens" in flags:
+        raise RequestError(f"--{section}tokens is for prepared text: a stream goes on for --steps")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Sources
 
@@ -166,6 +199,7 @@ def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None
     )
     vocab_size = values.pop("vocab_size", None)
     config = build(DataConfig, values)
+    _refuse_unused(config, given.keys(), "")
     config.check()
     if vocab_size is not None and config.tokenizer != "bpe":
         raise RequestError("--vocab_size is for --tokenizer bpe: this source has a tokenizer")

@@ -17,7 +17,7 @@ from pipeline.analysis.page.words_predict import as_json, summary
 from pipeline.analysis.study.axis import AXES
 from pipeline.analysis.study.load import load_study
 from pipeline.analysis.study.runs import whole
-from pipeline.cli.arguments import RequestParser
+from pipeline.cli.arguments import RequestParser, user_path
 from pipeline.cli.studies import study_args, study_parser
 from pipeline.errors import RequestError, require
 
@@ -40,8 +40,22 @@ def _parser() -> RequestParser:
     add("--level", type=float, default=_LEVEL, help=f"mass of the intervals (default: {_LEVEL})")
     add("--json", action="store_true", help="print JSON instead of words")
     where = f"FILE (default: {ledger.LEDGER} in the first study)"
-    add("--record", nargs="?", const="", metavar="FILE", help=f"add the prediction, before any run, to {where}")
-    add("--score", nargs="?", const="", metavar="FILE", help=f"compare {where} with what was measured since")
+    add(
+        "--record",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        type=user_path,
+        help=f"add the prediction, before any run, to {where}",
+    )
+    add(
+        "--score",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        type=user_path,
+        help=f"compare {where} with what was measured since",
+    )
     return parser
 
 

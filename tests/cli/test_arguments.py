@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cli.arguments import Flags, parse, parse_source
+from pipeline.cli.arguments import Flags, RequestParser, parse, parse_source
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.sweep.config import SweepConfig
@@ -37,11 +37,71 @@ def test_data_by_name_by_text_and_by_yaml(tmp_path: Path, text_file: Path) -> No
 
 def test_data_flags_go_over_the_data_recipe_wherever_they_stand(tmp_path: Path) -> None:
     for argv in (["--data", "dclm", "--data.mode", "stream"], ["--data.mode=stream", "--data=dclm"]):
-        data = parse("train", [*argv, "--data.tokens", "2M"])[0].data
-        assert (data.repo, data.mode, data.tokens) == ("mlfoundations/dclm-baseline-1.0", "stream", 2_000_000)
+        data = parse("train", [*argv, "--data.file_seed", "2"])[0].data
+        assert (data.repo, data.mode, data.file_seed) == ("mlfoundations/dclm-baseline-1.0", "stream", 2)
     (tmp_path / "recipe.yaml").write_text("data: dclm\nmodel: {n_layer: 2}\n")
     assert parse("train", ["--config", f"{tmp_path}/recipe.yaml"])[0].data.tokens == 1_400_000_000
     assert parse("train", ["--data", "sotu"])[0].data.tokens is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (
+            ["--data.path", "x.txt"],
+            "--data.path is for --data.format text or shards, and not for sotu (format sotu): nam",
+        ),
+        (["--data.kind", "text"], "--data.kind is for --data.format text, and not for sotu"),
+        (["--data.revision", "v1"], "--data.revision is for --data.repo"),
+        (["--data.lanes", "4"], "--data.lanes is for --data.mode stream"),
+        (["--data", "dclm", "--data.mode", "stream", "--data.tokens", "2M"], "--data.tokens is for prepared text"),
+        (
+            ["--config", "mlp-digits", "--data.tokenizer", "x.json"],
+            "--data.tokenizer is for text that is not prepared yet",
+        ),
+        (["--data", "my.yaml"], "the recipe's key data.files is for --data.repo, and not for mine (format sotu)"),
+        (["--config", "mine.yaml"], "the recipe's key data.path is for --data.format text or shards, and not for sotu"),
+    ],
+)
+def test_what_the_data_has_no_use_for_is_refused(
+    argv: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("name: mine\nformat: sotu\nlanes: 2\nfiles: '*.txt'\n")
+    Path("mine.yaml").write_text("data: {path: x.txt}\n")
+    with pytest.raises(RequestError) as error:
+        parse("train", argv)
+    assert complaint in str(error.value)
+
+
+def test_a_studys_workers_are_not_its_datas() -> None:
+    assert parse("sweep", ["--config", "mlp-digits", "--workers", "2"])[0].workers == 2
+
+
+def test_paths_are_expanded_wherever_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DISK", str(tmp_path / "disk"))
+    for folder in ("home", "disk"):
+        Path(folder).mkdir()
+        Path(folder, "corpus.txt").write_text("one\n\ntwo")
+        Path(folder, "data.yaml").write_text("name: mine\nformat: text\npath: $DISK/*.txt\ntokenizer: ~/t.json\n")
+        Path(folder, "run.yaml").write_text("out: ${DISK}/runs\ndata: ~/corpus.txt\n")
+    home, disk = str(tmp_path / "home"), str(tmp_path / "disk")
+    assert parse("train", ["--data", "~/corpus.txt"])[0].data.path == f"{home}/corpus.txt"
+    data = parse("train", ["--data", "$DISK/data.yaml", "--out", "~"])[0]
+    assert (data.data.path, data.data.tokenizer, data.out) == (f"{disk}/*.txt", f"{home}/t.json", home)
+    config = parse("train", ["--config", "~/run.yaml"])[0]
+    assert (config.out, config.data.path) == (f"{disk}/runs", f"{home}/corpus.txt")
+    source = parse_source("data prepare", ["~/data.yaml", "--tokenizer", "$DISK/t.json", "--path", "~/c.txt"])[0]
+    assert (source.tokenizer, source.path) == (f"{disk}/t.json", f"{home}/c.txt")
+    parser = RequestParser(prog="x")
+    parser.add_argument("--out", type=Path)
+    assert parser.parse_args(["--out", "~/a"]).out == tmp_path / "home" / "a"
+    for argv in (["--out", "$NONE/a"], ["--out", "~nobody-at-all"]):
+        for refuse in (lambda argv: parse("train", argv), parser.parse_args):
+            with pytest.raises(RequestError, match=r"--out:? .*(no variable \$NONE is set|no such user)"):
+                refuse(argv)
 
 
 def test_a_glob_is_named_after_what_is_readable_of_it(tmp_path: Path) -> None:
@@ -68,7 +128,7 @@ def test_a_source_for_the_data_verbs() -> None:
         (["dclm", "--tokns", "3"], "--tokns: unknown key tokns, did you mean tokens?"),
         (["dclm", "--workers", "few"], "--workers: expected an integer, got 'few'"),
         (["sotu", "--vocab_size", "many"], "--vocab_size: expected an integer or null, got 'many'"),
-        (["dclm", "--workers", "-1"], "--data.workers must not be negative, got -1"),
+        (["dclm", "--workers", "-1"], "--data.workers must be 0 to 10000, got -1"),
         (["dclm", "--vocab_size", "300"], "--vocab_size is for --tokenizer bpe: this source has a tokenizer"),
         (["dclm", "more"], "unrecognized arguments: more"),
     ],
@@ -110,7 +170,7 @@ def test_a_wrong_request_is_one_line(argv: list[str], line: str) -> None:
         ("widht: 64", "unknown key widht, did you mean width?"),
         ("model: {kv: 4}", "unknown key model.kv, did you mean model.kv_heads?"),
         ("width: [", "parsing"),
-        ("- 3", "recipe.yaml: a recipe is a mapping of settings to values"),
+        ("- 3", "is a mapping of keys to values"),
         ("model: 3", "model"),
     ],
 )

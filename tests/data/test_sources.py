@@ -1,8 +1,10 @@
 """Documents of every kind of file, and one line for every kind of broken one."""
 
+import dataclasses
 import gzip
 import json
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -58,6 +60,14 @@ FILES = {
     "a.jsonl.zst": zstd(jsonl(DOCUMENTS)),
     "frames.jsonl.zst": frames(jsonl(DOCUMENTS)),
     "a.parquet": parquet({"id": list(range(7)), "text": ["", *DOCUMENTS, None]}),
+    "rows.parquet": parquet({"text": pa.array(DOCUMENTS).dictionary_encode()}),
+    "A.TXT.GZ": gzip.compress(TEXT),
+    "A.JSONL": jsonl(DOCUMENTS),
+    "a.jsonlines": jsonl(DOCUMENTS),
+    "a.json.gz": gzip.compress(jsonl(DOCUMENTS)),
+    "a.json.ZST": zstd(jsonl(DOCUMENTS)),
+    "padded.jsonl.gz": gzip.compress(jsonl(DOCUMENTS)) + bytes(1000),
+    "digits.jsonl": jsonl(DOCUMENTS).replace(b'"id": 1', b'"id": ' + b"1" * 5000),
     "groups.parquet": parquet({"text": DOCUMENTS}, row_group_size=2),
 }
 
@@ -69,9 +79,10 @@ def test_documents_of_every_format(name: str, tmp_path: Path) -> None:
     assert found == DOCUMENTS
 
 
-@pytest.mark.parametrize("name", ["empty.txt", "empty.jsonl", "blank.txt"])
+@pytest.mark.parametrize("name", ["empty.txt", "empty.jsonl", "blank.txt", "empty.parquet"])
 def test_a_file_without_documents(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text("\n \n\n" if name == "blank.txt" else "")
+    rows = parquet({"text": pa.array([], pa.string())})
+    (tmp_path / name).write_bytes({"blank.txt": b"\n \n\n", "empty.parquet": rows}.get(name, b""))
     assert list(documents(tmp_path / name, CONFIG)) == []
 
 
@@ -90,6 +101,92 @@ def test_another_field_and_a_lone_surrogate(tmp_path: Path) -> None:
     assert list(documents(tmp_path / "a.jsonl", other)) == ["a?b \U0001f600"]
 
 
+def test_a_field_within_a_field(tmp_path: Path) -> None:
+    rows = [{"content": {"body": "one"}}, {"content": {"body": None}}, {"content": None}, {"content": {"body": "two"}}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"content.body": "three"}]))
+    (tmp_path / "a.parquet").write_bytes(parquet({"content": [row["content"] for row in rows]}))
+    (tmp_path / "dot.parquet").write_bytes(parquet({"content.body": ["one", "two"]}))
+    config = DataConfig(name="x", format="text", path="x", text_field="content.body")
+    assert list(documents(tmp_path / "a.jsonl", config)) == ["one", "two", "three"]
+    assert list(documents(tmp_path / "a.parquet", config)) == ["one", "two"]
+    assert list(documents(tmp_path / "dot.parquet", config)) == ["one", "two"]
+    (tmp_path / "a.jsonl").write_text('{"content": "no body here"}\n')
+    with pytest.raises(RequestError, match=r"line 1, has no text field 'content\.body' \('content'\)"):
+        list(documents(tmp_path / "a.jsonl", config))
+
+
+def test_the_kind_goes_before_the_suffix(tmp_path: Path) -> None:
+    for name, content in (("a.log", TEXT), ("a.log.gz", gzip.compress(TEXT)), ("a.jsonl", TEXT)):
+        (tmp_path / name).write_bytes(content)
+        text = DataConfig(name="x", format="text", path="x", kind="text")
+        assert list(documents(tmp_path / name, text)) == DOCUMENTS
+    (tmp_path / "b.log").write_bytes(jsonl(DOCUMENTS))
+    config = DataConfig(name="x", format="text", path=f"{tmp_path}/b.log", kind="jsonl")
+    assert list(documents(tmp_path / "b.log", config)) == DOCUMENTS
+    assert len(local_source(config).files) == 1
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.TSV.gz", "a.jsonl.bz2", "a.zip", "a.md", "a.1"])
+def test_what_no_suffix_says_is_refused_not_guessed(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(TEXT)
+    (tmp_path / "good.txt").write_bytes(TEXT)
+    with pytest.raises(RequestError, match=rf"{name}: of which kind .* say --data\.kind text or jsonl or parquet"):
+        local_source(DataConfig(name="x", format="text", path=f"{tmp_path}/*"))
+
+
+def test_a_field_that_no_file_has_a_use_for_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(TEXT)
+    config = DataConfig(name="x", format="text", path=f"{tmp_path}/*", text_field="body")
+    with pytest.raises(RequestError, match=r"--data\.text_field is for jsonl and parquet: .*a\.txt is read as text"):
+        local_source(config)
+    (tmp_path / "b.jsonl").write_bytes(jsonl(DOCUMENTS))
+    assert len(local_source(config).files) == 2
+
+
+SKIPPED = {
+    "torn.jsonl": (b'{"text": "a"}\n{"text": "b\n\xff{"text": "c"}\n{"text": "d"}\n{"te', ["a", "d"], 3),
+    "latin.txt": (b"one\ncaf\xe9\ntwo\n\nthree\n\n\xff\n", ["one\ntwo", "three"], 2),
+}
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_lines_that_cannot_be_read_are_left_out_where_that_is_asked_for(name: str, tmp_path: Path) -> None:
+    content, texts, count = SKIPPED[name]
+    (tmp_path / name).write_bytes(content)
+    skipped: Counter[str] = Counter()
+    config = DataConfig(name="x", format="text", path="x", bad_lines="skip")
+    assert list(documents(tmp_path / name, config, skipped)) == texts
+    assert skipped == {str(tmp_path / name): count}
+    assert "--data.bad_lines skip leaves such lines out" in message(tmp_path / name)
+
+
+LARGE = "word " * 30_000
+LARGE_FILES = {
+    "a.txt": f"small\n\n{LARGE}".encode(),
+    "lines.txt": b"line\n" * 30_000,
+    "a.jsonl": jsonl(["small", LARGE]),
+    "bomb.jsonl.zst": zstd(b" " * 10**8),
+    "bomb.txt.gz": gzip.compress(b"a" * 10**8),
+    "a.parquet": parquet({"text": ["small", LARGE]}),
+    "one.parquet": parquet({"text": [LARGE]}),
+    "same.parquet": parquet({"text": pa.array(["small", *[LARGE] * 50]).dictionary_encode()}),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_FILES)
+def test_a_document_has_a_size_that_memory_is_made_for(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(LARGE_FILES[name])
+    config = DataConfig(name="x", format="text", path="x", max_document=100_000)
+    tracemalloc.start()
+    with pytest.raises(RequestError, match=rf"{name}.* has a document of more than 100,000 bytes: .*--data.max_docum"):
+        list(documents(tmp_path / name, config))
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+    if "bomb" not in name:
+        larger = dataclasses.replace(config, max_document="200K")
+        assert len(max(documents(tmp_path / name, larger), key=len)) == 149_999
+
+
 def test_a_sotu_speech_is_one_document(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(TEXT)
     assert list(documents(tmp_path / "a.txt", DataConfig())) == ["\n\n".join(DOCUMENTS)]
@@ -106,7 +203,7 @@ BROKEN = {
     "utf16.jsonl": (GOOD.decode().encode("utf-16"), "line 1, is not JSON"),
     "torn.jsonl": (GOOD + b"\n" + GOOD + b'{"text": "a', "line 4, is not JSON"),
     "deep.jsonl": (GOOD + DEEP, "line 2, is not JSON"),
-    "huge.jsonl": (b'{"text": ' + b"1" * 5000 + b"}", "line 1, is not JSON"),
+    "huge.jsonl": (b'{"text": ' + b"1" * 5000 + b"}", "line 1, has no text field 'text' ('text')"),
     "list.jsonl": (b'["text"]\n', "line 1, has no text field 'text' (no object)"),
     "other.jsonl": (b'{"body": "a", "two\\nlines": 1}\n', "line 1, has no text field 'text' ('body', 'two\\nlines')"),
     "number.jsonl": (GOOD + b'{"text": 1}\n', "line 2, has no text field 'text'"),
@@ -176,5 +273,13 @@ def test_local_files_are_sorted_and_folders_are_not_files(tmp_path: Path) -> Non
     assert local_source(config).files == tuple(
         SourceFile(str(tmp_path / name), len(name)) for name in ("a.txt", "b.txt", "folder.txt/c.txt")
     )
-    with pytest.raises(RequestError, match=r"no text found for --data .*/none-\*"):
+    with pytest.raises(RequestError, match=r"no text found for --data .*/none-\*: no such file"):
         local_source(DataConfig(name="x", format="text", path=f"{tmp_path}/none-*"))
+    with pytest.raises(
+        RequestError, match=r"a folder that is not prepared: name its files, such as '.*/\*\*/\*\.jsonl'"
+    ):
+        local_source(DataConfig(name="x", format="text", path=str(tmp_path)))
+    for name in ("books[1].txt", "["):
+        (tmp_path / name).write_text("text")
+        config = DataConfig(name="x", format="text", path=f"{tmp_path}/{name}")
+        assert [file.name for file in local_source(config).files] == [f"{tmp_path}/{name}"]

@@ -56,12 +56,19 @@ def one_by_one(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [[*tokenizer.encode(text, add_special_tokens=False).ids, end] for text in texts]
 
 
+def pieces_of(text: str) -> list[str]:
+    *firsts, last = module._pieces(text)
+    assert last[1]
+    assert not any(is_last for _, is_last in firsts)
+    return [piece for piece, _ in (*firsts, last)]
+
+
 @pytest.mark.parametrize("size", [200, 1000])
 def test_pieces_give_the_tokens_of_the_whole(path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_CHARS", size)
     random_texts = [random_document(random.Random(seed)) for seed in range(200)]
     texts = [text for text in random_texts if text.strip()]
-    pieces = [module._pieces(text) for text in texts]
+    pieces = [pieces_of(text) for text in texts]
     assert ["".join(p) for p in pieces] == texts
     assert max(len(piece) for p in pieces for piece in p) <= size
     assert sum(len(p) > 1 for p in pieces) > 20
@@ -73,7 +80,7 @@ def test_pieces_of_a_text_with_line_breaks_alone(path: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "BATCH_CHARS", 50)
     text = "\n".join(f"{i},word{i % 7}" for i in range(500))
     tokenizer = load_tokenizer(path)
-    assert len(module._pieces(text)) > 50
+    assert len(pieces_of(text)) > 50
     assert [ids.tolist() for ids in encode(tokenizer, [text])] == one_by_one(tokenizer, [text])
 
 
@@ -81,14 +88,14 @@ def test_punctuation_stays_with_its_line_break(monkeypatch: pytest.MonkeyPatch) 
     """To newer tokenizers (Llama 3, Qwen) "?!" and the line breaks behind it are one: a cut goes before a space."""
     monkeypatch.setattr(module, "BATCH_CHARS", 30)
     text = "What rate does it bear?!\n\n" * 20
-    assert len(module._pieces(text)) > 10
-    assert all(piece.startswith(" ") for piece in module._pieces(text)[1:])
+    assert len(pieces_of(text)) > 10
+    assert all(piece.startswith(" ") for piece in pieces_of(text)[1:])
 
 
 def test_a_text_without_white_space_is_cut_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_CHARS", 100)
     text = "\u4e16\u754cx" * 1000
-    assert max(map(len, module._pieces(text))) == 100
+    assert max(map(len, pieces_of(text))) == 100
     tokenizer = load_tokenizer(path)
     (ids,) = encode(tokenizer, [text])
     assert tokenizer.decode(ids[:-1].tolist()) == text

@@ -106,7 +106,7 @@ class HubServer(ThreadingHTTPServer):
 
         kinds: a status such as 429 (with `headers`); html (a page that is not the hub's); whole (a Range is ignored);
         or slow, cut (closed half-way), reset (half-way), truncated (half of it, as if it were all), stall (half-way),
-        flipped (one bit, in the first half). Those of content can be combined. `method` None: of any method.
+        flipped (one bit, in the first half), endless (chunks of the content, over and over). Those of content can be combined. `method` None: of any method.
         """
         fault = Fault(frozenset(kinds), method, headers or {}, float("inf") if times is None else times)
         with self.lock:
@@ -271,11 +271,14 @@ class Handler(BaseHTTPRequestHandler):
         if "truncated" in kinds:
             body = half
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), **headers, "Connection": "close"}.items():
+        length = {"Transfer-Encoding": "chunked"} if "endless" in kinds else {"Content-Length": str(len(body))}
+        for key, value in {**length, **headers, "Connection": "close"}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command == "HEAD":
             return
+        while "endless" in kinds and not self.server.stopping.is_set():  # until the client goes
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
         if kinds & {"cut", "reset", "stall"}:
             self._dribble(half) if "slow" in kinds else self.wfile.write(half)
             if "reset" in kinds:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -22,13 +22,11 @@ from pipeline.cache import cache_folder
 from pipeline.config import DataConfig
 from pipeline.data.hub.http import ATTEMPTS, Refused, WrongContent, download, endpoint, persist
 from pipeline.data.order import permute
-from pipeline.data.sources import COMPRESSIONS, SourceFile
+from pipeline.data.sources import SourceFile, require_readable
+from pipeline.entries.texts import kind_of, suffixes
 from pipeline.errors import RequestError
 from pipeline.files import locked
 from pipeline.sealed import read_sealed, write_sealed
-
-READABLE = (".parquet", ".jsonl", ".ndjson", ".txt")
-"""Suffixes of what ``--data.files **`` takes, before those of compression."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Which files
@@ -50,6 +48,7 @@ def hub_source(config: DataConfig) -> "HubSource":
     if not chosen:
         example = f"it has, for example, {entries[0][0]}" if entries else "it is empty"
         raise RequestError(f"no file of {config.repo} matches --data.files {config.files!r}: {example}")
+    require_readable([entry[0] for entry in chosen], config)
     order = permute(np.arange(len(chosen)), len(chosen), key=config.file_seed)
     files = tuple(SourceFile(name, size, sha256) for name, size, sha256, _ in (chosen[i] for i in order))
     blobs = {name: blob for name, _, sha256, blob in chosen if sha256 is None}
@@ -57,9 +56,8 @@ def hub_source(config: DataConfig) -> "HubSource":
 
 
 def _matches(name: str, glob: str) -> bool:
-    if glob == "**":  # all that we read, which README.md is not
-        path = PurePosixPath(name)
-        return (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix in READABLE
+    if glob == "**":  # all that we read, which README.md is not; .json seldom holds text
+        return suffixes(name)[0] not in ("", ".json") and kind_of(name) is not None
     return re.fullmatch(_regex(glob), name) is not None
 
 

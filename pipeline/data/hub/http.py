@@ -54,10 +54,24 @@ class WrongContent(Exception):
     """The content is not what the repository says."""
 
 
-class _NoBar(tqdm):  # type: ignore[type-arg]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.pop("name", None)
-        super().__init__(*args, **{**kwargs, "disable": True})
+def _no_bar(name: str, size: int | None) -> "type[tqdm[Any]]":
+    """What huggingface_hub tells how much of a file has come, before it writes it: shows nothing, and raises
+    `WrongContent` once that is more than `size` bytes."""
+
+    class NoBar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # Xet's own protocol knows where a file ends, and counts what it sends in another way
+            self.limit = size if kwargs.pop("name", "").endswith("http_get") else None
+            self.received = kwargs.get("initial") or 0
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.received += n or 0
+            if self.limit is not None and self.received > self.limit:
+                raise WrongContent(f"{name} does not end at its announced size of {self.limit} bytes")
+            return super().update(n)
+
+    return NoBar
 
 
 def endpoint() -> str | None:
@@ -175,10 +189,16 @@ def download(repo: str, name: str, revision: str, *, repo_type: str, **where: An
     server = endpoint()
     # One look before: where it fails, hf_hub_download would retry in silence for half a minute.
     url = hf_hub_url(repo, name, repo_type=repo_type, revision=revision, endpoint=server)
-    get_hf_file_metadata(url, endpoint=server)
+    size = get_hf_file_metadata(url, endpoint=server).size
     try:
         path = hf_hub_download(
-            repo, name, repo_type=repo_type, revision=revision, endpoint=server, tqdm_class=_NoBar, **where
+            repo,
+            name,
+            repo_type=repo_type,
+            revision=revision,
+            endpoint=server,
+            tqdm_class=_no_bar(f"{name} of {repo}", size),
+            **where,
         )
     except LocalEntryNotFoundError as error:  # its name for whatever happened
         raise error.__cause__ or error from None

@@ -7,11 +7,13 @@ the work of an interrupted preparation; a pass whose output is there and undamag
 import hashlib
 import itertools
 import json
+import struct
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +72,7 @@ def is_validation(document: bytes, fraction: float) -> bool:
 
 
 def part_documents(job: Job, part: Part) -> Iterator[str]:
+    """Those of all files, in order."""
     for file in part.files:
         with job.source.open(file) as path:
             yield from documents(path, job.config)
@@ -83,18 +86,20 @@ def scan(job: Job, part: Part) -> None:
     """Write the digest of every document of the part, for the search for duplicates."""
     if scanned(job, part) is not None:
         return
-    digests: list[bytes] = []
-    sources = []
-    for file in part.files:
-        before = len(digests)
-        with job.source.open(file) as path:
-            digests.extend(digest(document) for document in documents(path, job.config))
-            sha256 = file_sha256(path)
-        if file.sha256 not in (None, sha256):
-            raise RequestError(f"{file.name} changed while it was read: prepare again")
-        sources.append({"name": file.name, "size": file.size, "sha256": sha256, "documents": len(digests) - before})
+    sources: list[dict[str, Any]] = []
     with atomic(job.file(part, "digests")) as stream:
-        stream.write(b"".join(digests))
+        for file in part.files:
+            before, skipped = stream.tell(), Counter[str]()
+            with job.source.open(file) as path:
+                for document in documents(path, job.config, skipped):
+                    stream.write(digest(document))
+                sha256 = file_sha256(path)
+            if file.sha256 not in (None, sha256):
+                raise RequestError(f"{file.name} changed while it was read: prepare again")
+            count = (stream.tell() - before) // DIGEST.itemsize
+            sources.append({"name": file.name, "size": file.size, "sha256": sha256, "documents": count})
+            if skipped:
+                sources[-1]["skipped_lines"] = skipped.total()
     _finish(job, part, "scan", {"sources": sources}, ["digests"])
 
 
@@ -120,33 +125,30 @@ def tokenize(job: Job, part: Part, kept: NDArray[np.bool_]) -> None:
     tokenizer = load_tokenizer(job.folder / "tokenizer.json")
     asked = job.config.tokens
     assert not isinstance(asked, str)
-    chosen: list[Split] = []  # the split of every document that went into the tokenizer
-    expected = np.fromfile(job.file(part, "digests"), dtype=DIGEST)
+    chosen: deque[Split] = deque()  # the splits of the documents that are in the tokenizer
 
-    def texts() -> Iterator[str]:
-        for document, scanned_digest, keep in itertools.zip_longest(part_documents(job, part), expected, kept):
+    def texts(expected: IO[bytes]) -> Iterator[str]:
+        for document, keep in itertools.zip_longest(part_documents(job, part), kept):
             key = digest(document) if document is not None else b""
-            if document is None or key.rstrip(b"\0") != scanned_digest:
+            if keep is None or key != expected.read(DIGEST.itemsize):
                 raise RequestError(f"{part.files[0].name} changed while it was read: prepare again")
             split: Split = "val" if is_validation(key, job.config.validation_fraction) else "train"
             if keep and split in job.splits:
                 chosen.append(split)
                 yield document
 
-    lengths: list[int] = []
     counted = 0
     with ExitStack() as stack:
         streams = {split: stack.enter_context(atomic(job.file(part, split))) for split in job.splits}
-        for index, tokens in enumerate(encode(tokenizer, texts())):
-            split = chosen[index]
+        lengths = stack.enter_context(atomic(job.file(part, "lengths")))
+        expected = stack.enter_context(job.file(part, "digests").open("rb"))
+        for tokens in encode(tokenizer, texts(expected)):
+            split = chosen.popleft()
             streams[split].write(tokens.astype(job.dtype).tobytes())
-            lengths.append(tokens.size)
+            lengths.write(struct.pack("<q", -tokens.size if split == "val" else tokens.size))
             counted += tokens.size if split == job.counted else 0
             if asked is not None and counted >= asked:
                 break
-    with atomic(job.file(part, "lengths")) as stream:
-        is_val = np.array([split == "val" for split in chosen[: len(lengths)]], dtype=bool)
-        stream.write(np.where(is_val, -np.array(lengths, dtype="<i8"), lengths).astype("<i8").tobytes())
     _finish(job, part, "tokens", {"counted": counted}, [*job.splits, "lengths"])
 
 

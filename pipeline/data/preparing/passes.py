@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,17 @@ from numpy.typing import NDArray
 
 from pipeline.data.preparing.parts import DIGEST, Digests, Job, Part, Tokenized, scan, scanned, tokenize, tokenized
 from pipeline.data.preparing.progress import Progress
-from pipeline.data.sources import COMPRESSIONS
+from pipeline.entries.texts import kind_of, suffixes
 from pipeline.processes import Workers
+
+AT_ONCE = 2**20  # documents of which copies are looked for together: the search takes several times their digests
 
 
 def expected_tokens(job: Job, part: Part) -> float:
     """A guess, good within a factor 2: a token of English has 4 to 5 bytes, and packed text about 2."""
-    packed = (*COMPRESSIONS, ".parquet")
-    return sum(file.size * (0.5 if Path(file.name).suffix in packed else 0.23) for file in part.files)
+    kind = job.config.kind
+    packed = [bool(suffixes(file.name)[1]) or kind_of(file.name, kind) == "parquet" for file in part.files]
+    return sum(file.size * (0.5 if dense else 0.23) for file, dense in zip(part.files, packed, strict=True))
 
 
 @dataclass
@@ -96,7 +98,11 @@ class Passes:
                 return
             scan_result = scanned(self.job, self.parts[index])
             assert scan_result is not None
-            self.kept[index], self.seen = first_occurrences(scan_result[0], self.seen)
+            digests, kept = scan_result[0], []
+            for start in range(0, max(1, digests.size), AT_ONCE):
+                some, self.seen = first_occurrences(digests[start : start + AT_ONCE], self.seen)
+                kept.append(some)
+            self.kept[index] = np.concatenate(kept)
 
     def _submit(self, pool: Workers) -> None:
         """Keep every worker busy with the earliest work there is, and with nothing that will hardly be needed."""

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ import numpy as np
 
 from pipeline.cache import cache_folder, cache_root, content_sha256
 from pipeline.config import DataConfig
+from pipeline.console import plural
 from pipeline.data.preparing.parts import Job, Part, digest, is_validation, part_documents
 from pipeline.data.preparing.passes import Passes, expected_tokens
 from pipeline.data.preparing.publish import publish
-from pipeline.data.shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Split
+from pipeline.data.shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Split, read_manifest
 from pipeline.data.sources import Source, SourceFile, local_source
 from pipeline.data.tokenizer import entries, load_tokenizer, train_bpe
+from pipeline.entries.texts import kind_anew, kind_of
 from pipeline.errors import RequestError
 from pipeline.files import file_sha256, locked, write_atomic
 from pipeline.processes import cores
@@ -90,10 +93,19 @@ def find_tokenizer(name: str) -> Path:
 
 def _identity(config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) -> dict[str, Any]:
     """Everything that the content of the prepared folder depends on."""
+    new: dict[str, Any] = {}  # what was added since folders got their names, where it changes something
     if config.repo:
         source: Any = [config.repo, config.revision, config.files, config.text_field, config.file_seed]
+        if kind := config.kind if config.kind != "auto" else kind_anew(config.files):
+            new["kind"] = kind
     else:
-        source = [file.sha256 for file in open_source(config).files]
+        files = open_source(config).files
+        source = [file.sha256 for file in files]
+        kinds = [kind_of(file.name, config.kind) for file in files]
+        if config.format == "text" and set(kinds) != {"text"}:
+            new["kinds"] = kinds
+    if config.bad_lines != DataConfig.bad_lines:
+        new["bad_lines"] = config.bad_lines
     if config.tokenizer == "bpe":
         tokenizer = f"bpe {vocab_size}"
     else:
@@ -108,6 +120,7 @@ def _identity(config: DataConfig, vocab_size: int, splits: tuple[Split, ...]) ->
         "tokens": config.tokens,
         "validation_fraction": config.validation_fraction,
         "splits": splits,
+        **new,
     }
 
 
@@ -131,6 +144,8 @@ def _prepare(folder: Path, partial: Path, config: DataConfig, vocab_size: int, s
     taken = [(part, passes.done[part.index]) for part in parts[: passes.needed()]]
     duplicates = sum(int((~passes.kept[part.index]).sum()) for part, _ in taken)
     publish(folder, job, taken, duplicates, ids)
+    if skipped := sum(file.get("skipped_lines", 0) for file in read_manifest(folder)["source"]["files"]):
+        print(f"{config.name}: skipped {plural(skipped, 'line')} that cannot be read", file=sys.stderr)
 
 
 def _open_partial(partial: Path, source: Source, config: DataConfig) -> None:
@@ -172,15 +187,18 @@ def _write_tokenizer(job: Job, parts: Sequence[Part], vocab_size: int) -> None:
 
 
 def _bpe_texts(job: Job, parts: Sequence[Part]) -> Iterator[str]:
-    """The first training documents."""
+    """The first training documents; where all are for validation, the first of them."""
     chars = 0
-    for part in parts:
-        for document in part_documents(job, part):
-            if not is_validation(digest(document), job.config.validation_fraction):
-                yield document
-                chars += len(document)
-                if chars >= BPE_CHARS:
-                    return
+    for validation in (False, True):
+        for part in parts:
+            for document in part_documents(job, part):
+                if is_validation(digest(document), job.config.validation_fraction) == validation:
+                    yield document
+                    chars += len(document)
+                    if chars >= BPE_CHARS:
+                        return
+        if chars:
+            return
 
 
 def _check_disk(job: Job, parts: Sequence[Part], workers: int) -> None:

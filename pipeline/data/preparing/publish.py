@@ -14,7 +14,7 @@ from pipeline.data.preparing.parts import Job, Part, Tokenized, scanned
 from pipeline.data.shards import TOKENIZER, Split, write_manifest
 from pipeline.data.tokenizer import END_OF_TEXT
 from pipeline.errors import RequestError
-from pipeline.files import file_sha256
+from pipeline.files import atomic, file_sha256
 
 
 def publish(folder: Path, job: Job, taken: Sequence[tuple[Part, Tokenized]], duplicates: int, ids: int) -> None:
@@ -39,6 +39,7 @@ def publish(folder: Path, job: Job, taken: Sequence[tuple[Part, Tokenized]], dup
                 entry["documents"] += int(mine.size)
                 entry["tokens"] += tokens
                 entry["shards"].append(_shard(final, job, part, split, len(entry["shards"]), tokens))
+    _share_if_one_has_all(final, job, splits)
     for name, entry in splits.items():
         if not entry["shards"]:
             raise RequestError(
@@ -89,6 +90,34 @@ def _shard(final: Path, job: Job, part: Part, split: Split, number: int, tokens:
     return {"file": file.name, "tokens": tokens, "sha256": file_sha256(file)}
 
 
+def _share_if_one_has_all(final: Path, job: Job, splits: dict[str, dict[str, Any]]) -> None:
+    """Few documents, as a text without blank lines is a single one, may all fall into one split: the last tokens of the
+    last shard are for validation then, all others for training."""
+    filled = [name for name, entry in splits.items() if entry["shards"]]
+    if len(splits) < 2 or len(filled) != 1:
+        return
+    shards: list[dict[str, Any]] = splits[filled[0]]["shards"]
+    tokens = np.fromfile(final / shards[-1]["file"], dtype=job.dtype)
+    cut = tokens.size - max(1, round(tokens.size * job.config.validation_fraction))
+    if cut < 1:
+        return
+    (final / shards.pop()["file"]).unlink()  # which may be a link to what the second pass wrote
+    for number, shard in enumerate(shards):
+        (final / shard["file"]).rename(final / f"train-{number:05d}.bin")
+        shard["file"] = f"train-{number:05d}.bin"
+    pieces = {f"train-{len(shards):05d}.bin": tokens[:cut], "val-00000.bin": tokens[cut:]}
+    for file, piece in pieces.items():
+        with atomic(final / file) as stream:
+            stream.write(piece.tobytes())
+    last, tail = (
+        {"file": file, "tokens": piece.size, "sha256": file_sha256(final / file)} for file, piece in pieces.items()
+    )
+    shards.append(last)
+    documents = splits[filled[0]]["documents"]
+    splits["train"] = {"documents": documents, "tokens": sum(s["tokens"] for s in shards), "shards": shards}
+    splits["val"] = {"documents": 1, "tokens": tail["tokens"], "shards": [tail]}
+
+
 def _copy(source: Path, target: Path, size: int | None = None) -> None:
     """Copy durably, at most `size` bytes."""
     shutil.copyfile(source, target)
@@ -101,4 +130,5 @@ def _copy(source: Path, target: Path, size: int | None = None) -> None:
 def _request(config: DataConfig) -> dict[str, Any]:
     """What was asked for, beside what it led to; without what says how, not what."""
     names = ("format", "path", "repo", "revision", "files", "text_field", "file_seed", "tokens", "validation_fraction")
-    return {name: getattr(config, name) for name in names}
+    new = [name for name in ("kind", "bad_lines") if getattr(config, name) != getattr(DataConfig, name)]
+    return {name: getattr(config, name) for name in (*names, *new)}

@@ -5,8 +5,9 @@ and cuts windows of T + 1 tokens that overlap by one. Windows come in eras of fi
 of the lane and of where an era starts, so a worker process can be replaced at any time.
 """
 
+import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import DataConfig
+from pipeline.console import plural
 from pipeline.data.preparing.parts import digest, is_validation
 from pipeline.data.sources import Source, SourceFile, documents
 from pipeline.data.tokenizer import encode, load_tokenizer
@@ -96,15 +98,19 @@ class LaneReader:
             file = lane.files[place.file % len(lane.files)]
             following = lane.files[(place.file + 1) % len(lane.files)]
             barren += 1
+            skipped: Counter[str] = Counter()
             with lane.source.open(file) as path:
                 if following != file:
                     threading.Thread(target=_fetch, args=(lane.source, following), daemon=True).start()
-                for index, document in enumerate(documents(path, lane.config)):
+                for index, document in enumerate(documents(path, lane.config, skipped)):
                     if index < place.document or is_validation(digest(document), lane.config.validation_fraction):
                         continue
                     places.append(place if index == place.document else Cursor(place.file, index))
                     barren = 0
                     yield document
+            if skipped and place.file < len(lane.files):  # said once, not in every epoch
+                lines = plural(skipped.total(), "line")
+                print(f"{file.name}: skipped {lines} that cannot be read", file=sys.stderr, flush=True)
             if barren == len(lane.files):
                 raise RequestError(f"no training document in any of {', '.join(f.name for f in lane.files[:3])}, ...")
             if following != file:

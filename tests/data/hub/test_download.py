@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pyarrow as pa
@@ -414,6 +415,27 @@ def test_content_that_is_always_wrong(server: HubServer, capsys: pytest.CaptureF
         assert _read(source, file) == FILES[name]
 
 
+@pytest.mark.parametrize("name", ["plain.txt", BIG])
+def test_content_that_does_not_end_is_left_at_its_announced_size(server: HubServer, tmp_path: Path, name: str) -> None:
+    source, file = _one(name)
+    server.fail(name, "endless", times=None)
+    with pytest.raises(OSError, match=rf"{name} of {REPO} does not end at its announced size of {file.size} bytes"):
+        _read(source, file)
+    assert not _downloads(tmp_path)
+    server.heal()
+    assert _read(source, file) == FILES[name]
+
+
+def test_an_endless_tokenizer_is_left_at_its_announced_size(server: HubServer, tmp_path: Path) -> None:
+    server.add("owner/model", {"tokenizer.json": b"{}" * 7000}, kind="model")
+    server.fail("tokenizer.json", "endless", times=None)
+    with pytest.raises(OSError, match=r"does not end at its announced size of 14000 bytes \(3 times\)"):
+        hub_file("owner/model", "tokenizer.json")
+    assert sum(path.stat().st_size for path in (tmp_path / "hf").rglob("*") if path.is_file()) <= 14000
+    server.heal()
+    assert hub_file("owner/model", "tokenizer.json").read_bytes() == b"{}" * 7000
+
+
 def test_content_of_another_size_than_listed(server: HubServer) -> None:
     source, file = _one("plain.txt")
     commits = server.repositories["dataset", REPO].commits
@@ -447,7 +469,7 @@ def test_a_refusal_between_two_looks_is_final(
 ) -> None:
     source, file = _one()
     server.fail(BIG, "403", method="HEAD", times=None)
-    monkeypatch.setattr(http, "get_hf_file_metadata", lambda *args, **kwargs: None)
+    monkeypatch.setattr(http, "get_hf_file_metadata", lambda *args, **kwargs: SimpleNamespace(size=None))
     with pytest.raises(RequestError, match=r"does not allow it \(error 403\)"):
         _read(source, file)
     assert waits == []

@@ -24,7 +24,7 @@ from pipeline.data.preparing import prepare as module
 from pipeline.data.preparing.parts import DIGEST, digest, is_validation
 from pipeline.data.preparing.passes import first_occurrences
 from pipeline.data.preparing.prepare import prepare, prepared_folder
-from pipeline.data.shards import read_manifest
+from pipeline.data.shards import damages, read_manifest
 from pipeline.data.sources import LocalSource, SourceFile, documents
 from pipeline.data.tokenizer import END_OF_TEXT, load_tokenizer, train_bpe
 from pipeline.errors import RequestError
@@ -342,7 +342,9 @@ def test_what_changes_the_tokens_changes_the_folder(tmp_path: Path, tokenizer: P
                 {"validation_fraction": 0.2},
                 {"tokens": 100},
                 {"tokenizer": str(tokenizer)},
-                {"text_field": "b"},
+                {"kind": "jsonl"},
+                {"kind": "jsonl", "text_field": "b"},
+                {"bad_lines": "skip"},
             )
         ),
     ]
@@ -400,16 +402,50 @@ def test_unusable_text_and_tokenizers_are_said(tmp_path: Path, text_file: Path) 
         return complaint(DataConfig(**({"name": "x", "format": "text", "path": str(text_file)} | settings)), vocab_size)
 
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n\nx")
-    (tmp_path / "one.txt").write_text("one paragraph")
     (tmp_path / "none.txt").write_text("\n\n")
     (tmp_path / "bad.json").write_text("{}")
-    assert "latin.txt is not UTF-8 text" in message(path=str(tmp_path / "latin.txt"))
-    assert "one.txt: no document falls into the val split" in message(path=str(tmp_path / "one.txt"))
+    assert "latin.txt, line 1, is not UTF-8 text" in message(path=str(tmp_path / "latin.txt"))
     assert "none.txt: no document falls into the train split" in message(path=str(tmp_path / "none.txt"))
     assert "no text found" in message(path=str(tmp_path / "none-*.txt"))
     assert "no such file (give bpe, a tokenizer.json or" in message(tokenizer="nope.json")
     assert "is not a tokenizer.json" in message(tokenizer=str(tmp_path / "bad.json"))
     assert "too small for a byte-level BPE" in message(vocab_size=256)
+
+
+def test_skipped_lines_are_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "torn.jsonl"
+    path.write_bytes(b"".join(b'{"text": "paragraph %d"}\n{"te\xff\n' % i for i in range(50)))
+    data = DataConfig(name="x", format="text", path=str(path), validation_fraction=0.3, bad_lines="skip")
+    folder = prepare(data, 300)
+    assert capsys.readouterr().err == "x: skipped 50 lines that cannot be read\n"
+    assert read_manifest(folder)["source"]["files"][0]["skipped_lines"] == 50
+    assert sum(split["documents"] for split in read_manifest(folder)["splits"].values()) == 50
+    prepare(data, 300)
+    assert capsys.readouterr().err == ""
+
+
+def test_copies_are_found_whatever_is_looked_at_together(
+    data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_manifest(prepare(data, 300))
+    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / "again"))
+    monkeypatch.setattr("pipeline.data.preparing.passes.AT_ONCE", 7)
+    assert read_manifest(prepare(data, 300)) == whole
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.9])  # by its hash for training, and for validation
+def test_of_a_single_document_the_tail_is_for_validation(fraction: float, tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text(" ".join(f"word {i % 91} of a single line" for i in range(2000)))
+    folder = prepare(DataConfig(name="x", format="text", path=str(path), validation_fraction=fraction), 300)
+    splits = read_manifest(folder)["splits"]
+    train, val = (np.fromfile(folder / f"{split}-00000.bin", dtype="<u2") for split in ("train", "val"))
+    text = load_tokenizer(folder / "tokenizer.json").decode([*train, *val])
+    assert text == path.read_text()
+    assert abs(val.size / (train.size + val.size) - fraction) < 0.01
+    assert (splits["train"]["tokens"], splits["val"]["tokens"]) == (train.size, val.size)
+    assert not damages(folder, read_manifest(folder))
+    assert load_tokenizer(folder / "tokenizer.json").get_vocab_size() == 300
 
 
 def test_a_cache_that_cannot_be_written(data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ def _profile(path: Path, settings: dict[Any, Any]) -> Profile:
     rules = settings.pop("widths", None) or []
     values = _values(str(path), settings, keys(Profile))
     if "setup" in values:
-        values["setup"] = str((path.parent / Path(values["setup"]).expanduser()).resolve())
+        values["setup"] = str((path.parent / values["setup"]).resolve())
         require(Path(values["setup"]).is_file(), f"{path}: setup {values['setup']} is not a file")
     profile = _changed(Profile(), str(path), values)
     require(isinstance(rules, list), f"{path}: widths: expected a list of rules such as {{from: 1024, devices: 8}}")
@@ -198,7 +198,7 @@ def _values(where: str, settings: Mapping[Any, Any], known: Collection[str]) -> 
     """The settings of a file, or of a rule in it; null leaves a key as it is. Raises `RequestError`."""
     for key in settings:
         reject_unknown(str(key), known, where)
-    return typed(Profile, {key: value for key, value in settings.items() if value is not None}, f"{where}: {{}}")
+    return typed(Profile, {key: value for key, value in settings.items() if value is not None}, f"{where}: ")
 
 
 def _changed(profile: Profile, where: str, values: Mapping[str, Any]) -> Profile:

@@ -1,0 +1,61 @@
+"""Text: what the suffixes of a file's name say about its content, and which settings a source of data has a use for."""
+
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+TEXT = ("sotu", "text")
+"""Formats of text that is not prepared yet."""
+
+KINDS = {
+    "text": ("", ".txt", ".text"),
+    "jsonl": (".jsonl", ".ndjson", ".jsonlines", ".json"),
+    "parquet": (".parquet",),
+}
+"""How files are read -> the suffixes that say so, in any case. `pipeline.data.sources` has a function for each."""
+
+PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+"""Suffixes behind those, of what is unpacked while it is read."""
+
+
+def suffixes(name: str) -> tuple[str, str]:
+    """The suffix for the kind of a file, and the one of its packing; lower case, empty where there is none."""
+    path = PurePosixPath(name.lower())
+    packing = path.suffix if path.suffix in PACKINGS else ""
+    return (path.with_suffix("") if packing else path).suffix, packing
+
+
+def kind_of(name: str, asked: str = "auto") -> str | None:
+    """How a file is read: as `asked`, else as its suffix says; None: the suffix says nothing."""
+    if asked != "auto":
+        return asked
+    return next((kind for kind, known in KINDS.items() if suffixes(name)[0] in known), None)
+
+
+def kind_anew(name: str, asked: str = "auto") -> str:
+    """`kind_of`, where that is another than it was when runs got their names; else empty."""
+    path = PurePosixPath(name)
+    suffix = (path.with_suffix("") if path.suffix in (".zst", ".gz") else path).suffix
+    before = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(suffix, "text")
+    kind = kind_of(name, asked) or before
+    return kind if kind != before else ""
+
+
+_Use = tuple[tuple[str, ...], str, Callable[[Mapping[str, Any]], object]]
+
+_USES: tuple[_Use, ...] = (
+    (("path",), "--data.format text or shards", lambda data: data["format"] in ("text", "shards")),
+    (("revision", "files", "file_seed"), "--data.repo", lambda data: data["repo"]),
+    (("text_field", "kind", "bad_lines", "max_document"), "--data.format text", lambda data: data["format"] == "text"),
+    (
+        ("tokens", "tokenizer", "validation_fraction", "workers"),
+        "text that is not prepared yet (--data.format sotu or text)",
+        lambda data: data["format"] in TEXT,
+    ),
+    (("lanes", "era", "stall_seconds"), "--data.mode stream", lambda data: data["mode"] == "stream"),
+)
+
+
+def unused(data: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of the data section that this source has no use for -> in words, what has."""
+    return {name: user for names, user, uses in _USES if not uses(data) for name in names}
