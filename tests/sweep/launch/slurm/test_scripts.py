@@ -49,15 +49,15 @@ class Script:
         self.manifest.write_text("".join(f"{path}\n" for path in self.configs))
         self.setup = self.folder / "set up.sh"
         self.setup.write_text('export FROM_SETUP="$# arguments"\n')
+        self.arguments = ["--python", "/opt/my python", "--max_requeues", "2", "--setup", str(self.setup)]
 
     def start(self, index: int = 1, script: str = "train_array.sbatch", **environment: str) -> subprocess.Popen[str]:
         slurm_says = {
             "SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_JOB_ID": "12", "SLURM_JOB_ID": "13",
             "SLURM_JOB_NODELIST": "n1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "3",
         }  # fmt: skip
-        arguments = ["--python", "/opt/my python", "--max_requeues", "2", "--setup", str(self.setup)]
         return subprocess.Popen(
-            ["bash", str(SCRIPTS / script), str(SCRIPTS / "environment.sh"), *arguments, "--env",
+            ["bash", str(SCRIPTS / script), str(SCRIPTS / "environment.sh"), *self.arguments, "--env",
              "SPACED=a  'b' $(touch owned) \"c\"", "--", str(self.manifest)],
             cwd=self.folder,
             env=os.environ | {"PATH": f"{self.folder}:{os.environ['PATH']}"} | slurm_says | environment,
@@ -107,6 +107,22 @@ def test_a_task_trains_its_line_of_the_manifest(script: Script) -> None:
     assert not (script.folder / "owned").exists()
     assert script.scontrol() == []
     assert "job 12_1 (13), start 1, on n1" in output
+
+
+def test_a_site_cannot_reach_into_the_job_script(script: Script) -> None:
+    """Neither its setup nor the profile's environment: what they set is the run's alone."""
+    names = ("python", "max_requeues", "arguments", "manifest", "config", "restarts", "task", "caught", "step", "code")
+    mine = "".join(f"{name}=mine\n" for name in names)
+    script.setup.write_text(
+        f"set -eu\nset -- a b\ncd /\ntrap 'exit 3' USR1\nsay() {{ exit 4; }}\n{mine}export FROM_SETUP=1\n"
+    )
+    script.arguments += [word for name in names for word in ("--env", f"{name}=theirs")]
+    code, output = script.interrupt(signal.SIGUSR1)
+    assert code == 1, output
+    argv, environment = json.loads((script.folder / "argv").read_text())
+    assert argv[-6:] == ["/opt/my python", "-m", "pipeline", "train", "--config", str(script.configs[1])]
+    assert environment["FROM_SETUP"] == "1"
+    assert script.scontrol() == ["show job 12_1", "requeue 12_1"]
 
 
 def test_an_index_past_the_manifest_is_said(script: Script) -> None:
