@@ -247,6 +247,15 @@ def test_two_ranks_under_srun_train_one_run(tiny: RunConfig, tmp_path: Path, clu
         assert {key: two[key] for key in losses} == pytest.approx(losses, rel=1e-4)
 
 
+def test_a_run_within_an_allocation_starts_its_own_processes(tiny: RunConfig, tmp_path: Path, cluster: Cluster) -> None:
+    two = changed(tiny, devices=2, strategy="ddp", micro_batch=2)
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(run_settings(two)))
+    train_it = (sys.executable, "-m", "pipeline", "train", "--config", str(tmp_path / "two.yaml"))
+    said = cluster.call("salloc", "--quiet", "--ntasks=2", *train_it)
+    assert "training loss" in said
+    assert getattr(RunDir(two.run_dir).result(), "status", None) == "completed"
+
+
 def test_a_preempted_run_resumes(tiny: RunConfig, tmp_path: Path, cluster: Cluster) -> None:
     """With a grace time SLURM signals the tasks alone: the job script must find out why they ended."""
     long = changed(tiny, steps=400, checkpoint_interval=50, val_interval=200)
