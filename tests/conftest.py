@@ -31,7 +31,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """As they were: a verb that was called here ends with its stop signals ignored, which later children would inherit."""
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGINT)}
     yield
     for number, handler in before.items():
         if signal.getsignal(number) != handler:

@@ -114,6 +114,7 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "optim",
         "parameterization",
+        "processes",
         "run",
         "scaling",
         "training/checkpoint",

@@ -95,7 +95,10 @@ class DataConfig:
         for key in ("lanes", "era"):
             require(getattr(self, key) >= 1, f"--data.{key} must be at least 1, got {getattr(self, key)}")
         require(self.workers >= 0, f"--data.workers must not be negative, got {self.workers}")
-        require(self.stall_seconds > 0, f"--data.stall_seconds must be positive, got {self.stall_seconds:g}")
+        require(
+            0 < self.stall_seconds <= 1e9,
+            f"--data.stall_seconds must be positive and at most 1e9, got {self.stall_seconds:g}",
+        )
         if self.mode == "stream":
             require(self.format in TEXT, f"--data.mode stream reads text, not {self.format}")
             require(self.tokenizer != "bpe", "--data.mode stream needs a ready tokenizer: give --data.tokenizer")

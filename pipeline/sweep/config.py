@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config import RunConfig
+from pipeline.errors import require
 
 PLANS = {"grid": "pipeline.sweep.grid", "adaptive": "pipeline.sweep.rounds"}
 """Name -> the module that is the plan (`pipeline.sweep.study.Plan`), imported where it is asked for."""
@@ -57,6 +58,10 @@ class SweepConfig(RunConfig):
     @property
     def all_seeds(self) -> tuple[int, ...]:
         return self.seeds or (self.seed,)
+
+    def _check(self) -> None:
+        super()._check()
+        require(self.workers >= 0, f"--workers must be 0 or more, got {self.workers}")
 
     def run(self, **point: Any) -> RunConfig:
         """The run of the study at that point. Raises `RequestError` for one that cannot be."""

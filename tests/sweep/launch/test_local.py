@@ -20,6 +20,7 @@ from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import grid
 from pipeline.sweep.launch import local
 from pipeline.sweep.study import Planned, study_lock
+from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.trainer import train
 from tests.conftest import changed
 from tests.support.studies import study
@@ -101,6 +102,26 @@ def test_ctrl_c_and_a_killed_sweep_leave_everything_resumable(tiny: RunConfig, t
     alone = changed(runs[0], study="alone")
     train(alone)
     assert curve(runs[0]) == curve(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [(signal.SIGINT,) * 3, (signal.SIGTERM, signal.SIGINT), (signal.SIGHUP,) * 2])
+def test_whoever_asks_a_sweep_to_stop_gets_checkpoints(
+    tiny: RunConfig, tmp_path: Path, numbers: tuple[signal.Signals, ...]
+) -> None:
+    """Ctrl-C by the impatient, the end of a job, a terminal that is closed."""
+    config = study(tiny, steps=1_000_000, checkpoint_interval=1_000_000, lrs=(1e-2,))
+    process = start_sweep(config, tmp_path / "study.yaml")
+    wait_for(lambda: all(len(RunDir(run.run_dir).records()) > 20 for run in grid(config)), process)
+    for number in numbers:
+        os.killpg(process.pid, number) if number != signal.SIGTERM else process.send_signal(number)
+        time.sleep(0.02)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert output.rstrip().endswith("pipeline: error: interrupted; the same command continues")
+    assert "Traceback" not in output
+    for run in grid(config):
+        assert Checkpoint(RunDir(run.run_dir).checkpoint).step == len(RunDir(run.run_dir).records())
 
 
 @pytest.mark.slow
