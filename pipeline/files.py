@@ -16,6 +16,17 @@ from pipeline.errors import RequestError
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has the `OSError` of a write, which says not where, name the file. Around nothing but writes of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """A binary stream whose content becomes `path` when the block ends without an error, durably and at once."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)

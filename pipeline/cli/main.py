@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from pipeline import __version__
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, in_a_line
 
 VERBS = {
     "train": ("pipeline.cli.train", "one run: pipeline train --width 1024 --param sp --lr 3e-3"),
@@ -70,12 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter's own end has no handler for another
         return _fail("interrupted; the same command continues", 1)
     except OSError as error:
-        return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
+        return _fail(in_a_line(error), 1)
     except Exception as error:
         if os.environ.get("PIPELINE_TRACEBACK"):
             traceback.print_exc()
-        first = (str(error).splitlines() or [""])[0]
-        return _fail(f"{type(error).__name__}: {first} (PIPELINE_TRACEBACK=1 shows where)", 1)
+        return _fail(f"{in_a_line(error)} (PIPELINE_TRACEBACK=1 shows where)", 1)
 
 
 def _be_a_command() -> None:

@@ -102,6 +102,7 @@ def _fit(run: RunDir, module: TrainingModule, recorder: Recorder) -> RunResult:
             raise KeyboardInterrupt
         if recorder.metrics:
             module.data.train.finish(trainer.global_step)
+            recorder.metrics.check()
             run.write_result(_result(run, module, recorder, trainer.global_step))
         trainer.strategy.barrier()
     result = run.result()

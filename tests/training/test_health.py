@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.cli.main import main
 from pipeline.config import RunConfig, run_settings
 from pipeline.run.directory import RunDir
 from pipeline.training.checkpoint.files import Checkpoint
@@ -163,6 +165,38 @@ def test_a_wish_to_stop_while_gradients_accumulate_waits_for_the_step(
     undisturbed = changed(config, study="undisturbed")
     train(undisturbed)
     assert curve(config) == curve(undisturbed)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files that go
+
+
+@pytest.mark.parametrize("gone", ["", "metrics.jsonl"])
+@pytest.mark.parametrize("step", [5, 12])
+def test_a_run_that_lost_its_files_fails_and_can_be_run_again(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str, step: int
+) -> None:
+    run = RunDir(tiny.run_dir)
+
+    def lose(*_: object) -> None:
+        path = run.path / gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    argv = ["train", "--config", str(tmp_path / "run.yaml")]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_settings(tiny)))
+    with monkeypatch.context() as patched:
+        at_step(step, lose, patched)
+        with pytest.raises(FileNotFoundError) as error:
+            train(tiny)
+    assert error.value.filename == str(run.path)
+    assert "the run has lost its files" in str(error.value)
+    assert run.path.exists() == bool(gone)
+    assert run.result() is None
+    if gone:
+        assert main(argv) == 2, "without its records it cannot go on"
+        shutil.rmtree(run.path)
+    assert main(argv) == 0
+    assert len(run.records()) == 12
 
 
 # ---------------------------------------------------------------------------------------------------------------------

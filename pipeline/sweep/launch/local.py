@@ -19,7 +19,7 @@ import yaml
 
 from pipeline.config import RunConfig, run_settings
 from pipeline.console import Progress, duration
-from pipeline.errors import RequestError, require
+from pipeline.errors import RequestError, in_a_line, require
 from pipeline.processes import Task, WorkerDied, Workers, cores, end_with_parent
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
@@ -191,10 +191,8 @@ def _train(run: RunConfig) -> _Outcome:
 
     try:
         return (train(run, show_progress=False) if run.world_size == 1 else _train_apart(run)), None
-    except RequestError as error:
-        return None, str(error)
     except Exception as error:
-        return None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return None, in_a_line(error)
 
 
 def _train_apart(run: RunConfig) -> RunResult:

@@ -59,7 +59,7 @@ class _Place:
 
 def begin(folder: Path, step: int) -> Path:
     """A scratch folder beside the checkpoints, which `publish` makes one of them."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # not its parents: a run whose directory was deleted must not seem to be there
     return Path(tempfile.mkdtemp(prefix=f".step-{step:08d}-", dir=folder))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,21 @@ def test_a_run_that_keeps_failing_does_not_stop_the_others(tiny: RunConfig, tmp_
     process = start_sweep(config, tmp_path / "study.yaml")
     assert "2 runs, 1 finished already" in process.communicate(timeout=120)[0]
     assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_its_files_fails_and_the_others_go_on(tiny: RunConfig, tmp_path: Path) -> None:
+    config = study(tiny, lrs=(1e-2,), steps=300, checkpoint_interval=50)
+    lost, fine = grid(config)
+    process = start_sweep(config, tmp_path / "study.yaml")
+    wait_for(lambda: len(RunDir(lost.run_dir).records()) > 10, process)
+    shutil.rmtree(lost.run_dir)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    why = f"the run has lost its files, deleted or moved while it trained: {lost.run_dir}"
+    assert f"failed: {lost.run_name}: {why}" in output
+    assert not lost.run_dir.exists()
+    assert getattr(RunDir(fine.run_dir).result(), "status", None) == "completed"
 
 
 @pytest.mark.slow

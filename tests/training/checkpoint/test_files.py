@@ -304,7 +304,7 @@ def test_damaged_ones_of_later_steps_make_way(tmp_path: Path) -> None:
 
 
 def test_file_modes_are_those_of_other_files(tmp_path: Path) -> None:
-    path = plain(tmp_path / "new" / "folder", 1)
+    path = plain(tmp_path / "folder", 1)
     assert path.stat().st_mode & 0o777 == 0o755
     assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o644}
 
