@@ -1,8 +1,15 @@
 """The one error that is the user's to mend, and all errors in a line."""
 
+import re
+
 
 class RequestError(ValueError):
     """The request was wrong; the message is one line that says what to change. The command line exits with 2."""
+
+
+def plain_name(text: str) -> bool:
+    """Whether a file of that name stays in the folder that it is put into."""
+    return bool(re.fullmatch(r"(?!\.+$)[\w.+-]+", text))
 
 
 def in_a_line(error: BaseException) -> str:

@@ -120,7 +120,7 @@ ALLOWED: dict[str, set[str]] = {
         "training/checkpoint",
         "training/parallel",
     },
-    "sweep/launch": {"config", "console", "data/open", "errors", "processes", "run", "sweep", "training"},
+    "sweep/launch": {"config", "console", "data/open", "errors", "files", "processes", "run", "sweep", "training"},
     "cli": {
         "__init__",
         "analysis/fit",

@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}"
             raise RequestError(f"no verb {verb!r}: {hint}")
         code: int = import_module(VERBS[verb][0]).main(rest)
+        print(end="", flush=True)  # what cannot be written is to be said here
         return code
     except RequestError as error:
         return _fail(str(error), 2)
@@ -100,13 +101,20 @@ def _be_a_command() -> None:
 
 
 class _Outlet(io.FileIO):
-    """A file that takes everything where nobody reads it any more."""
+    """The output, which takes everything where nobody reads it any more, and says once where it is full."""
+
+    given_up = False
 
     def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except BrokenPipeError:
-            return memoryview(data).nbytes
+        if not self.given_up:
+            try:
+                return super().write(data)
+            except BrokenPipeError:
+                self.given_up = True
+            except OSError as error:
+                self.given_up = True
+                raise OSError(error.errno, error.strerror, "the output") from None
+        return memoryview(data).nbytes
 
 
 def _fail(message: str, code: int) -> int:

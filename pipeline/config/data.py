@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pipeline.entries.vectors import VECTORS, Vectors
-from pipeline.errors import RequestError, require
+from pipeline.errors import RequestError, plain_name, require
 
 TEXT = ("sotu", "text")
 """Formats of text that is not prepared yet."""
@@ -85,9 +85,10 @@ class DataConfig:
             self.format == "text" or not self.repo, f"--data.repo is read with --data.format text, not {self.format}"
         )
         require(self.format != "shards" or self.path, "--data.format shards needs --data.path")
-        require(not self.repo or re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo),
+        owner, _, name = self.repo.partition("/")
+        require(not self.repo or (plain_name(owner) and plain_name(name)),
                  f"--data.repo must be OWNER/NAME, got {self.repo!r}")  # fmt: skip
-        require(re.fullmatch(r"[\w.+-]+", self.name), f"--data.name must be a plain folder name, got {self.name!r}")
+        require(plain_name(self.name), f"--data.name must be a plain folder name, got {self.name!r}")
         require(
             isinstance(self.tokens, int | None) and (self.tokens is None or self.tokens >= 1),
             "--data.tokens must be positive",

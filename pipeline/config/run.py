@@ -19,7 +19,7 @@ from pipeline.entries.kinds import KINDS, Kind
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.entries.schedules import SCHEDULES
-from pipeline.errors import RequestError, require
+from pipeline.errors import RequestError, plain_name, require
 from pipeline.parameterization import rules
 from pipeline.parameterization.rules import EmbeddingInit, Width
 
@@ -232,7 +232,7 @@ class RunConfig:
             self.abort_after is None or self.abort_after >= 1,
             f"--abort_after must be at least 1 or null, got {self.abort_after}",
         )
-        require(re.fullmatch(r"[\w.+-]+", self.study), f"--study must be a plain folder name, got {self.study!r}")
+        require(plain_name(self.study), f"--study must be a plain folder name, got {self.study!r}")
         self._check_optimizer()
         self._check_data()
         self._check_model()

@@ -44,7 +44,7 @@ class SweepConfig(RunConfig):
     at_width: int = 0
     """Adaptive, with --target_regret: the width that is asked about, trained or not."""
     budget: str = ""
-    """Adaptive: also end when so much has been spent: runs, such as 200, or hours of all devices together, such as
+    """Adaptive: also end when the study has cost so much: runs, such as 200, or hours of all devices together, such as
     20h."""
     launcher: LauncherName = "local"
     """local: worker processes on this machine. slurm: one job array per width."""

@@ -54,6 +54,10 @@ def test_help_imports_nothing_heavy() -> None:
         (["train", "--lr", "-1"], "--lr must be a positive number, got -1"),
         (["train", "--config", "missing.yaml"], "--config missing.yaml: no such file, and no recipe of that name"),
         (["sweep", "--widths", "64,100"], "--width 100 is not divisible by the head size 32: use 96 or 128"),
+        (["train", "--study", ".."], "--study must be a plain folder name, got '..'"),
+        (["train", "--study", "."], "--study must be a plain folder name, got '.'"),
+        (["sweep", "--study", "a/b"], "--study must be a plain folder name, got 'a/b'"),
+        (["train", "--data.name", ".."], "--data.name must be a plain folder name, got '..'"),
         (["sweep", "--workers", "-1"], "--workers must be 0 or more, got -1"),
         (["sweep", "--devices", "5000", "--global_batch", "5000"], "--devices 5000: this machine has "),
         (["train", "--devices", "5000", "--global_batch", "5000"], "--devices 5000: this machine has "),
@@ -118,6 +122,13 @@ def test_who_stops_reading_does_not_stop_the_work(tiny: RunConfig, tmp_path: Pat
     assert process.communicate(timeout=120)[1] == ""
     assert process.returncode == 0
     assert getattr(RunDir(tiny.run_dir).result(), "status", None) == "completed"
+
+
+def test_an_output_that_is_full_is_said() -> None:
+    command = [sys.executable, "-m", "pipeline", "theory", "--all"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "pipeline: error: No space left on device: the output\n")
 
 
 def test_a_full_disk_fails_with_one_line_and_loses_nothing(tiny: RunConfig, tmp_path: Path) -> None:

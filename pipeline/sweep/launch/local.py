@@ -20,6 +20,7 @@ import yaml
 from pipeline.config import RunConfig, run_settings
 from pipeline.console import Progress, duration
 from pipeline.errors import RequestError, in_a_line, require
+from pipeline.files import write_atomic
 from pipeline.processes import Task, WorkerDied, Workers, cores, end_with_parent
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
@@ -199,7 +200,7 @@ def _train_apart(run: RunConfig) -> RunResult:
     """Train a run of several processes, which Lightning starts from a command of its own. Raises `RequestError`."""
     with tempfile.TemporaryDirectory() as scratch:
         recipe = Path(scratch) / "run.yaml"
-        recipe.write_text(yaml.safe_dump(run_settings(run), sort_keys=False))
+        write_atomic(recipe, yaml.safe_dump(run_settings(run), sort_keys=False))
         command = [sys.executable, "-m", "pipeline", "train", "--config", str(recipe)]
         said = subprocess.run(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=end_with_parent
