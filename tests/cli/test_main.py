@@ -50,6 +50,13 @@ def test_help_imports_nothing_heavy() -> None:
     [
         (["trian"], "no verb 'trian': did you mean train?"),
         (["train", "--widht", "64"], "--widht: unknown key widht, did you mean width?"),
+        (["train", "--learning_rate", "1"], "--learning_rate: unknown key learning_rate, did you mean lr?"),
+        (["sweep", "--learning-rates", "1"], "--learning-rates: unknown key learning-rates, did you mean lrs?"),
+        (["train", "--batch_size=8"], "--batch_size: unknown key batch_size, did you mean global_batch?"),
+        (["train", "--global-batch", "8"], "did you mean global_batch?"),
+        (["sweep", "--num_workers", "8"], "did you mean workers?"),
+        (["train", "--num_layers", "8"], "did you mean model.n_layer?"),
+        (["fit", "runs/x", "--estimater", "paper"], "--estimater: unknown key estimater, did you mean estimator?"),
         (["train", "--width", "100"], "--width 100 is not divisible by the head size 32: use 96 or 128"),
         (["train", "--lr", "-1"], "--lr must be a positive number, got -1"),
         (["train", "--config", "missing.yaml"], "--config missing.yaml: no such file, and no recipe of that name"),
