@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,22 +18,35 @@ from pipeline.errors import RequestError, require
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has the `OSError` of a write, which says not where, name the file. Around nothing but writes of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """A binary stream whose content becomes `path` when the block ends without an error, durably and at once."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    scratch = Path(name)
+    scratch = beside(path)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        # not mkstemp, whose files are their owner's alone whatever the umask says
+        with naming(path), scratch.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        scratch.chmod(0o644)
         scratch.replace(path)
-    except BaseException as error:
+    except BaseException:
         scratch.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:  # of a write: says not where
-            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def beside(path: Path) -> Path:
+    """A hidden name that nobody has taken, for what is to become `path` when it is whole."""
+    return path.with_name(f".{path.name}-{secrets.token_hex(4)}")
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -124,17 +124,35 @@ def keys(cls: type) -> list[str]:
     return found
 
 
+_ELSEWHERE = {
+    "batch_size": "global_batch", "train_batch_size": "global_batch", "global_batch_size": "global_batch",
+    "micro_batch_size": "micro_batch", "per_device_batch_size": "micro_batch",
+    "per_device_train_batch_size": "micro_batch", "learning_rate": "lr", "learning_rates": "lrs", "peak_lr": "lr",
+    "max_lr": "lr", "hidden_size": "width", "d_model": "width", "n_embd": "width", "parameterization": "param",
+    "parametrization": "param", "max_steps": "steps", "num_steps": "steps", "train_steps": "steps",
+    "num_warmup_steps": "warmup_steps", "lr_scheduler": "schedule", "scheduler": "schedule",
+    "lr_scheduler_type": "schedule", "sequence_length": "seq_len", "block_size": "seq_len",
+    "context_length": "seq_len", "max_seq_len": "seq_len", "gradient_clip": "grad_clip",
+    "gradient_clip_val": "grad_clip", "clip_grad": "grad_clip", "max_grad_norm": "grad_clip", "gpus": "devices",
+    "num_gpus": "devices", "nodes": "num_nodes", "output_dir": "out", "out_dir": "out", "random_seed": "seed",
+    "num_layers": "model.n_layer", "depth": "model.n_layer", "num_workers": "workers",
+}  # fmt: skip
+"""What settings are called in other programs -> here."""
+
+
 def reject_unknown(key: str, known: Collection[str], where: str) -> None:
     """Raises `RequestError` naming the nearest known key, if `key` is none of them."""
     if key not in known:
         leaf = {name.split(".")[-1]: name for name in known}
-        longer = [name for name in sorted(known) if name.startswith(key)]
+        spelled = key.replace("-", "_")
+        same = [name for name in (spelled, _ELSEWHERE.get(spelled, "")) if name in known]
         near = (
-            longer
+            same
+            or [name for name in sorted(known) if name.startswith(key)]
             or difflib.get_close_matches(key, known, n=1)
             or difflib.get_close_matches(key.split(".")[-1], leaf, n=1)
         )
-        hint = f", did you mean {leaf.get(near[0], near[0])}?" if near else ""
+        hint = f", did you mean {near[0] if near[0] in known else leaf[near[0]]}?" if near else ""
         raise RequestError(f"{where}: unknown key {key}{hint}")
 
 

@@ -37,7 +37,7 @@ def _children() -> None:
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """As they were: a verb that was called here ends with its stop signals ignored, which later children would inherit."""
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGINT)}
     yield
     for number, handler in before.items():
         if signal.getsignal(number) != handler:

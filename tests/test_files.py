@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RequestError
-from pipeline.files import atomic, locked, read_jsonl, strict_json, tail, write_atomic
+from pipeline.files import atomic, locked, naming, read_jsonl, strict_json, tail, write_atomic
 
 
 def test_replaces_whole(tmp_path: Path) -> None:
@@ -33,6 +33,28 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> No
         fail_half_way()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o644), (0o002, 0o664)])
+def test_files_are_whose_the_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "f", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == mode
+
+
+def test_a_disk_that_is_full_is_named_by_the_file(tmp_path: Path) -> None:
+    """/dev/full takes nothing; what was buffered fails again when the file is closed."""
+    (tmp_path / "f").symlink_to("/dev/full")
+    path = tmp_path / "f"
+    with pytest.raises(OSError, match="No space left") as error, naming(path), path.open("w") as stream:
+        stream.write("text")
+    assert error.value.filename == str(tmp_path / "f")
+    with pytest.raises(FileNotFoundError) as other, naming(tmp_path / "f"):
+        (tmp_path / "other").read_text()
+    assert other.value.filename == str(tmp_path / "other")
 
 
 def test_json_lines_end_with_a_line_break(tmp_path: Path) -> None:

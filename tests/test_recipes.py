@@ -10,7 +10,7 @@ from pipeline.cli.arguments import parse
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
 from pipeline.models.build import build
-from pipeline.recipes import load_run, shipped
+from pipeline.recipes import _ELSEWHERE, keys, load_run, shipped
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import grid
 from pipeline.training.describe import describe
@@ -97,3 +97,8 @@ def test_what_is_not_a_runs_config_is_refused(text: str, tmp_path: Path) -> None
     with pytest.raises(RequestError, match=r"is not a run's config\.yaml") as error:
         load_run(path)
     assert "\n" not in str(error.value)
+
+
+def test_names_from_elsewhere_are_settings_here() -> None:
+    assert set(_ELSEWHERE.values()) <= set(keys(SweepConfig))
+    assert not set(_ELSEWHERE) & set(keys(SweepConfig))

@@ -33,6 +33,12 @@ class RequestParser(argparse.ArgumentParser):
         super().__init__(**options)
         self.register("type", Path, lambda text: Path(user_path(text)))
 
+    def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
+        parsed, rest = self.parse_known_args(args)
+        if rest:
+            _refuse_unrecognized(rest, {flag.lstrip("-") for flag in self._option_string_actions})
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{self.prog}: {message} (see {self.prog} --help)")
 
@@ -131,13 +137,18 @@ def _read(argv: Sequence[str], once: Collection[str], repeated: Collection[str])
         given, rest = parser.parse_known_args(list(_joined(argv)))
     except argparse.ArgumentError as error:
         raise RequestError(f"{error.argument_name}: {error.message}") from None
+    if rest:
+        _refuse_unrecognized(rest, {*once, *repeated, "help", "dry_run", "print_config"})
+    return vars(given)
+
+
+def _refuse_unrecognized(rest: Sequence[str], known: Collection[str]) -> NoReturn:
+    """Raises `RequestError` for what a parser left over; of a flag with the nearest of those that are `known`."""
     for token in rest:
         if token.startswith("--"):
             name = token.removeprefix("--").partition("=")[0]
-            reject_unknown(name, {*once, *repeated, "help", "dry_run", "print_config"}, f"--{name}")
-    if rest:
-        raise RequestError(f"unrecognized arguments: {' '.join(rest)}")
-    return vars(given)
+            reject_unknown(name, known, f"--{name}")
+    raise RequestError(f"unrecognized arguments: {' '.join(rest)}")
 
 
 def _joined(argv: Sequence[str]) -> Iterator[str]:

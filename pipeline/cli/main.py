@@ -1,14 +1,17 @@
 """`pipeline <verb>`: the verbs and their exit codes. Everything heavy is imported by the verb that needs it."""
 
 import difflib
+import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from pipeline import __version__
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, in_a_line
 
 VERBS = {
     "train": ("pipeline.cli.train", "one run: pipeline train --width 1024 --param sp --lr 3e-3"),
@@ -44,6 +47,8 @@ pipeline <verb> --help lists a verb's flags."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. 0: done; 1: the work failed; 2: the request was wrong, and one line says what to change."""
+    if argv is None:
+        _be_a_command()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -58,18 +63,58 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}"
             raise RequestError(f"no verb {verb!r}: {hint}")
         code: int = import_module(VERBS[verb][0]).main(rest)
+        print(end="", flush=True)  # what cannot be written is to be said here
         return code
     except RequestError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter's own end has no handler for another
         return _fail("interrupted; the same command continues", 1)
     except OSError as error:
-        return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
+        return _fail(in_a_line(error), 1)
     except Exception as error:
         if os.environ.get("PIPELINE_TRACEBACK"):
             traceback.print_exc()
-        first = (str(error).splitlines() or [""])[0]
-        return _fail(f"{type(error).__name__}: {first} (PIPELINE_TRACEBACK=1 shows where)", 1)
+        return _fail(f"{in_a_line(error)} (PIPELINE_TRACEBACK=1 shows where)", 1)
+
+
+def _be_a_command() -> None:
+    """Only the first Ctrl-C counts: a second would break off what the first one has begun, and that says how it went.
+    Whoever stops reading the output (`| head`) does not stop the work."""
+    asked: list[bool] = []
+
+    def interrupt(*_: object) -> None:
+        if not asked:
+            asked.append(True)
+            raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            outlet = io.BufferedWriter(_Outlet(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(
+                outlet, stream.encoding, stream.errors,
+                line_buffering=stream.line_buffering, write_through=stream.write_through,
+            ))  # fmt: skip
+
+
+class _Outlet(io.FileIO):
+    """The output, which takes everything where nobody reads it any more, and says once where it is full."""
+
+    given_up = False
+
+    def write(self, data: Any) -> int:
+        if not self.given_up:
+            try:
+                return super().write(data)
+            except BrokenPipeError:
+                self.given_up = True
+            except OSError as error:
+                self.given_up = True
+                raise OSError(error.errno, error.strerror, "the output") from None
+        return memoryview(data).nbytes
 
 
 def _fail(message: str, code: int) -> int:

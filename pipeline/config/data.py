@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pipeline.entries.texts import KINDS, TEXT
 from pipeline.entries.vectors import VECTORS, Vectors
-from pipeline.errors import RequestError, require
+from pipeline.errors import RequestError, plain_name, require
 
 FORMATS = (*TEXT, "shards", *VECTORS)
 KINDS_ASKED = ("auto", *KINDS)
@@ -97,10 +97,11 @@ class DataConfig:
             self.format == "text" or not self.repo, f"--data.repo is read with --data.format text, not {self.format}"
         )
         require(self.format != "shards" or self.path, "--data.format shards needs --data.path")
-        require(not self.repo or re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo),
+        owner, _, name = self.repo.partition("/")
+        require(not self.repo or (plain_name(owner) and plain_name(name)),
                  f"--data.repo must be OWNER/NAME, got {self.repo!r}")  # fmt: skip
         require(
-            re.fullmatch(r"[\w.+-]+", self.name) and len(self.name.encode()) <= 200,
+            plain_name(self.name) and len(self.name.encode()) <= 200,
             f"--data.name must be a plain folder name of at most 200 bytes, got {self.name!r}",
         )
         require(self.tokens is None or _whole(self.tokens, LARGEST), "--data.tokens must be positive, at most 1000T")
@@ -109,7 +110,10 @@ class DataConfig:
         require(
             self.workers == 0 or _whole(self.workers, 10**4), f"--data.workers must be 0 to 10000, got {self.workers}"
         )
-        require(self.stall_seconds > 0, f"--data.stall_seconds must be positive, got {self.stall_seconds:g}")
+        require(
+            0 < self.stall_seconds <= 1e9,
+            f"--data.stall_seconds must be positive and at most 1e9, got {self.stall_seconds:g}",
+        )
         if self.mode == "stream":
             require(self.format in TEXT, f"--data.mode stream reads text, not {self.format}")
             require(self.tokenizer != "bpe", "--data.mode stream needs a ready tokenizer: give --data.tokenizer")

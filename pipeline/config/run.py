@@ -19,7 +19,7 @@ from pipeline.entries.kinds import KINDS, Kind
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.entries.schedules import SCHEDULES
-from pipeline.errors import RequestError, require
+from pipeline.errors import RequestError, plain_name, require
 from pipeline.parameterization import rules
 from pipeline.parameterization.rules import EmbeddingInit, Width
 
@@ -242,13 +242,15 @@ class RunConfig:
         for key in ("grad_clip", "checkpoint_minutes", "stall_minutes"):
             value = getattr(self, key)
             require(value is None or value > 0, f"--{key} must be positive or null, got {value}")
+        minutes = self.stall_minutes
+        require(minutes is None or minutes <= 1e8, f"--stall_minutes must be at most 1e8, or null, got {minutes:g}")
         self.mult.check()
         require(
             self.abort_after is None or self.abort_after >= 1,
             f"--abort_after must be at least 1 or null, got {self.abort_after}",
         )
         require(
-            re.fullmatch(r"[\w.+-]+", self.study) and len(self.study.encode()) <= 200,
+            plain_name(self.study) and len(self.study.encode()) <= 200,
             f"--study must be a plain folder name of at most 200 bytes, got {self.study!r}",
         )
         self._check_optimizer()

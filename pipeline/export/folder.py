@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import RequestError
 from pipeline.export.note import read_note
-from pipeline.files import file_sha256
+from pipeline.files import file_sha256, naming
 
 
 def check_free(out: Path, run_name: str, step: int) -> None:
@@ -63,8 +63,8 @@ def finished(folder: Path) -> dict[str, str]:
     """Make what was written durable and readable; the sha256 of every file, by its path in the folder."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        path.chmod(0o644)
-        with path.open("rb") as stream:
+        path.chmod(folder.stat().st_mode & 0o666)
+        with naming(path), path.open("rb") as stream:
             os.fsync(stream.fileno())
         files[str(path.relative_to(folder))] = file_sha256(path)
     return files

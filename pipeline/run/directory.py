@@ -5,6 +5,7 @@ written once, at the end, so a directory without one belongs to a run that is go
 before it, holds the checksums of all three.
 """
 
+import errno
 import hashlib
 import itertools
 import json
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import yaml
 from pipeline import __version__
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
-from pipeline.files import file_sha256, locked, read_jsonl, strict_json, write_atomic
+from pipeline.files import file_sha256, locked, naming, read_jsonl, strict_json, write_atomic
 from pipeline.recipes import RECORDED_KEY, load_run
 from pipeline.run.result import FAILED, Record, RunResult
 from pipeline.sealed import read_sealed, write_sealed
@@ -162,7 +164,7 @@ class RunDir:
             "strategy": config.strategy,
             "job": os.environ.get("SLURM_JOB_ID"),
         }
-        with self.starts_file.open("a") as stream:
+        with naming(self.starts_file), self.starts_file.open("a") as stream:
             stream.write(_line(start))
 
     def record_failure(self, reason: str) -> None:
@@ -200,8 +202,8 @@ class RunDir:
     @contextmanager
     def appending(self) -> Iterator["MetricsWriter"]:
         """Open metrics.jsonl for the rest of a run."""
-        with self.metrics_file.open("a") as stream:
-            yield MetricsWriter(stream)
+        with self.metrics_file.open("ab", buffering=0) as stream:
+            yield MetricsWriter(stream, self.metrics_file)
 
     def write_result(self, result: RunResult) -> None:
         """With the seal of what the run leaves."""
@@ -232,18 +234,34 @@ class RunDir:
 
 
 class MetricsWriter:
-    """Appends records, each visible to readers at once."""
+    """Appends records, each visible to readers at once. Raises `OSError` that names the file, or the run's directory
+    where that was deleted or moved: then nothing that is written would be found again."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, stream: FileIO, path: Path) -> None:
+        self._stream, self._path = stream, path
 
     def append(self, record: Mapping[str, Any]) -> None:
-        self._stream.write(_line(record))
-        self._stream.flush()
+        self.check()
+        left = memoryview(_line(record).encode())
+        with naming(self._path):
+            while left:
+                left = left[self._stream.write(left) :]
 
     def sync(self) -> None:
         """Make what was appended durable, before a checkpoint that counts on it."""
-        os.fsync(self._stream.fileno())
+        self.check()
+        with naming(self._path):
+            os.fsync(self._stream.fileno())
+
+    def check(self) -> None:
+        """Whether the file is still where it was opened."""
+        try:
+            there = os.path.samestat(self._path.stat(), os.fstat(self._stream.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if not there:
+            why = "the run has lost its files, deleted or moved while it trained"
+            raise FileNotFoundError(errno.ENOENT, why, str(self._path.parent))
 
 
 def _strict(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config import RunConfig
+from pipeline.errors import require
 
 PLANS = {"grid": "pipeline.sweep.grid", "adaptive": "pipeline.sweep.rounds"}
 """Name -> the module that is the plan (`pipeline.sweep.study.Plan`), imported where it is asked for."""
@@ -43,7 +44,7 @@ class SweepConfig(RunConfig):
     at_width: int = 0
     """Adaptive, with --target_regret: the width that is asked about, trained or not."""
     budget: str = ""
-    """Adaptive: also end when so much has been spent: runs, such as 200, or hours of all devices together, such as
+    """Adaptive: also end when the study has cost so much: runs, such as 200, or hours of all devices together, such as
     20h."""
     launcher: LauncherName = "local"
     """local: worker processes on this machine. slurm: one job array per width."""
@@ -57,6 +58,10 @@ class SweepConfig(RunConfig):
     @property
     def all_seeds(self) -> tuple[int, ...]:
         return self.seeds or (self.seed,)
+
+    def _check(self) -> None:
+        super()._check()
+        require(self.workers >= 0, f"--workers must be 0 or more, got {self.workers}")
 
     def run(self, **point: Any) -> RunConfig:
         """The run of the study at that point. Raises `RequestError` for one that cannot be."""

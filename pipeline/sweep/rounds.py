@@ -145,8 +145,10 @@ def _too_small(config: SweepConfig, rounds: list[dict[str, Any]], proposals: lis
 
 
 def _left(config: SweepConfig, rounds: list[dict[str, Any]], table: pd.DataFrame) -> Budget:
+    """Runs are those of the rounds, and those in the study's folder where it has more: rounds can be lost."""
     given = budget(config.budget)
-    made = sum(len(entry["runs"]) for entry in rounds)
+    there = sum(not path.parent.name.startswith(".") for path in config.study_dir.glob("*/config.yaml"))
+    made = max(there, sum(len(entry["runs"]) for entry in rounds))
     hours = float(table["seconds"].sum()) * config.world_size / 3600 if len(table) else 0.0
     return Budget(given.runs - made, given.hours - hours)
 

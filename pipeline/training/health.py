@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_HEARD = [n for n in STOP_SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+"""Without what nohup has this process ignore."""
 _LAST_WORDS = 20.0  # seconds that writing down a stall may take
 
 
 class StopSignals:
-    """SIGTERM and SIGUSR1 as a wish to stop at the next step boundary, with a checkpoint."""
+    """`STOP_SIGNALS` as a wish to stop at the next step boundary, with a checkpoint."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -31,7 +33,7 @@ class StopSignals:
 def handle_stop_signals(how: Any) -> None:
     """Have Python's `signal.SIG_DFL`, `signal.SIG_IGN` or a function handle them; does nothing in a second thread."""
     if threading.current_thread() is threading.main_thread():
-        for number in STOP_SIGNALS:
+        for number in _HEARD:
             signal.signal(number, how)
 
 

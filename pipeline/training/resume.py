@@ -22,6 +22,8 @@ def checkpoint_of(config: RunConfig, run: RunDir) -> Checkpoint | None:
             f"checkpoint {checkpoint.path} is of another config ({checkpoint.state.get('config')}, not "
             f"{config_hash(config)}): delete it to start the run over"
         )
+    if checkpoint and not run.records():  # that of its first step at least
+        raise RequestError(f"{run.metrics_file} is gone, so the run cannot go on: delete {run.path} to run it again")
     for complaint in complaints:
         assert checkpoint is not None
         print(f"{complaint}; going on from step {checkpoint.step}", file=sys.stderr)

@@ -16,6 +16,7 @@ from pipeline.run.directory import RunDir
 from pipeline.run.result import Record, RunResult, final_values
 from pipeline.training.checkpoint.files import newest_first, prune
 from pipeline.training.health import handle_stop_signals
+from pipeline.training.machine import check_devices
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.mirrors import WandbMirror
 from pipeline.training.module import TrainingModule
@@ -35,6 +36,8 @@ def train(config: RunConfig, *, show_progress: bool = True) -> RunResult:
     run = RunDir(config.run_dir)
     if (done := run.result()) is not None:
         return done
+    if not any(plugin.creates_processes_externally for plugin in environment()):
+        check_devices(config.devices)
     data = open_data(config)
     module = TrainingModule(config, data)
     try:
@@ -99,6 +102,7 @@ def _fit(run: RunDir, module: TrainingModule, recorder: Recorder) -> RunResult:
             raise KeyboardInterrupt
         if recorder.metrics:
             module.data.train.finish(trainer.global_step)
+            recorder.metrics.check()
             run.write_result(_result(run, module, recorder, trainer.global_step))
         trainer.strategy.barrier()
     result = run.result()

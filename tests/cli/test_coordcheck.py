@@ -116,7 +116,7 @@ def test_a_few_steps_at_a_constant_rate_are_looked_at_unless_told_otherwise() ->
         ("--widths 64,100", "--width 100 is not divisible by the head size 32: use 96 or 128"),
         ("no/such/study", "no/such/study: no such study folder"),
         ("no/such/study --lr x", "pipeline coordcheck: argument --lr: invalid float value: 'x'"),
-        ("no/such/study --steps 3", "unrecognized arguments: --steps 3"),
+        ("no/such/study --steps 3", "--steps: unknown key steps"),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_one_line(flags: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,10 +50,31 @@ def test_help_imports_nothing_heavy() -> None:
     [
         (["trian"], "no verb 'trian': did you mean train?"),
         (["train", "--widht", "64"], "--widht: unknown key widht, did you mean width?"),
+        (["train", "--learning_rate", "1"], "--learning_rate: unknown key learning_rate, did you mean lr?"),
+        (["sweep", "--learning-rates", "1"], "--learning-rates: unknown key learning-rates, did you mean lrs?"),
+        (["train", "--batch_size=8"], "--batch_size: unknown key batch_size, did you mean global_batch?"),
+        (["train", "--global-batch", "8"], "did you mean global_batch?"),
+        (["sweep", "--num_workers", "8"], "did you mean workers?"),
+        (["train", "--num_layers", "8"], "did you mean model.n_layer?"),
+        (["fit", "runs/x", "--estimater", "paper"], "--estimater: unknown key estimater, did you mean estimator?"),
         (["train", "--width", "100"], "--width 100 is not divisible by the head size 32: use 96 or 128"),
         (["train", "--lr", "-1"], "--lr must be a positive number, got -1"),
         (["train", "--config", "missing.yaml"], "--config missing.yaml: no such file, and no recipe of that name"),
         (["sweep", "--widths", "64,100"], "--width 100 is not divisible by the head size 32: use 96 or 128"),
+        (["train", "--study", ".."], "--study must be a plain folder name, got '..'"),
+        (["train", "--study", "."], "--study must be a plain folder name, got '.'"),
+        (["sweep", "--study", "a/b"], "--study must be a plain folder name, got 'a/b'"),
+        (["train", "--data.name", ".."], "--data.name must be a plain folder name, got '..'"),
+        (["sweep", "--workers", "-1"], "--workers must be 0 or more, got -1"),
+        (["sweep", "--devices", "5000", "--global_batch", "5000"], "--devices 5000: this machine has "),
+        (["train", "--devices", "5000", "--global_batch", "5000"], "--devices 5000: this machine has "),
+        (["train", "--stall_minutes", "1e300"], "--stall_minutes must be at most 1e8, or null, got 1e+300"),
+        (["train", "--stall_minutes", "nan"], "--stall_minutes: expected a number or null, got 'nan'"),
+        (["train", "--stall_minutes", "-1"], "--stall_minutes must be positive or null, got -1"),
+        (
+            ["train", "--data.stall_seconds", "1e300"],
+            "--data.stall_seconds must be positive and at most 1e9, got 1e+300",
+        ),
         (["fit", "no/such/study"], "no/such/study"),
         (["report"], "required"),
     ],
@@ -97,6 +118,24 @@ def test_an_unwritable_run_directory(tiny: RunConfig, tmp_path: Path, capsys: py
     argv = ["train", *flags(changed(tiny, out=str(tmp_path / "file")), tmp_path / "run.yaml")]
     assert main(argv) == 2
     assert "cannot write the run directory" in capsys.readouterr().err
+
+
+def test_who_stops_reading_does_not_stop_the_work(tiny: RunConfig, tmp_path: Path) -> None:
+    """`pipeline train | head`: no complaint, and the exit code of the work."""
+    command = [sys.executable, "-m", "pipeline", "train", *flags(tiny, tmp_path / "run.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate(timeout=120)[1] == ""
+    assert process.returncode == 0
+    assert getattr(RunDir(tiny.run_dir).result(), "status", None) == "completed"
+
+
+def test_an_output_that_is_full_is_said() -> None:
+    command = [sys.executable, "-m", "pipeline", "theory", "--all"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "pipeline: error: No space left on device: the output\n")
 
 
 def test_a_full_disk_fails_with_one_line_and_loses_nothing(tiny: RunConfig, tmp_path: Path) -> None:

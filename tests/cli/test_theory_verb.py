@@ -145,7 +145,7 @@ def test_factors_in_words(factor: Factor, text: str) -> None:
         (["--param", "sp", "--alpha", "half"], "'half' is no number or fraction"),
         (["--param", "sp", "--alpha", "1/0"], "'1/0' is no number or fraction"),
         (["--param", "sp", "--optimizer", "lion"], "invalid choice: 'lion'"),
-        (["--param", "sp", "--depht", "2"], "unrecognized arguments: --depht"),
+        (["--param", "sp", "--depht", "2"], "--depht: unknown key depht, did you mean depth?"),
         (["--param", "sp", "--depth", "2"], "depth 2 is for the mlp"),
         (["--param", "sp", "--depth", "0"], "at least 2 weight matrices"),
     ],

@@ -202,6 +202,33 @@ def test_a_disturbed_study_equals_an_undisturbed_one(tiny: RunConfig, tmp_path: 
         assert curve(run) == curve(undisturbed)
 
 
+def test_a_requeue_is_of_one_task_alone(tiny: RunConfig, tmp_path: Path, cluster: Cluster) -> None:
+    """The last task to start has the id of its array: whoever requeues that requeues all of it, cancelled tasks too."""
+    long = changed(tiny, steps=400, checkpoint_interval=50, val_interval=200)
+    s = Study(study(long, widths=(32,), lrs=(1e-2,), seeds=(0, 1, 2)), cluster, tmp_path)
+    s.sweep()
+    cancelled, sibling, last = s.runs
+    before = s.freeze(cancelled, sibling, after=60)
+    cluster.call("scancel", s.task(cancelled))
+    cluster.wait(lambda: s.task(cancelled) not in cluster.queue(), 60, "the cancelled task to end")
+    pid = s.freeze(last, after=60)[last.run_name]
+    array = s.task(last).partition("_")[0]
+    assert f" job {s.task(last)} ({array}), start 1, on " in s.log(last)
+    cluster.call("scontrol", "update", f"JobId={s.task(last)}", "TimeLimit=1")
+    cluster.wait(lambda: "SIGUSR1: asking the run for a checkpoint" in s.log(last), 100, "SIGUSR1 before the limit")
+    os.kill(pid, signal.SIGCONT)
+    cluster.wait(lambda: "back in the queue" in s.log(last), 60, "the requeue before the limit")
+    cluster.call("scontrol", "update", f"JobId={s.task(last)}", "TimeLimit=10")
+    cluster.wait(lambda: "start 2, on" in s.log(last), 60, "the task to start again")
+    assert s.process(sibling) == before[sibling.run_name]
+    os.kill(before[sibling.run_name], signal.SIGCONT)
+    s.wait_until_idle()
+    assert [cluster.job_field(s.task(run), "Restarts") for run in s.runs] == ["0", "0", "1"]
+    assert cluster.state(s.task(cancelled)) == "CANCELLED"
+    states = {name: run["state"] for name, run in s.status().items()}
+    assert [states[run.run_name] for run in s.runs] == ["failed", "finished", "finished"]
+
+
 def test_two_ranks_under_srun_train_one_run(tiny: RunConfig, tmp_path: Path, cluster: Cluster) -> None:
     s = Study(
         study(changed(tiny, steps=20), widths=(32,), lrs=(1e-2,)), cluster, tmp_path,
@@ -218,6 +245,15 @@ def test_two_ranks_under_srun_train_one_run(tiny: RunConfig, tmp_path: Path, clu
     for two, one in zip(curve(run), curve(alone), strict=True):
         losses = {key: value for key, value in one.items() if key.endswith("loss")}
         assert {key: two[key] for key in losses} == pytest.approx(losses, rel=1e-4)
+
+
+def test_a_run_within_an_allocation_starts_its_own_processes(tiny: RunConfig, tmp_path: Path, cluster: Cluster) -> None:
+    two = changed(tiny, devices=2, strategy="ddp", micro_batch=2)
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(run_settings(two)))
+    train_it = (sys.executable, "-m", "pipeline", "train", "--config", str(tmp_path / "two.yaml"))
+    said = cluster.call("salloc", "--quiet", "--ntasks=2", *train_it)
+    assert "training loss" in said
+    assert getattr(RunDir(two.run_dir).result(), "status", None) == "completed"
 
 
 def test_a_preempted_run_resumes(tiny: RunConfig, tmp_path: Path, cluster: Cluster) -> None:

@@ -42,6 +42,24 @@ def test_torn_last_line_is_ignored_and_cut_off(run: RunDir) -> None:
     assert run.metrics_file.read_text() == '{"step": 1, "loss": 1.5}\n{"step": 2, "loss": 1.5}\n'
 
 
+def test_a_full_disk_is_named_by_the_file(run: RunDir, tiny: RunConfig) -> None:
+    run.path.mkdir(parents=True, exist_ok=True)
+    for path, write in (
+        (run.starts_file, lambda: run.record_start(tiny, 0)),
+        (run.metrics_file, lambda: append(run)),
+    ):
+        path.unlink(missing_ok=True)
+        path.symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left") as error:
+            write()
+        assert error.value.filename == str(path)
+
+
+def append(run: RunDir) -> None:
+    with run.appending() as metrics:
+        metrics.append({"step": 1, "loss": 1.5})
+
+
 def ended(status: str = "completed", **other: object) -> RunResult:
     final = {"final_train_loss": 1.25, "final_val_loss": 2.0}
     return RunResult(status, **({"final": final, "steps": 9, "tokens": 72, "seconds": 1.5, "tokens_per_second": 48.0,

@@ -196,6 +196,21 @@ def test_the_budget_is_kept(
     assert (hours.hours, hours.runs) == (2.5, math.inf)
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_plan_that_lost_rounds_does_not_give_the_budget_back(
+    config: SweepConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: int
+) -> None:
+    made = trained(monkeypatch)
+    nine = SweepConfig(**{**vars(config), "budget": "9 runs"})
+    assert sweep(nine) == 0
+    plan = tmp_path / "s" / rounds.PLAN
+    lines = plan.read_text().splitlines(keepends=True)
+    assert len(lines) > kept
+    plan.write_text("".join(lines[:kept]))
+    assert sweep(nine) == 0
+    assert len(made) == 9
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

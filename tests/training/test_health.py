@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from pipeline.config import RunConfig
+from pipeline.cli.main import main
+from pipeline.config import RunConfig, run_settings
 from pipeline.run.directory import RunDir
 from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.health import StopSignals, Watchdog
@@ -28,7 +31,7 @@ from tests.training.test_trainer import curve, start_cli
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_is_a_wish(number: signal.Signals) -> None:
     stop = StopSignals()
     stop.listen()
@@ -59,12 +62,12 @@ def test_signals_in_another_thread_are_left_alone() -> None:
 
 @pytest.mark.slow
 def test_stop_signals_leave_a_checkpoint_where_the_run_stopped(tiny: RunConfig, tmp_path: Path) -> None:
-    """SIGTERM, then SIGUSR1, then to the end: the curve of an undisturbed run, and no step trained twice."""
+    """One after the other, then to the end: the curve of an undisturbed run, and no step trained twice."""
     config = changed(tiny, steps=400, checkpoint_interval=100_000, val_interval=150, log_interval=1)
     undisturbed = changed(config, study="undisturbed")
     train(undisturbed)
     run, reached = RunDir(config.run_dir), 0
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         process = start_cli(config, tmp_path / "run.yaml")
         deadline = time.monotonic() + 120
         while len(run.records()) < reached + 20:
@@ -86,16 +89,50 @@ def test_stop_signals_leave_a_checkpoint_where_the_run_stopped(tiny: RunConfig, 
     assert curve(config) == curve(undisturbed)
 
     starts = [json.loads(line) for line in run.starts_file.read_text().splitlines()]
-    assert [start["step"] for start in starts][0::2] == [0, reached]
+    assert [start["step"] for start in starts][0::4] == [0, reached]
     for start in starts:
         assert set(start) == {"time", "host", "step", "processes", "strategy", "job"}
         assert (start["host"], start["processes"], start["strategy"]) == (socket.gethostname(), 1, "auto")
         assert start["job"] == os.environ.get("SLURM_JOB_ID")
         assert timedelta() < datetime.now(UTC) - datetime.fromisoformat(start["time"]) < timedelta(minutes=10)
-    assert starts[0]["time"] < starts[1]["time"] < starts[2]["time"]
+    assert len(starts) == 5
+    assert sorted(start["time"] for start in starts) == [start["time"] for start in starts]
     seconds = run.result().seconds
     assert seconds > Checkpoint(run.checkpoint).state["seconds"] - 1
     assert Checkpoint(run.checkpoint).state["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_again_and_again_ends_as_one_does(tiny: RunConfig, tmp_path: Path) -> None:
+    process = started(changed(tiny, steps=100_000), tmp_path)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert output.rstrip().endswith(INTERRUPTED)
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_a_run_under_nohup_outlives_its_terminal(tiny: RunConfig, tmp_path: Path) -> None:
+    process = started(changed(tiny, steps=300), tmp_path, ("nohup",))
+    process.send_signal(signal.SIGHUP)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+
+
+def started(config: RunConfig, folder: Path, before: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+    """`pipeline train` that has begun to train."""
+    (folder / "run.yaml").write_text(yaml.safe_dump(run_settings(config)))
+    command = [*before, sys.executable, "-m", "pipeline", "train", "--config", str(folder / "run.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not RunDir(config.run_dir).records():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
 
 
 def test_a_signal_at_the_last_step_is_too_late(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +165,38 @@ def test_a_wish_to_stop_while_gradients_accumulate_waits_for_the_step(
     undisturbed = changed(config, study="undisturbed")
     train(undisturbed)
     assert curve(config) == curve(undisturbed)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files that go
+
+
+@pytest.mark.parametrize("gone", ["", "metrics.jsonl"])
+@pytest.mark.parametrize("step", [5, 12])
+def test_a_run_that_lost_its_files_fails_and_can_be_run_again(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str, step: int
+) -> None:
+    run = RunDir(tiny.run_dir)
+
+    def lose(*_: object) -> None:
+        path = run.path / gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    argv = ["train", "--config", str(tmp_path / "run.yaml")]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_settings(tiny)))
+    with monkeypatch.context() as patched:
+        at_step(step, lose, patched)
+        with pytest.raises(FileNotFoundError) as error:
+            train(tiny)
+    assert error.value.filename == str(run.path)
+    assert "the run has lost its files" in str(error.value)
+    assert run.path.exists() == bool(gone)
+    assert run.result() is None
+    if gone:
+        assert main(argv) == 2, "without its records it cannot go on"
+        shutil.rmtree(run.path)
+    assert main(argv) == 0
+    assert len(run.records()) == 12
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pipeline.data.preparing.parts import Job, Part, Tokenized, scanned
 from pipeline.data.shards import TOKENIZER, Split, write_manifest
 from pipeline.data.tokenizer import END_OF_TEXT
 from pipeline.errors import RequestError
-from pipeline.files import atomic, file_sha256
+from pipeline.files import atomic, file_sha256, naming
 
 
 def publish(folder: Path, job: Job, taken: Sequence[tuple[Part, Tokenized]], duplicates: int, ids: int) -> None:
@@ -121,7 +121,7 @@ def _share_if_one_has_all(final: Path, job: Job, splits: dict[str, dict[str, Any
 def _copy(source: Path, target: Path, size: int | None = None) -> None:
     """Copy durably, at most `size` bytes."""
     shutil.copyfile(source, target)
-    with target.open("r+b") as stream:
+    with naming(target), target.open("r+b") as stream:
         if size is not None:
             stream.truncate(size)
         os.fsync(stream.fileno())

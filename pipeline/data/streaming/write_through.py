@@ -17,7 +17,7 @@ from pipeline.data.shards import MANIFEST, TOKENIZER, read_manifest, write_manif
 from pipeline.data.streaming.lanes import Tokens
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.errors import RequestError
-from pipeline.files import file_sha256, locked
+from pipeline.files import file_sha256, locked, naming
 
 
 class LaneShards:
@@ -54,11 +54,12 @@ class LaneShards:
             raise RequestError(
                 f"{self._file(lane)} lacks what this run wrote before: go on without --data.write_through"
             )
-        stream.truncate(before)
-        stream.seek(before)
-        stream.write(tokens.tobytes())
-        stream.flush()
-        os.fsync(stream.fileno())
+        with naming(self._file(lane)):
+            stream.truncate(before)
+            stream.seek(before)
+            stream.write(tokens.tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def _stream(self, lane: int) -> IO[bytes]:
         """The lane's file, kept open and locked by the one process that writes it."""

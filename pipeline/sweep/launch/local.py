@@ -4,6 +4,7 @@ Runs that want several devices get as many GPUs or cores, and processes of their
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,22 +19,30 @@ import yaml
 
 from pipeline.config import RunConfig, run_settings
 from pipeline.console import Progress, duration
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, in_a_line, require
+from pipeline.files import write_atomic
 from pipeline.processes import Task, WorkerDied, Workers, cores, end_with_parent
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import cost, summary, unfinished
 from pipeline.sweep.study import Jobs, Planned, Submit, study_lock
+from pipeline.training.health import handle_stop_signals
 
 WAITS = True
 MAX_DEATHS = 3  # a run that takes its worker down this often is given up
 
 
 def check(config: SweepConfig) -> None:
-    """Raises `RequestError` for what is another launcher's."""
-    if config.profile:
-        raise RequestError("--profile describes a cluster: give --launcher slurm with it")
+    """Raises `RequestError` for what is another launcher's, or more than this machine has."""
+    require(not config.profile, "--profile describes a cluster: give --launcher slurm with it")
+    require(
+        config.num_nodes == 1, f"--num_nodes {config.num_nodes}: a sweep on this machine has one; use --launcher slurm"
+    )
+    if config.devices > 1:  # else there is no need to wait for torch
+        from pipeline.training.machine import check_devices
+
+        check_devices(config.devices)
 
 
 @contextmanager
@@ -69,8 +78,7 @@ def jobs(study: Path) -> Jobs:
 
 def run_study(config: SweepConfig, runs: list[RunConfig], crew: "Crew | None" = None) -> dict[str, str]:
     """Train `runs`; return why each run that failed did. Ctrl-C stops the workers and leaves every run resumable."""
-    if config.num_nodes > 1:
-        raise RequestError(f"--num_nodes {config.num_nodes}: a sweep on this machine has one; use --launcher slurm")
+    check(config)
     if not runs:
         return {}
     with study_lock(config.study_dir):
@@ -88,15 +96,6 @@ def _prepare_data(run: RunConfig) -> None:
     open_data(run)
 
 
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return visible.split(",")
-    return [str(index) for index in range(torch.cuda.device_count())]
-
-
 class Crew:
     """The worker processes of a sweep, each on its GPUs where there are any, which stay from round to round."""
 
@@ -107,14 +106,25 @@ class Crew:
         self._say: Callable[[str], None] = print
 
     def __enter__(self) -> Self:
+        handle_stop_signals(self._interrupt)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._close()
+        if kind is not KeyboardInterrupt:
+            handle_stop_signals(signal.SIG_DFL)
+
+    def _interrupt(self, *_: object) -> None:
+        """A signal that asks to stop is Ctrl-C: without it workers would die with this process, without checkpoints."""
+        raise KeyboardInterrupt
+
+    def _close(self) -> None:
+        handle_stop_signals(signal.SIG_IGN)  # a second one would leave workers behind
         if self._workers is not None:
             self._workers.close()
 
     def train(self, runs: list[RunConfig]) -> dict[str, str]:
-        """Why runs failed. Raises `RequestError` where this machine has too few GPUs."""
+        """Why runs failed."""
         workers = self._started()
         failures: dict[str, str] = {}
         status = _Status(len(runs), min(len(runs), self._count))
@@ -131,7 +141,7 @@ class Crew:
                     status.finished(run, result, reason, time.monotonic() - (task.started or 0.0))
                 status.refresh(pending)
         except BaseException:
-            workers.close()  # before the study's lock is given up
+            self._close()  # before the study's lock is given up
             raise
         finally:
             status.close()
@@ -139,12 +149,10 @@ class Crew:
 
     def _started(self) -> Workers:
         if self._workers is None:
-            devices, gpus = self._config.devices, _gpus()
-            places = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus), devices)]
-            if places and len(places[-1].split(",")) < devices:
-                del places[-1]
-            if gpus and not places:
-                raise RequestError(f"--devices {devices}: this machine has {len(gpus)} GPUs")
+            from pipeline.training.machine import gpus
+
+            devices, visible = self._config.devices, gpus()
+            places = [",".join(visible[i : i + devices]) for i in range(0, len(visible) - devices + 1, devices)]
             self._count = self._config.workers or len(places) or max(1, cores() // devices)
             os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
             self._workers = Workers(self._count, _begin, places=places, max_deaths=MAX_DEATHS, died=self._died)
@@ -184,17 +192,15 @@ def _train(run: RunConfig) -> _Outcome:
 
     try:
         return (train(run, show_progress=False) if run.world_size == 1 else _train_apart(run)), None
-    except RequestError as error:
-        return None, str(error)
     except Exception as error:
-        return None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return None, in_a_line(error)
 
 
 def _train_apart(run: RunConfig) -> RunResult:
     """Train a run of several processes, which Lightning starts from a command of its own. Raises `RequestError`."""
     with tempfile.TemporaryDirectory() as scratch:
         recipe = Path(scratch) / "run.yaml"
-        recipe.write_text(yaml.safe_dump(run_settings(run), sort_keys=False))
+        write_atomic(recipe, yaml.safe_dump(run_settings(run), sort_keys=False))
         command = [sys.executable, "-m", "pipeline", "train", "--config", str(recipe)]
         said = subprocess.run(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=end_with_parent

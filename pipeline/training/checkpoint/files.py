@@ -9,7 +9,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.files import file_sha256
+from pipeline.files import beside, file_sha256, naming
 from pipeline.run.directory import LAST
 from pipeline.sealed import read_sealed, write_sealed
 
@@ -59,8 +58,10 @@ class _Place:
 
 def begin(folder: Path, step: int) -> Path:
     """A scratch folder beside the checkpoints, which `publish` makes one of them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f".step-{step:08d}-", dir=folder))
+    folder.mkdir(exist_ok=True)  # not its parents: a run whose directory was deleted must not seem to be there
+    scratch = beside(folder / f"step-{step:08d}")
+    scratch.mkdir()
+    return scratch
 
 
 def write_shard(scratch: Path, number: int, pieces: Mapping[str, Piece]) -> dict[str, Any]:
@@ -74,8 +75,8 @@ def write_shard(scratch: Path, number: int, pieces: Mapping[str, Piece]) -> dict
             raise
         place = str(scratch.parent)  # the scratch folder is gone when somebody reads this
         raise OSError(int(number_of_error[1]), os.strerror(int(number_of_error[1])), place) from None
-    path.chmod(0o644)
-    with path.open("rb") as stream:
+    path.chmod(scratch.stat().st_mode & 0o666)  # safetensors does not ask the umask
+    with naming(scratch.parent), path.open("rb") as stream:
         os.fsync(stream.fileno())
     return {
         "file": path.name,
@@ -93,7 +94,6 @@ def publish(scratch: Path, step: int, state: Mapping[str, Any], shards: Iterable
     place = scratch.parent / f"step-{step:08d}.ckpt"
     if place.exists():  # an earlier one of the same step, found damaged
         shutil.rmtree(place)
-    scratch.chmod(0o755)
     scratch.rename(place)
     link = scratch.parent / f".{LAST}-{os.getpid()}"
     link.unlink(missing_ok=True)
@@ -126,7 +126,8 @@ def _delete(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

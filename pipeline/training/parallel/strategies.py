@@ -1,10 +1,18 @@
 """Strategies: how a run is spread over processes, one entry for each name that `--strategy` takes."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies import Strategy as LightningStrategy
 from torch import nn
@@ -63,5 +71,12 @@ def strategy_of(config: RunConfig) -> Strategy:
 
 
 def environment() -> list[ClusterEnvironment]:
-    """Plugins for the cluster's environment. Under SLURM the job script requeues, not Lightning."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    """The plugin that says who starts a run's processes: SLURM where srun started several, else who Lightning finds.
+
+    Lightning would take SLURM's variables, which all that runs within an allocation has, for a start by srun. The job
+    script requeues, not Lightning.
+    """
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and not TorchElasticEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    others = (TorchElasticEnvironment, LSFEnvironment, MPIEnvironment, LightningEnvironment)
+    return [next(other() for other in others if other.detect())]

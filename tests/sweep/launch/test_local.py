@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import grid
 from pipeline.sweep.launch import local
 from pipeline.sweep.study import Planned, study_lock
+from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.trainer import train
 from tests.conftest import changed
 from tests.support.studies import study
@@ -104,6 +106,26 @@ def test_ctrl_c_and_a_killed_sweep_leave_everything_resumable(tiny: RunConfig, t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("numbers", [(signal.SIGINT,) * 3, (signal.SIGTERM, signal.SIGINT), (signal.SIGHUP,) * 2])
+def test_whoever_asks_a_sweep_to_stop_gets_checkpoints(
+    tiny: RunConfig, tmp_path: Path, numbers: tuple[signal.Signals, ...]
+) -> None:
+    """Ctrl-C by the impatient, the end of a job, a terminal that is closed."""
+    config = study(tiny, steps=1_000_000, checkpoint_interval=1_000_000, lrs=(1e-2,))
+    process = start_sweep(config, tmp_path / "study.yaml")
+    wait_for(lambda: all(len(RunDir(run.run_dir).records()) > 20 for run in grid(config)), process)
+    for number in numbers:
+        os.killpg(process.pid, number) if number != signal.SIGTERM else process.send_signal(number)
+        time.sleep(0.02)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert output.rstrip().endswith("pipeline: error: interrupted; the same command continues")
+    assert "Traceback" not in output
+    for run in grid(config):
+        assert Checkpoint(RunDir(run.run_dir).checkpoint).step == len(RunDir(run.run_dir).records())
+
+
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_sweep(tiny: RunConfig, tmp_path: Path) -> None:
     config = study(tiny, steps=1_000_000)
     process = start_sweep(config, tmp_path / "study.yaml")
@@ -141,6 +163,21 @@ def test_a_run_that_keeps_failing_does_not_stop_the_others(tiny: RunConfig, tmp_
     process = start_sweep(config, tmp_path / "study.yaml")
     assert "2 runs, 1 finished already" in process.communicate(timeout=120)[0]
     assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_its_files_fails_and_the_others_go_on(tiny: RunConfig, tmp_path: Path) -> None:
+    config = study(tiny, lrs=(1e-2,), steps=300, checkpoint_interval=50)
+    lost, fine = grid(config)
+    process = start_sweep(config, tmp_path / "study.yaml")
+    wait_for(lambda: len(RunDir(lost.run_dir).records()) > 10, process)
+    shutil.rmtree(lost.run_dir)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    why = f"the run has lost its files, deleted or moved while it trained: {lost.run_dir}"
+    assert f"failed: {lost.run_name}: {why}" in output
+    assert not lost.run_dir.exists()
+    assert getattr(RunDir(fine.run_dir).result(), "status", None) == "completed"
 
 
 @pytest.mark.slow

@@ -304,9 +304,16 @@ def test_damaged_ones_of_later_steps_make_way(tmp_path: Path) -> None:
 
 
 def test_file_modes_are_those_of_other_files(tmp_path: Path) -> None:
-    path = plain(tmp_path / "new" / "folder", 1)
+    path = plain(tmp_path / "folder", 1)
     assert path.stat().st_mode & 0o777 == 0o755
     assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o644}
+    before = os.umask(0o077)
+    try:
+        path = plain(tmp_path / "folder", 2)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o600}
 
 
 def test_errors_of_the_system_keep_their_number_and_name_the_place(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import pytest
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
-from pipeline.training.parallel.strategies import STRATEGIES, strategy_of
+from pipeline.training.parallel.strategies import STRATEGIES, environment, strategy_of
 from pipeline.training.parallel.zero import ZeroStrategy
+from pipeline.training.trainer import train
 from tests.conftest import changed
 
 
@@ -38,3 +40,28 @@ def test_what_stands_between_passes_is_shared_as_the_strategy_shards() -> None:
     assert standing == {
         "auto": 3, "ddp": 3, "fsdp": 1, "deepspeed_zero1": 1 + 3 / 4, "deepspeed_zero2": 1, "deepspeed_zero3": 1,
     }  # fmt: skip
+
+
+ALLOCATION = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "notebook", "SLURM_NTASKS": "4", "SLURM_NNODES": "1"}
+
+
+@pytest.mark.parametrize("step", [{}, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}])
+def test_a_run_within_an_allocation_is_one_like_any_other(
+    tiny: RunConfig, step: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`salloc -n 4`, a notebook's job, `srun` of one task: nobody started the run's other processes."""
+    for name, value in (ALLOCATION | step).items():
+        monkeypatch.setenv(name, value)
+    (plugin,) = environment()
+    assert type(plugin) is LightningEnvironment
+    assert train(tiny).status == "completed"
+
+
+def test_the_ranks_that_srun_started_are_a_runs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "1"}
+    for name, value in (ALLOCATION | step).items():
+        monkeypatch.setenv(name, value)
+    (plugin,) = environment()
+    assert isinstance(plugin, SLURMEnvironment)
+    assert not plugin.auto_requeue
+    assert (plugin.world_size(), plugin.global_rank()) == (2, 1)

@@ -54,8 +54,9 @@ def submit(config: SweepConfig, planned: Planned) -> int:
 
     Raises `RequestError` before anything is submitted, `SlurmError` if SLURM does not answer.
     """
-    if planned.begun and "SLURM_JOB_ID" in os.environ:
-        # the job after the round's: no run is waited for any more
+    ours = {s.job for s in _ledger(_study(config)).read() if s.kind == "report" and s.job}
+    if planned.begun and os.environ.get("SLURM_JOB_ID") in ours:
+        # the job after the round's, not a user within some allocation: no run is waited for any more
         print("runs of this round failed: the same command on the login node tries them again", file=sys.stderr)
         return 1
     profile, study, runs = load_profile(config.profile), _study(config), planned.runs

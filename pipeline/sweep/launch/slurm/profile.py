@@ -93,6 +93,12 @@ class Profile:
                 require(name not in ours, f"{key}: {name} is the pipeline's to set")
             texts = {name: null if value is None else _plain(value) for name, value in values.items()}
             object.__setattr__(self, key, texts)
+        for name, text in self.environment.items():
+            require(
+                not (_SECRET_NAME.match(name) or _SECRET_VALUE.search(str(text))),
+                f"environment: {name} looks like a secret, and all users could read it in the queue: export it where "
+                "you call pipeline sweep, whose environment jobs have, or in a setup file with mode 0600",
+            )
 
     @property
     def max_minutes(self) -> int:
@@ -143,6 +149,14 @@ _OURS = {
     "array", "chdir", "cpus-per-task", "dependency", "export", "job-name", "mem", "nodes", "no-requeue", "ntasks",
     "ntasks-per-node", "open-mode", "output", "parsable", "requeue", "signal", "test-only", "time", "wait", "wrap",
 }  # fmt: skip
+
+# Variables that hold secrets by their names, unless these say where one lies; and addresses with a password in them.
+_SECRET_NAME = re.compile(
+    r"(?!.*_(FILE|PATH|DIR)$)"
+    r".*(?:(KEYS?|TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?|JWT)\d*(_|$)|_(PASS|PAT|PWD|AUTH)$)",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 # Key -> what its names look like, the same in words, those that are not a profile's to set, and what null stands for.
 _OPTION = (r"[a-z][a-z-]*", "an option of sbatch, without dashes")

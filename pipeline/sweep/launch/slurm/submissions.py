@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import RequestError
-from pipeline.files import read_jsonl
+from pipeline.files import naming, read_jsonl
 from pipeline.sweep.launch.slurm.queue import Task
 
 Kind = Literal["array", "report"]
@@ -87,7 +87,7 @@ class Ledger:
 
     def _append(self, event: str, entry: dict[str, Any]) -> None:
         line = json.dumps({"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}) + "\n"
-        with self.path.open("ab+") as stream:
+        with naming(self.path), self.path.open("ab+") as stream:
             end = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, end - 1))
             if end and stream.read(1) != b"\n":  # torn by a crash: it never counted

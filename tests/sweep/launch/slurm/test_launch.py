@@ -15,10 +15,10 @@ from pipeline.recipes import load_run, shipped_folder
 from pipeline.sweep import status
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import grid
-from pipeline.sweep.launch.slurm import arrays, queue, watch
+from pipeline.sweep.launch.slurm import arrays, launch, queue, watch
 from pipeline.sweep.launch.slurm.queue import SlurmError
 from pipeline.sweep.launch.slurm.submissions import Ledger
-from pipeline.sweep.study import study_lock
+from pipeline.sweep.study import Planned, study_lock
 from tests.support.slurm_stand_in import FakeSlurm, ledger, preview, profile_file, submit
 from tests.support.studies import finish
 
@@ -245,6 +245,22 @@ def test_a_job_that_submits_does_not_hand_on_its_allocation() -> None:
     inside = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_CONF": "c", "SRUN_CPUS_PER_TASK": "2", "HOME": "h"}
     assert queue._environment(inside) == {"SLURM_CONF": "c", "HOME": "h"}
     assert queue._environment({"SLURM_MPI_TYPE": "pmix"}) == {"SLURM_MPI_TYPE": "pmix"}
+
+
+def test_the_report_job_gives_a_failed_round_up_and_a_user_in_an_allocation_does_not(
+    config: SweepConfig, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = Planned(tuple(grid(config)), followed=True)
+    assert submit(config) == 0
+    report = next(s.job for s in ledger(config).read() if s.kind == "report")
+    (fake.folder / "queue").write_text("")  # all have failed
+    monkeypatch.setenv("SLURM_JOB_ID", str(report))
+    assert launch.submit(config, begun) == 1
+    assert "runs of this round failed: the same command on the login node tries them again" in capsys.readouterr().err
+    assert len(fake.arrays()) == 2
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert launch.submit(config, begun) == 0
+    assert len(fake.arrays()) == 4
 
 
 def test_sbatch_holds_the_studys_lock_until_it_has_ended(tmp_path: Path) -> None:

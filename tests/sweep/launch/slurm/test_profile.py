@@ -29,6 +29,12 @@ SCRIPTS = shipped_folder("slurm")
         ("memory_per_node: 64 GB", "memory_per_node must be a size such as 64G, got '64 GB'"),
         ("memory_per_node: 64G\nmemory_per_device: 8G", "give memory_per_node or memory_per_device, not both"),
         ("environment: {A-B: 1}", "environment: expected a variable's name, got 'A-B'"),
+        ("environment: {WANDB_API_KEY: x}", "environment: WANDB_API_KEY looks like a secret, and all users could read it "
+                                            "in the queue: export it where you call pipeline sweep"),
+        ("environment: {AWS_ACCESS_KEY_ID: x}", "AWS_ACCESS_KEY_ID looks like a secret"),
+        ("environment: {my_token: x}", "my_token looks like a secret"),
+        ("environment: {DB_PWD: x}", "DB_PWD looks like a secret"),
+        ("environment: {HTTPS_PROXY: 'http://me:word@proxy:80'}", "HTTPS_PROXY looks like a secret"),
         ("options: {array: 0-3}", "options: array is the pipeline's to set"),
         ("options: {--mail-type: END}", "options: expected an option of sbatch, without dashes, got '--mail-type'"),
         ("setup: nowhere.sh", "nowhere.sh is not a file"),
@@ -61,6 +67,16 @@ def test_a_wrong_profile_is_one_line(tmp_path: Path, text: str, line: str) -> No
     assert str(path) in str(error.value)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_only_sounds_like_a_secret_is_none(tmp_path: Path) -> None:
+    environment = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_TOKEN_PATH": "/t",
+        "MAX_TOKENS": "8",
+        "HTTP_PROXY": "http://p:80",
+    }
+    assert load_profile(str(profile_file(tmp_path, environment=environment))).environment == environment
 
 
 def test_unknown_and_missing_profiles() -> None:

@@ -8,6 +8,14 @@ from pipeline.errors import RequestError
 from pipeline.sweep.launch.slurm.submissions import Ledger, Submission
 
 
+def test_a_full_disk_is_named_by_the_ledger(tmp_path: Path) -> None:
+    book = Ledger(tmp_path / "submissions.jsonl")
+    book.path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as error:
+        book.submitted("a", "7")
+    assert error.value.filename == str(book.path)
+
+
 def test_the_ledger_forgets_a_torn_line_and_refuses_a_damaged_one(tmp_path: Path) -> None:
     book = Ledger(tmp_path / "submissions.jsonl")
     first = Submission("a", "array", ("r1", "r2"), 64, ("sbatch", "x"), "m.txt")

@@ -1,0 +1,23 @@
+"""This machine: the devices that a run on it can have."""
+
+import os
+
+import torch
+
+from pipeline.console import plural
+from pipeline.errors import require
+from pipeline.processes import cores
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (visible.split(",") if visible else [str(index) for index in range(count)])[:count]
+
+
+def check_devices(devices: int) -> None:
+    """Raises `RequestError` where this machine has fewer GPUs or, without one, cores."""
+    found = len(gpus())
+    there = plural(found, "GPU") if found else plural(cores(), "core")
+    most = found or cores()
+    require(devices <= most, f"--devices {devices}: this machine has {there}; give at most {most}")
