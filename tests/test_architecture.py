@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "identity": {"cache", "entries", "files"},
     "config": {"entries", "errors", "identity", "parameterization"},
     "data": {"config", "entries", "errors", "files", "sealed"},
-    "recipes": {"config", "errors", "strict_yaml"},
+    "recipes": {"config", "errors", "files", "strict_yaml"},
     "scaling": {"config", "entries", "parameterization"},
     "training/parallel": {"config", "errors"},
     "data/hub": {"cache", "config", "data", "entries", "errors", "files", "sealed"},

@@ -193,7 +193,7 @@ def test_the_validation_loss_can_be_chosen_and_must_exist(tmp_path):
             ["x", "--metric", "train_accuracy", "--value", "best"],
             "--value best is not recorded for train_accuracy; choose from tail",
         ),
-        (["x", "--metrc", "val"], "unrecognized arguments: --metrc"),
+        (["x", "--metrc", "val"], "--metrc: unknown key metrc, did you mean metric?"),
     ],
 )
 def test_a_wrong_request_is_one_line(argv, said):
