@@ -30,8 +30,10 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _children() -> None:
-    """A warning in a process that a test starts ends it. Not set before pytest starts its own workers."""
-    os.environ["PYTHONWARNINGS"] = "error"
+    """A warning in a process that a test starts ends it, but for what libraries say of their own future. Not set before
+    pytest starts its own workers."""
+    theirs = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
+    os.environ["PYTHONWARNINGS"] = ",".join(["error", *(f"ignore::{name}" for name in theirs)])
 
 
 @pytest.fixture(autouse=True)

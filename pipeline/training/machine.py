@@ -15,9 +15,13 @@ def gpus() -> list[str]:
     return (visible.split(",") if visible else [str(index) for index in range(count)])[:count]
 
 
+SHARED = 4
+"""Processes that may share a core; more than that is a slip of the keyboard."""
+
+
 def check_devices(devices: int) -> None:
-    """Raises `RequestError` where this machine has fewer GPUs or, without one, cores."""
+    """Raises `RequestError` where this machine has fewer GPUs or, without one, far fewer cores."""
     found = len(gpus())
     there = plural(found, "GPU") if found else plural(cores(), "core")
-    most = found or cores()
+    most = found or SHARED * cores()
     require(devices <= most, f"--devices {devices}: this machine has {there}; give at most {most}")
