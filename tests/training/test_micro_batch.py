@@ -195,13 +195,14 @@ def test_what_to_change_when_memory_was_short(size: int, line: str) -> None:
 
 OUT_OF_MEMORY = """
 import resource, sys
+from pathlib import Path
 from pipeline.cli.main import main
 from pipeline.training.recorder import Recorder
 
 original = Recorder.on_train_start
 def start(self, trainer, module):
     original(self, trainer, module)
-    used = 1024 * int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1])
+    used = 1024 * int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmSize")).split()[1])
     resource.setrlimit(resource.RLIMIT_AS, (used + 60_000_000, used + 60_000_000))
 Recorder.on_train_start = start
 sys.exit(main(sys.argv[1:]))
