@@ -65,10 +65,11 @@ class Estimate:
 
     @property
     def edge_places(self) -> EdgePlaces | None:
-        """What the widths that have seen both sides of their edge say of it."""
+        """What the widths that have seen both sides of their edge say of it; None: fewer than two, which says nothing
+        of where it goes."""
         known = [(n, edge_of_width(self.seen.of(n))) for n in self.seen.estimable_widths]
         own = [(n, edge) for n, edge in known if edge is not None]
-        if not own:
+        if len(own) < 2:
             return None
         return EdgePlaces(
             tuple(n for n, _ in own),

@@ -132,6 +132,19 @@ def test_a_run_that_exploded_to_a_finite_loss_does_not_set_the_price():
     assert estimate(exploded).price(4096, 0.9).expected < 3 * estimate(calm).price(4096, 0.9).expected
 
 
+def test_an_edge_seen_at_one_width_says_nothing_of_others():
+    runs = study()
+    assert estimate(runs).at("max_stable", 4096) is not None
+    last = {width: runs.x[(runs.width == width) & np.isfinite(runs.loss)].max() for width in (256, 1024)}
+    seen = np.array([x <= last.get(width, np.inf) for width, x in zip(runs.width.tolist(), runs.x, strict=True)])
+    alone = estimate(runs.where(seen))
+    assert alone.at("max_stable", 64) is not None
+    assert alone.at("max_stable", 4096) is None
+    price = alone.price(4096, 0.9)
+    assert math.isnan(price.diverges)
+    assert alone.at("optimal", 4096).interval(0.9)[0] < math.log2(price.lr) < alone.at("optimal", 4096).interval(0.9)[1]
+
+
 def test_a_half_recovered_run_tells_neither_stable_nor_unstable():
     spoilt = estimate(study(lambda place, u, loss: loss + 1.5 if place == 1 and u == 2.0 else loss))
     seen = spoilt.seen.of(256)
