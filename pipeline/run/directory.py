@@ -12,7 +12,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -212,9 +212,9 @@ class RunDir:
         write_sealed(self.seal_file, files | {self.result_file.name: hashlib.sha256(text.encode()).hexdigest()})
         write_atomic(self.result_file, text)
 
-    def require_sealed(self) -> None:
+    def require_sealed(self, config: RunConfig, records: Sequence[Record]) -> None:
         """Raises `RequestError` where a finished run's files are not as it left them, or its name or its records cannot
-        be its own. A run from before there were seals has its name and records alone."""
+        be its own, of which `config` and `records` were read. A run from before there were seals has its name and records alone."""
         try:
             seal = read_sealed(self.seal_file)
             changed = [name for name, known in seal.items() if file_sha256(self.path / name) != known]
@@ -226,10 +226,10 @@ class RunDir:
             raise self._damaged(self.seal_file, error) from None
         if changed:
             raise self._damaged(self.path / changed[0], "it is not as the run left it")
-        steps: list[Any] = [record.get("step") for record in self.records()]
+        steps: list[Any] = [record.get("step") for record in records]
         if not all(type(step) is int and step > before for before, step in itertools.pairwise([0, *steps])):
             raise self._damaged(self.metrics_file, "its steps do not ascend")
-        if (why := self.config().contradiction(self.name)) is not None:
+        if (why := config.contradiction(self.name)) is not None:
             raise self._damaged(self.config_file, why)
 
 

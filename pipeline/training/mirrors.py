@@ -47,6 +47,10 @@ class WandbMirror:
 
     _unreachable: ClassVar[bool] = False
 
+    @property
+    def _online(self) -> bool:
+        return self._mode != "offline"
+
     def __init__(self, config: RunConfig) -> None:
         self._config, self._mode = config, mode_of(config.wandb)
         self._run: Any = None
@@ -54,8 +58,7 @@ class WandbMirror:
     def __enter__(self) -> Self:
         if self._mode != "disabled" and not WandbMirror._unreachable:
             self._guarded(self._open)
-            if self._run is None:
-                WandbMirror._unreachable = True
+            WandbMirror._unreachable = self._run is None and self._online
         return self
 
     def __exit__(
@@ -68,15 +71,15 @@ class WandbMirror:
         os.environ.setdefault("WANDB_SILENT", "true")  # before it says whose key it has found
         import wandb
 
-        config, online = self._config, self._mode == "online"
+        config = self._config
         self._run = wandb.init(
             project=PROJECT,
             group=config.study,
             name=config.run_name,
             id=f"{config.study}-{config.run_name}",
-            resume="allow" if online else None,  # what is offline is put together when it is synchronized
+            resume="allow" if self._online else None,  # what is offline is put together when it is synchronized
             dir=str(config.run_dir),
-            mode="online" if online else "offline",
+            mode=self._mode,
             config=run_settings(config),
             reinit="create_new",  # a worker trains many runs
             settings=wandb.Settings(silent=True, console="off", init_timeout=CONNECT, finish_timeout=FINISH),
@@ -102,11 +105,14 @@ class WandbMirror:
         try:
             action()
         except Exception as error:  # the client's own, its service's and the network's errors have nothing in common
+            lost = self._config.run_name
+            if self._run is None and self._online:  # there may be many, and each would wait as long
+                lost += " and whatever this process trains after it"
             self._run = None
             why = (str(error).splitlines() or [""])[0]
             print(
-                f"W&B mirror stopped ({type(error).__name__}: {why}): W&B lacks the rest of {self._config.run_name}; "
-                "the run goes on, and metrics.jsonl is complete",
+                f"W&B mirror stopped ({type(error).__name__}: {why}): W&B lacks the rest of {lost}; the run goes on, and "
+                "metrics.jsonl is complete",
                 file=sys.stderr,
                 flush=True,
             )

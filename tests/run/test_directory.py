@@ -137,16 +137,16 @@ def sealed(run: RunDir) -> RunDir:
 
 
 def test_what_a_run_left_is_as_it_left_it(sealed: RunDir) -> None:
-    sealed.require_sealed()
+    sealed.require_sealed(sealed.config(), sealed.records())
     for file in (sealed.config_file, sealed.metrics_file, sealed.result_file, sealed.seal_file):
         content = file.read_bytes()
         file.write_bytes(content.replace(b"1", b"2", 1))
         with pytest.raises(RequestError, match=f"{file.name} is damaged .*: delete {sealed.path} to run it again"):
-            sealed.require_sealed()
+            sealed.require_sealed(sealed.config(), sealed.records())
         file.write_bytes(content)
     sealed.metrics_file.unlink()
     with pytest.raises(RequestError, match=r"metrics\.jsonl is damaged \(it is missing\)"):
-        sealed.require_sealed()
+        sealed.require_sealed(sealed.config(), sealed.records())
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,11 @@ def test_what_a_run_left_is_as_it_left_it(sealed: RunDir) -> None:
 )
 def test_a_run_without_a_seal_has_its_name_and_its_records(sealed: RunDir, file: str, change: Any, why: str) -> None:
     sealed.seal_file.unlink()
-    sealed.require_sealed()
+    sealed.require_sealed(sealed.config(), sealed.records())
     path = getattr(sealed, file)
     path.write_text(change(path.read_text()))
     with pytest.raises(RequestError, match=f"{path.name} is damaged \\({why}"):
-        sealed.require_sealed()
+        sealed.require_sealed(sealed.config(), sealed.records())
 
 
 def test_settings_of_another_hash_are_not_the_runs(tiny: RunConfig) -> None:

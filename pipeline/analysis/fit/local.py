@@ -72,7 +72,7 @@ def _width(known: Estimate, place: int, width: float, lr_at: LrAt) -> FittedWidt
         best=None if gone else lr_at("optimal", width, LEVEL),
         best_loss=math.nan if gone else known.bottom(width),
         edge=None if edge is None else lr_of(edge),
-        at_edge=_at_edge(known.runs.x[known.runs.width == width], float(known.labels.best_x[place])),
+        at_edge=at_edge(known.runs.x[known.runs.width == width], float(known.labels.best_x[place])),
         left_out=gone,
     )
 
@@ -89,6 +89,7 @@ def left_out(known: Estimate, place: int, width: float) -> LeftOut | None:
     return LeftOut.NO_VALLEY if flat else None
 
 
-def _at_edge(x: Floats, best_x: float) -> GridEnd:
+def at_edge(x: Floats, best_x: float) -> GridEnd:
+    """Which end of the learning rates tried the best one is."""
     low, high = abs(best_x - float(x.min())) < 1e-9, abs(best_x - float(x.max())) < 1e-9
     return "both" if low and high else "low" if low else "high" if high else "no"

@@ -125,11 +125,10 @@ class SurfaceGroup:
     def _fit(self, place: int) -> CellFit:
         runs, left_out = self.known.runs, local.left_out(self.known, place, place + 1)
         here = runs.x[runs.width == place + 1]
-        best = float(self.known.labels.best_x[place])
-        ends = [abs(best - float(end)) < 1e-9 for end in (here.min(), here.max())]
+        end = local.at_edge(here, float(self.known.labels.best_x[place]))
         edge = self.lr_at("max_stable", self.cells[place], LEVEL)
         optimum = None if left_out else self.lr_at("optimal", self.cells[place], LEVEL)
-        return CellFit(self.cells[place], optimum, edge, any(ends), len(here), left_out)
+        return CellFit(self.cells[place], optimum, edge, end != "no", len(here), left_out)
 
     def at(self, quantity: Quantity, cell: Cell) -> Mixture | None:
         """log2 of the learning rate at a cell, trained or not; None where nothing is known of it."""

@@ -1,7 +1,7 @@
 """Words and numbers for people, with typographic signs; `plain` turns them into ASCII."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import Lr
@@ -47,7 +47,12 @@ def label(name: str) -> str:
 
 
 def group_title(group: GroupFit) -> str:
-    return " · ".join(part for part in map(label, group.head.values()) if part) or "All runs"
+    return title(group.head.values())
+
+
+def title(names: Iterable[str]) -> str:
+    """Of a family of curves, by what it is called."""
+    return " · ".join(part for part in map(label, names) if part) or "All runs"
 
 
 def under(group: GroupFit) -> str:
@@ -107,6 +112,11 @@ def left_out(fit: StudyFit) -> str:
 def lr_with_interval(value: Lr) -> str:
     """``4e-3 (3.5e-3 to 4.6e-3)``, or the value alone where there is no interval."""
     return f"{lr(value.value)} ({span(value)})" if value.has_interval else lr(value.value)
+
+
+def known(value: Lr | None) -> str:
+    """The same in a table."""
+    return "not estimable" if value is None else lr_with_interval(value)
 
 
 def span(value: Lr) -> str:

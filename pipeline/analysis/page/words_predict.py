@@ -10,6 +10,7 @@ from pipeline.analysis.fit.estimators import DEFAULT
 from pipeline.analysis.fit.fitted import Lr, Quantity
 from pipeline.analysis.fit.next_run import command, role_lrs
 from pipeline.analysis.fit.predict import Doubt, LrPrediction
+from pipeline.analysis.fit.regret import Price
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words, words_fit
 from pipeline.analysis.page.words import cost
@@ -32,19 +33,21 @@ def reason(one: LrPrediction) -> str:
         case "optimum unknown":
             return "half of the learning rate that 95 % of runs stand; the optimum is not known there"
         case "edge unknown":
+            assert r.price is not None
             stable = words.lr(r.largest_stable)
-            return f"{_price(one)}; the edge is not known there, and {stable} is the largest rate seen to be stable"
+            said = price_of(r.price, one.group.unit, one.level)
+            return f"{said}; the edge is not known there, and {stable} is the largest rate seen to be stable"
         case "least regret":
             assert r.price is not None
-            return f"{_price(one)}; {words_fit.percent(r.price.diverges)} to diverge"
+            said = price_of(r.price, one.group.unit, one.level)
+            return f"{said}; {words_fit.percent(r.price.diverges)} to diverge"
 
 
-def _price(one: LrPrediction) -> str:
-    price = one.recommended.price
-    assert price is not None
+def price_of(price: Price, unit: str, level: float) -> str:
+    """What a learning rate costs; `unit` may be empty."""
     most = f"at most {cost(price.at_most)}" if math.isfinite(price.at_most) else "no bound since runs may diverge"
-    unit = f" {one.group.unit}" if one.group.unit else ""
-    return f"expected to cost {cost(price.expected)}{unit} over the best, {most} ({100 * one.level:g} %)"
+    per = f" {unit}" if unit else ""
+    return f"expected to cost {cost(price.expected)}{per} over the best, {most} ({100 * level:g} %)"
 
 
 def warning(one: LrPrediction, doubt: Doubt) -> str:
@@ -83,10 +86,9 @@ def warning(one: LrPrediction, doubt: Doubt) -> str:
 
 def sentences(one: LrPrediction) -> list[str]:
     """The prediction in words; the first lines answer, the rest qualify."""
-    percent = f"{100 * one.level:g} %"
     edge = "max-stable lr " if one.group.estimator.max_stable else "unstable from "
     lines = [f"! {warning(one, doubt)}" for doubt in one.doubts if doubt.kind == "beyond tried"]
-    lines += [f"optimal lr      {_value(one.optimal, percent)}", f"{edge}  {_value(one.max_stable, percent)}"]
+    lines += [f"optimal lr      {of_level(one.optimal, one.level)}", f"{edge}  {of_level(one.max_stable, one.level)}"]
     if one.recommended.lr is None:
         lines.append(f"recommended lr  none: {reason(one)}.")
     else:
@@ -101,10 +103,12 @@ def sentences(one: LrPrediction) -> list[str]:
     return lines
 
 
-def _value(lr: Lr | None, percent: str) -> str:
+def of_level(lr: Lr | None, level: float) -> str:
+    """A learning rate with its interval, which holds so much."""
     if lr is None:
         return "not estimable"
-    return f"{words.lr(lr.value)} ({f'{percent} interval {words.span(lr)}' if lr.has_interval else 'no interval'})"
+    interval = f"{100 * level:g} % interval {words.span(lr)}" if lr.has_interval else "no interval"
+    return f"{words.lr(lr.value)} ({interval})"
 
 
 def _way(axis: Axis, way: Advice) -> str:

@@ -12,8 +12,9 @@ from pipeline.analysis.fit.fitted import Lr
 from pipeline.analysis.fit.surface import CellFit, CellPrediction, SurfaceFit, SurfaceGroup
 from pipeline.analysis.page import words
 from pipeline.analysis.page.tables import to_json, write_text
-from pipeline.analysis.page.words import DASH, cost
+from pipeline.analysis.page.words import DASH
 from pipeline.analysis.page.words_fit import percent
+from pipeline.analysis.page.words_predict import of_level, price_of
 from pipeline.console import wrapped
 
 
@@ -25,24 +26,16 @@ def summary(fit: SurfaceFit) -> str:
     for group in fit.groups:
         header = (*(axis.noun for axis in group.axes), "optimal lr (95 %)", "max-stable lr (95 %)", "runs")
         rows = [header, *map(_row, group.fits)]
-        lines += ["", _title(group), *words.aligned(rows), ""]
+        lines += ["", words.title(group.key.values()), *words.aligned(rows), ""]
         lines += words.aligned([("along", "exponent of the optimum", "95 % interval"), *_exponents(group)])
         for note in _notes(group):
             lines += wrapped(note, "  - ")
     return words.plain("\n".join(lines))
 
 
-def _title(group: SurfaceGroup) -> str:
-    return " \u00b7 ".join(part for part in map(words.label, group.key.values()) if part) or "All runs"
-
-
 def _row(one: CellFit) -> tuple[str, ...]:
-    best = f"none: {one.left_out.value}" if one.left_out else _cell(one.best)
-    return (*map(words.level, one.cell), best, _cell(one.edge), str(one.n_runs))
-
-
-def _cell(lr: Lr | None) -> str:
-    return "not estimable" if lr is None else words.lr_with_interval(lr)
+    best = f"none: {one.left_out.value}" if one.left_out else words.known(one.best)
+    return (*map(words.level, one.cell), best, words.known(one.edge), str(one.n_runs))
 
 
 def _exponents(group: SurfaceGroup) -> list[tuple[str, ...]]:
@@ -142,26 +135,23 @@ def prediction(fit: SurfaceFit, predictions: Sequence[CellPrediction]) -> str:
     lines += [line for note in fit.study.notes for line in wrapped(note, "  - ")]
     for one in predictions:
         where = f"{_at(one.group, one.cell)} ({'trained' if one.trained else 'not trained'})"
-        lines += ["", f"{_title(one.group)}, {where}"]
+        lines += ["", f"{words.title(one.group.key.values())}, {where}"]
         lines += [line for warning in _warnings(one) for line in wrapped(f"! {warning}", "  ")]
-        lines += [f"  optimal lr      {_value(one, one.optimal)}", f"  max-stable lr   {_value(one, one.max_stable)}"]
+        lines += [
+            f"  optimal lr      {of_level(one.optimal, one.level)}",
+            f"  max-stable lr   {of_level(one.max_stable, one.level)}",
+        ]
         lines += wrapped(f"recommended lr  {_recommended(one)}", "  ")
     return words.plain("\n".join(lines))
-
-
-def _value(one: CellPrediction, lr: Lr | None) -> str:
-    return "not estimable" if lr is None else f"{words.lr(lr.value)} ({100 * one.level:g} % interval {words.span(lr)})"
 
 
 def _recommended(one: CellPrediction) -> str:
     price = one.price
     if price is None:
         return "none: the optimum is not known there."
-    most = f"at most {cost(price.at_most)}" if math.isfinite(price.at_most) else "no bound since runs may diverge"
     edge = "the edge is not known there"
     diverges = edge if math.isnan(price.diverges) else f"{percent(price.diverges)} to diverge"
-    expected = f"expected to cost {cost(price.expected)} over the best, {most} ({100 * one.level:g} %)"
-    return f"{words.lr(price.lr)}: {expected}; {diverges}."
+    return f"{words.lr(price.lr)}: {price_of(price, '', one.level)}; {diverges}."
 
 
 def _warnings(one: CellPrediction) -> list[str]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-from pipeline.analysis.fit.fitted import Lr
 from pipeline.analysis.fit.predict import LrPrediction
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words
@@ -49,8 +48,10 @@ def _row(one: LrPrediction) -> tuple[str, ...]:
             DASH if math.isnan(price.diverges) else percent(price.diverges),
         )
     )
-    return f"{words.level(one.width)}{trained}", _cell(one.optimal), _cell(one.max_stable), recommended, *costs
-
-
-def _cell(lr: Lr | None) -> str:
-    return "not estimable" if lr is None else words.lr_with_interval(lr)
+    return (
+        f"{words.level(one.width)}{trained}",
+        words.known(one.optimal),
+        words.known(one.max_stable),
+        recommended,
+        *costs,
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.study.stability import ground_lost, records_above
-from pipeline.config import counted_settings
+from pipeline.config import RunConfig, counted_settings
 from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
@@ -94,17 +94,17 @@ def _row(run: RunDir) -> Row:
         raise RequestError(f"{run.metrics_file} has no {error}: delete {run.path} to run it again") from None
     except (TypeError, ValueError) as error:
         raise RequestError(f"{run.metrics_file} is damaged ({error}): delete {run.path} to run it again") from None
-    return _of(run, result, steps, losses, validation)
-
-
-def _of(run: RunDir, result: RunResult, steps: Any, losses: Any, validation: Any) -> Row:
-    run.require_sealed()
     config, recorded = run.read_config()
+    run.require_sealed(config, records)
+    data = str(recorded.get("data_fingerprint", ""))
+    return {"run": run.name, "data": data, **_of(config, result, steps, losses, validation)}
+
+
+def _of(config: RunConfig, result: RunResult, steps: Any, losses: Any, validation: Any) -> Row:
     loss = LOSSES[config.loss]
     guessing = loss.of_guessing(config.d_out) if loss.judged else math.inf
     share_lost, noises_lost = ground_lost(losses[steps > config.warmup_steps]) if len(losses) else (0.0, 0.0)
     return {
-        "run": run.name,
         "param": config.param,
         "optimizer": config.optimizer,
         "loss": config.loss,
@@ -131,7 +131,6 @@ def _of(run: RunDir, result: RunResult, steps: Any, losses: Any, validation: Any
         "share_lost": share_lost,
         "noises_lost": noises_lost,
         "settings": json.dumps(counted_settings(config), sort_keys=True),
-        "data": str(recorded.get("data_fingerprint", "")),
     }
 
 
