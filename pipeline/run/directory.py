@@ -213,8 +213,8 @@ class RunDir:
         write_atomic(self.result_file, text)
 
     def require_sealed(self, config: RunConfig, records: Sequence[Record]) -> None:
-        """Raises `RequestError` where a finished run's files are not as it left them, or its name or its records cannot
-        be its own, of which `config` and `records` were read. A run from before there were seals has its name and records alone."""
+        """Raises `RequestError` where a finished run's files are not as it left them, or its name or its records, read
+        from these, cannot be its own. A run from before there were seals has its name and records alone."""
         try:
             seal = read_sealed(self.seal_file)
             changed = [name for name, known in seal.items() if file_sha256(self.path / name) != known]

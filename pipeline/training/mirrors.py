@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 from urllib.parse import urlparse
 
 from pipeline.config import RunConfig, run_settings
@@ -79,7 +79,7 @@ class WandbMirror:
             id=f"{config.study}-{config.run_name}",
             resume="allow" if self._online else None,  # what is offline is put together when it is synchronized
             dir=str(config.run_dir),
-            mode=self._mode,
+            mode=cast(Any, self._mode),  # WANDB_MODE has more names, of which the client judges
             config=run_settings(config),
             reinit="create_new",  # a worker trains many runs
             settings=wandb.Settings(silent=True, console="off", init_timeout=CONNECT, finish_timeout=FINISH),
@@ -111,8 +111,8 @@ class WandbMirror:
             self._run = None
             why = (str(error).splitlines() or [""])[0]
             print(
-                f"W&B mirror stopped ({type(error).__name__}: {why}): W&B lacks the rest of {lost}; the run goes on, and "
-                "metrics.jsonl is complete",
+                f"W&B mirror stopped ({type(error).__name__}: {why}): W&B lacks the rest of {lost}; the run goes on, "
+                "and metrics.jsonl is complete",
                 file=sys.stderr,
                 flush=True,
             )
