@@ -99,7 +99,7 @@ def test_damaged_runs_are_named_or_change_nothing(
 
     def fitted() -> tuple[int, str, pd.DataFrame | None]:
         code, out, err = said(capfd, "fit", str(tmp_path / "study"), "--estimator", "paper", "--out", str(tmp_path))
-        return code, out + err, None if code else pd.read_csv(tmp_path / "exponents.csv")
+        return code, out + err, None if code else pd.read_csv(tmp_path / "runs.csv")
 
     shutil.copytree(study, tmp_path / "study")
     _, _, right = fitted()
