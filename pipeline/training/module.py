@@ -34,6 +34,8 @@ from pipeline.training.parallel.fsdp import reshard_
 from pipeline.training.parallel.ranks import gather
 from pipeline.training.parallel.strategies import strategy_of
 
+VECTORS_AT_ONCE = 1024  # in a validation's forward pass
+
 
 class TrainingModule(pl.LightningModule):
     """A model at one width under one parameterization.
@@ -52,7 +54,7 @@ class TrainingModule(pl.LightningModule):
         self.model, self.specs = build(config)
         initialize_(self.model, self.specs, self.scaling, config.seed)
         self.passes: list[Tensor] = []
-        self._gradient_norm = torch.tensor(0.0)
+        self.last_gradient_norm = torch.tensor(0.0)
         self._batches: Generator[Batch] | None = None
 
     @property
@@ -68,13 +70,14 @@ class TrainingModule(pl.LightningModule):
         """The training loss of a batch, the mean over its tokens or examples, and what else is recorded of it."""
         inputs, targets = inputs_and_targets(batch)
         with self._precision():
-            return self._loss(self.model(inputs), targets)
+            return self.loss_of(self.model(inputs), targets)
 
     def _precision(self) -> torch.autocast:
         # here, not in Lightning's plugins, of which DeepSpeed's would cast the weights themselves
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16-mixed")
 
-    def _loss(self, h: Tensor, targets: Tensor) -> LossOutput:
+    def loss_of(self, h: Tensor, targets: Tensor) -> LossOutput:
+        """The same, of what the readout is applied to."""
         readout = self.model.readout  # weight (V, D), bias (V,)
         h_ND, targets_N = h.reshape(-1, h.shape[-1]), targets.reshape(-1)
         return linear_loss(
@@ -98,7 +101,7 @@ class TrainingModule(pl.LightningModule):
         inputs, targets = inputs_and_targets(batch)
         with self._precision():
             h, readout = self.model(inputs), self.model.readout
-            loss_F = self._loss(h, targets).to_vector().double()
+            loss_F = self.loss_of(h, targets).to_vector().double()
         if not self.config.diagnostics.on:
             return loss_F
         h_ND, targets_N = h.reshape(-1, h.shape[-1]), targets.reshape(-1)
@@ -109,14 +112,14 @@ class TrainingModule(pl.LightningModule):
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self.last_gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if self.config.grad_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.config.grad_clip, self._gradient_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.config.grad_clip, self.last_gradient_norm)
 
     @property
     def gradient_norm(self) -> float:
         """Global norm of the last step's gradient before clipping."""
-        return zero.gradient_norm(self.trainer) if zero.is_zero(self.trainer) else self._gradient_norm.item()
+        return zero.gradient_norm(self.trainer) if zero.is_zero(self.trainer) else self.last_gradient_norm.item()
 
     def configure_optimizers(self) -> dict[str, Any]:
         c = self.config
@@ -141,6 +144,8 @@ class TrainingModule(pl.LightningModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
+        if self.config.data.vectors and self.device.type == "cpu":
+            return batches  # they are made faster than a thread hands them over
         self._batches = prefetched(batches, pin=self.device.type == "cuda")
         return together(self._batches) if self.config.data.mode == "stream" else self._batches
 
@@ -179,7 +184,7 @@ class TrainingModule(pl.LightningModule):
         batches = validation_batches(
             self.data.val,
             count=self.config.val_sequences,
-            batch=self.micro_batch,
+            batch=max(self.micro_batch, VECTORS_AT_ONCE) if self.config.data.vectors else self.micro_batch,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )

@@ -72,6 +72,10 @@ class Recorder(Callback):
         self.calendar.saved()
         self.records.begin(trainer.global_step)
 
+    def wants_gradients(self, trainer: pl.Trainer) -> bool:
+        """Whether the next optimizer step's are looked at."""
+        return self.monitor is not None and self.monitor.due(trainer, trainer.global_step + 1)
+
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
         if self.monitor is not None:
             self.monitor.on_before_optimizer_step(trainer, module, optimizer)

@@ -40,9 +40,14 @@ def resume(trainer: pl.Trainer, module: TrainingModule, checkpoint: Checkpoint) 
     loop = trainer.fit_loop.epoch_loop
     loop.automatic_optimization.optim_progress.optimizer.step.total.completed = checkpoint.step
     loop._batches_that_stepped = checkpoint.step
+    set_learning_rates(trainer, checkpoint.step)
+
+
+def set_learning_rates(trainer: pl.Trainer, step: int) -> None:
+    """Those of the update that follows step `step`."""
     for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
-        scheduler.last_epoch = checkpoint.step
+        scheduler.last_epoch = step
         for group, base, factor in zip(
             scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
         ):
-            group["lr"] = base * factor(checkpoint.step)
+            group["lr"] = base * factor(step)

@@ -16,6 +16,7 @@ from pipeline.run.directory import RunDir
 from pipeline.run.result import Record, RunResult, final_values
 from pipeline.training.checkpoint.files import newest_first, prune
 from pipeline.training.health import handle_stop_signals
+from pipeline.training.loop import shorten
 from pipeline.training.machine import check_devices
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.mirrors import WandbMirror
@@ -114,7 +115,7 @@ def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
     for name, level in {"lightning.pytorch": "WARNING", "lightning.fabric": "WARNING", "DeepSpeed": "ERROR"}.items():
         logging.getLogger(name).setLevel(level)
     sized: list[pl.Callback] = [MicroBatch(config, run)] if config.micro_batch == "auto" else []
-    return pl.Trainer(
+    trainer = pl.Trainer(
         devices=config.devices,
         num_nodes=config.num_nodes,
         strategy=strategy_of(config).lightning(config),
@@ -129,6 +130,9 @@ def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    if config.world_size == 1 and config.strategy == "auto":
+        shorten(trainer, recorder)
+    return trainer
 
 
 def _result(run: RunDir, module: TrainingModule, recorder: Recorder, steps: int) -> RunResult:
