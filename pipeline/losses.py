@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from pipeline.products import product
+
 # Large enough that accumulating the readout's gradient costs little beside its matrix products, small enough that a
 # chunk of logits stays far below the model's own activations (50 304 columns: 0.4 GB).
 CHUNK_ROWS = 2048
@@ -128,7 +130,7 @@ class _LinearLoss(torch.autograd.Function):
             for start in range(0, n, chunk_rows):
                 rows = slice(start, start + chunk_rows)
                 h_CD, targets_C1 = h_ND[rows].to(dtype), targets_N[rows, None]
-                logits_CV = (h_CD @ weight.T).to(loss.dtype)
+                logits_CV = product(h_CD, weight).to(loss.dtype)
                 if bias_V is not None:
                     logits_CV += bias_V
                 squares += torch.linalg.vector_norm(logits_CV).square()
@@ -154,9 +156,9 @@ class _LinearLoss(torch.autograd.Function):
                     grad_bias += grad_CV.sum(0)
                 grad = grad_CV.to(dtype)
                 if grad_h is not None:
-                    grad_h[rows] = grad @ weight
+                    grad_h[rows] = product(grad, weight.T)
                 if grad_weight is not None:
-                    grad_weight += grad.T @ h_CD
+                    grad_weight += product(grad.T, h_CD.T)
 
         ctx.save_for_backward(grad_h, grad_weight, grad_bias)
         means = (

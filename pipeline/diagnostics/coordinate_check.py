@@ -24,6 +24,7 @@ from pipeline.diagnostics.quantities import Quantities
 from pipeline.diagnostics.spectra import Spectra
 from pipeline.diagnostics.sums import Reduce, Sums
 from pipeline.models.roles import Readout
+from pipeline.products import Linear
 
 # what a run's record calls logit_rms is that of its training batch
 ON_THE_PROBE = {
@@ -223,7 +224,7 @@ class CoordinateCheck:
             match layer.kind:
                 case "linear":
                     self._last = (layer, output)
-                    plain = type(layer.module).forward is nn.Linear.forward
+                    plain = type(layer.module).forward in (nn.Linear.forward, Linear.forward)
                     add.linear(layer, x, x_R, *weight, _without_bias(layer, output) if plain else None)
                 case "embedding":
                     add.embedding(layer, x, *weight)

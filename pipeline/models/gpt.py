@@ -17,6 +17,7 @@ from pipeline.config import ModelConfig, RunConfig
 from pipeline.errors import RequestError
 from pipeline.models.roles import Claim, Readout, TensorSpec, by_name, linear, norm
 from pipeline.parameterization.rules import Role
+from pipeline.products import quicken_
 
 
 class GPT(litgpt.GPT):
@@ -87,6 +88,7 @@ def of_run(config: RunConfig) -> tuple[GPT, dict[str, TensorSpec]]:
 def build(model: ModelConfig, width: int, seq_len: int) -> GPT:
     """The model with unset weights (see `pipeline.models.init`), on torch's current default device."""
     gpt = GPT(litgpt_config(model, width, seq_len))
+    quicken_(gpt)
     if not model.train_norms:
         for tensor, _ in _norm_claims(gpt):
             tensor.requires_grad_(False)

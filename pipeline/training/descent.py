@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from pipeline.config import ModelConfig
 from pipeline.data.batches import Batch
 from pipeline.models.mlp import MLP
-from pipeline.models.product import product
+from pipeline.products import product
 from pipeline.training.module import TrainingModule
 
 ROWS = 512  # of a weight that are updated at a time: what is subtracted stays in the cache

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline import products
 from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, RunConfig
 from pipeline.data.open import open_data
-from pipeline.models import product as products
-from pipeline.models.product import product
 from pipeline.run.directory import RunDir
 from pipeline.training import descent, trainer
 from pipeline.training.descent import Descent
@@ -125,15 +124,3 @@ def test_other_runs_are_not_its(change: dict[str, Any]) -> None:
     config = dataclasses.replace(RUN, weight_decay=None, **change)
     module = TrainingModule(config, open_data(config))
     assert not Descent.suits(module)
-
-
-@pytest.mark.parametrize("shape", [(64, 128, 256), (1, 512, 4096), (200, 70, 300)])
-def test_products_are_torchs(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "FROM", 0)
-    b, i, o = shape
-    a, w = torch.randn(b, i), torch.randn(o, i)
-    exact = a.double() @ w.double().T
-    bound = 2e-6 * a.double().abs() @ w.double().abs().T  # float32's rounding of sums of such terms
-    assert ((product(a, w).double() - exact).abs() <= bound).all()
-    assert ((product(a, torch.randn(i, o).copy_(w.T).T).double() - exact).abs() <= bound).all()  # not contiguous
-    assert product(a.double(), w.double()).dtype == torch.float64
