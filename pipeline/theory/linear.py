@@ -84,8 +84,8 @@ def step(f: Floats, kernel: Floats, lr: Any, coupling: Any, update: Update = "si
     """f and K after one update; what overflows is inf or nan."""
     with np.errstate(over="ignore", invalid="ignore"):
         push = lr * (f - Y)
-        after = f * (1 + coupling * push**2) - push * kernel
-        return after, kernel + coupling * push * (push * kernel - 4 * (f if update == "simultaneous" else after))
+        f_after = f * (1 + coupling * push**2) - push * kernel
+        return f_after, kernel + coupling * push * (push * kernel - 4 * (f if update == "simultaneous" else f_after))
 
 
 def trajectory(
@@ -98,6 +98,15 @@ def trajectory(
     for t in range(steps):
         fs[t + 1], kernels[t + 1] = step(fs[t], kernels[t], lr, coupling, update)
     return fs, kernels
+
+
+def after(
+    f: Floats, kernel: Floats, lr: Any, coupling: Any, steps: int, update: Update = "simultaneous"
+) -> tuple[Floats, Floats]:
+    """f and K after `steps` updates alone."""
+    for _ in range(steps):
+        f, kernel = step(f, kernel, lr, coupling, update)
+    return f, kernel
 
 
 def descend(at: Scales, u: Floats, v: Floats, lr: Any, steps: int) -> tuple[Floats, Floats]:
@@ -138,10 +147,8 @@ def largest_stable(start: Starts, steps: int, update: Update = "simultaneous") -
     f, kernel, coupling = start.f_WS, start.kernel_WS, start.coupling_W[:, None]
 
     def stable(lr: Floats) -> NDArray[np.bool_]:
-        now = (np.broadcast_to(f, lr.shape), np.broadcast_to(kernel, lr.shape))
-        for _ in range(steps):
-            now = step(*now, lr, coupling, update)
-        return np.isfinite(now[0]) & np.isfinite(now[1])
+        ends = after(f, kernel, lr, coupling, steps, update)
+        return np.isfinite(ends[0]) & np.isfinite(ends[1])
 
     octaves_L = np.arange(-_RANGE, _RANGE + 1 / _GRID, 1 / _GRID)
     bad_LWS = ~stable(2 ** octaves_L[:, None, None] * 2 / kernel)

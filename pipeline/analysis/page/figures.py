@@ -86,7 +86,7 @@ def _draw_row(row: "SubFigure", shown: Transfer, title: str, published: Sequence
         main.set(
             xscale="log", ylim=shown.loss_range, xlabel=xlabel, ylabel=shown.loss_name if column == 0 else ""
         )  # fmt: skip
-        _label_lr_axis(main)
+        label_lr_axis(main)
         strip.set_title(title if column == 0 else "scaled by the fitted exponent", loc="left",
                         fontweight="bold" if column == 0 else "normal")  # fmt: skip
     if not law.estimable:
@@ -158,7 +158,7 @@ def _draw_exponents(axes: "Axes", shown: Transfer, published: Sequence[Exponent]
     low, high = np.nanmin(bounds), np.nanmax(bounds)
     room = max((high / low) ** 0.15, 1.3)  # on a log axis the same learning rate everywhere would span nothing
     axes.set_ylim(low / room, high * room)
-    _label_lr_axis(axes, "y")
+    label_lr_axis(axes, "y")
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles[::-1],
@@ -190,7 +190,7 @@ def _draw_slopes(axes: "Axes", law: LawPoints, slopes: Collection[float]) -> Non
         axes.plot(widths, line, ":", color=law.colour, lw=1.2, alpha=0.8, label=label, zorder=1)
 
 
-def _label_lr_axis(axes: "Axes", which: str = "x") -> None:
+def label_lr_axis(axes: "Axes", which: str = "x") -> None:
     """Ticks such as 4e-3 at 1, 2, 5 times a power of ten, or powers alone where the axis is long."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
