@@ -18,6 +18,7 @@ from pipeline.errors import RequestError, require
 from pipeline.parameterization.rules import TABLE
 
 PARAMS = ("sp", "ntp", "mup")
+WIDEST = 2**22
 
 
 def main() -> int:
@@ -34,6 +35,10 @@ def main() -> int:
         for name in ("seeds", "steps"):
             require(getattr(args, name) >= 1, f"--{name} must be at least 1, got {getattr(args, name)}")
         edges = [linear_edge(p, widths, args.seeds, args.steps, update) for p in params for update in UPDATES]
+        if any(np.isnan(edge.lr_WS).any() for edge in edges):
+            raise RequestError(
+                f"--steps {args.steps}: not every width diverges so soon at any learning rate; give more"
+            )
         print(*table(_rows(edges)), "", sep="\n")
         asked = {"widths": args.widths, "params": args.params, "seeds": args.seeds, "steps": args.steps}
         given = [word for name, value in asked.items() if value != parser.get_default(name)
@@ -56,8 +61,9 @@ def _widths(text: str) -> list[int]:
     """Raises `RequestError`."""
     parts = text.split(",")
     require(
-        all(part.strip().isdigit() and int(part) > 1 for part in parts) and len({*map(int, parts)}) == len(parts) > 1,
-        f"--widths takes two different whole numbers above 1 or more, such as 64,256,1024; got {text!r}",
+        all(part.strip().isdecimal() and 1 < int(part) <= WIDEST for part in parts)
+        and len({*map(int, parts)}) == len(parts) > 1,
+        f"--widths takes different whole numbers from 2 to {WIDEST}, at least two, such as 64,256,1024; got {text!r}",
     )
     return sorted(map(int, parts))
 
@@ -79,10 +85,10 @@ def _rows(edges: list[LinearEdge]) -> list[tuple[str, ...]]:
     head = ("", "update", "exponent", "95 % interval", "predicted", "published", "lr at the widest", "lr * K_0")
     rows = []
     for edge in edges:
-        ends = edge.exponent - edge.half_width, edge.exponent + edge.half_width
+        low, high = (words.number(edge.exponent + sign * edge.half_width, 3) for sign in (-1, 1))
         cells = (
             words.label(edge.param), edge.update, words.number(edge.exponent, 3),
-            " to ".join(words.number(end, 3) for end in ends), str(edge.predicted), _published(edge),
+            low if low == words.DASH else f"{low} to {high}", str(edge.predicted), _published(edge),
             words.lr(float(edge.lr_W[-1])), f"{edge.lr_times_kernel:.2f}",
         )  # fmt: skip
         rows.append(tuple(map(words.plain, cells)))
