@@ -35,7 +35,7 @@ def clipping(group: GroupFit) -> list[str]:
     said = []
     for quantity, claim in group.predicted.items():
         (name, where), acts = _AT[quantity], "never" if claim.clipping is None else claim.clipping.acts
-        if claim.clipping is None or acts == "never":
+        if claim.clipping is None or acts == "never" or not group.fitted.laws[quantity].estimable:
             continue
         otherwise = fraction(claim.otherwise)
         if acts == "unknown":
