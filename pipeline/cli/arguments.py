@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -34,7 +35,7 @@ class RequestParser(argparse.ArgumentParser):
         self.register("type", Path, lambda text: Path(user_path(text)))
 
     def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
-        parsed, rest = self.parse_known_args(args)
+        parsed, rest = self.parse_known_args(list(_joined(sys.argv[1:] if args is None else args)))
         if rest:
             _refuse_unrecognized(rest, {flag.lstrip("-") for flag in self._option_string_actions})
         return parsed

@@ -5,7 +5,7 @@ Two-layer nets: Remark 3 lets controlled divergence under cross-entropy reach ov
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from pipeline.parameterization.rules import HALF, Role
@@ -42,8 +42,13 @@ class Edges:
     stable inputs (Definition C.11b, Remark 3)."""
 
 
+DEEP = 8
+"""Edges are the same from this depth on, and found there."""
+
+
 def edges(setting: Setting) -> Edges:
     """Predicted max-stable and optimal learning-rate exponents, with their status."""
+    setting = replace(setting, depth=min(setting.depth, DEEP))
     net = network(setting)
 
     def regime(alpha: Fraction) -> Regime:

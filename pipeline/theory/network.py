@@ -59,6 +59,9 @@ ARCHITECTURES = {
 """By their `--model` names: mlp is section 2's, without biases and norms; gpt has trainable or fixed norms."""
 
 
+DEEPEST = 1000
+
+
 @dataclass(frozen=True)
 class Setting:
     """What is trained, and how. Raises `ValueError` with one line where the combination means nothing."""
@@ -93,6 +96,8 @@ class Setting:
             raise ValueError(f"loss {self.loss} is not predicted")
         if self.depth < 2:
             raise ValueError(f"depth {self.depth}: a network has at least 2 weight matrices, input and readout")
+        if self.depth > DEEPEST:
+            raise ValueError(f"depth {self.depth}: exponents are followed through at most {DEEPEST} weight matrices")
         for name, (value, why) in self.architecture.meaningless.items():
             if getattr(self, name) == value:
                 raise ValueError(f"{name} {value} {why}")

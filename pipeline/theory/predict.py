@@ -129,7 +129,8 @@ def predict(setting: Setting, alpha: Fraction, small_steps: bool = False) -> Pre
 
 def run(net: Network, setting: Setting, alpha: Fraction) -> tuple[tuple[Snapshot, ...], bool]:
     """Snapshots of `net`, and whether they settled (`propagation.simulate`)."""
-    limit = 2 * setting.depth + 8  # a change needs a step per layer to reach every layer, forward and back
+    # every pass reaches every layer, so that what settles does within a few steps, whatever the depth
+    limit = 2 * min(setting.depth, 8) + 8
     return _simulated(net, setting.family, setting.derivative, setting.clipping, alpha, limit)
 
 

@@ -176,9 +176,14 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
         sgd and not norms and 3 <= setting.depth <= 4,
     )
     yield (
-        "the softmax saturates where logits diverge and training ends; published runs then count as unstable from "
-        "n^-1 on [observed, F.4]",
-        sgd and setting.derivative == "softmax_mse",
+        "the softmax saturates where logits diverge and training ends; published MLPs on multi-index data then count "
+        "as unstable from n^-1 on [observed, F.4]",
+        sgd and not norms and setting.derivative == "softmax_mse",
+    )
+    yield (
+        "published GPTs with this loss and clipping: optimum about n^-1.05, max-stable rate about n^-0.50 [observed, "
+        "Figure F.8, Table F.1]",
+        sgd and norms and setting.derivative == "softmax_mse",
     )
     yield (
         "exponents of clipping in every step; clipping now and then moved no exponent in published GPT runs "

@@ -47,20 +47,26 @@ def write_study(
     widths: Sequence[int] = WIDTHS,
     lrs: Sequence[float] = LRS,
     seeds: Sequence[int] = (0,),
+    norm: Callable[[RunConfig, int], float] | None = None,
     **settings: Any,
 ) -> Path:
-    """One run per point of the grid; `settings` replace those of `BASE`."""
+    """One run per point of the grid; `settings` replace those of `BASE`; `norm` is the gradient's at a step."""
     for param in params:
         for width in widths:
             for lr in lrs:
                 for seed in seeds:
                     config = dataclasses.replace(BASE, param=param, width=width, lr=lr, seed=seed, **settings)
-                    write_run(folder, config, loss(config))
+                    write_run(folder, config, loss(config), norm=norm)
     return folder
 
 
 def write_run(
-    folder: Path, config: RunConfig, final_loss: float, losses: Sequence[float] | None = None, **result: Any
+    folder: Path,
+    config: RunConfig,
+    final_loss: float,
+    losses: Sequence[float] | None = None,
+    norm: Callable[[RunConfig, int], float] | None = None,
+    **result: Any,
 ) -> Path:
     """A finished run whose loss falls exponentially to `final_loss`, or follows `losses`; nan: diverged half-way.
     `result` replaces entries of result.json, ``status="failed"`` for one."""
@@ -74,7 +80,9 @@ def write_run(
         losses = target + (INITIAL_LOSS - target) * np.exp(-(steps - 1) / 10)
         if math.isnan(final_loss):
             losses = [*losses[: config.steps // 2], math.nan]
-    records = [{"step": step, "loss": null(value)} for step, value in enumerate(losses, start=1)]
+    records: list[dict[str, Any]] = [{"step": step, "loss": null(value)} for step, value in enumerate(losses, start=1)]
+    if norm is not None:
+        records = [record | {"grad_norm": null(norm(config, record["step"]))} for record in records]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     entries = {
         "status": "diverged" if math.isnan(final_loss) else "completed",

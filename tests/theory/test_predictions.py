@@ -590,3 +590,22 @@ def test_an_initialization_that_diverges_is_refused() -> None:
     wild = Parameterization("wild", {**sp.init, "hidden": Factor(Fraction(0))}, sp.lr)
     with pytest.raises(ValueError, match="initialization itself diverges"):
         edges(Setting(wild, "sgd", model="mlp"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "softmax_mse"])
+@pytest.mark.parametrize("model", ["mlp", "gpt"])
+def test_edges_and_regimes_of_deep_nets_are_those_that_they_are_looked_for_at(model, loss, optimizer, monkeypatch):
+    for param in TABLE.values():
+        for clipping in (False, True):
+            setting = Setting(param, optimizer, loss, model, depth=12, clipping=clipping)
+            found = edges(setting)
+            with monkeypatch.context() as patched:
+                patched.setattr("pipeline.theory.edges.DEEP", 12)
+                assert edges(setting) == found
+
+
+def test_deep_nets_settle_as_soon_as_shallow_ones():
+    for depth in (8, 40):
+        assert len(predict(mlp("sp", depth=depth), H).steps) <= 4
+        assert not predict(mlp("sp", depth=depth), Fraction(0)).settled

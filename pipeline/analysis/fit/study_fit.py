@@ -16,6 +16,7 @@ from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import Fitted, FittedWidth, Lr, Quantity
 from pipeline.analysis.fit.theory import Predicted, predicted
 from pipeline.analysis.study.axis import Axis
+from pipeline.analysis.study.clipping import Clipping
 from pipeline.analysis.study.grid import Curve, Edge, Grid, GridWidth, Optimum, grid_of
 from pipeline.analysis.study.load import GROUP, load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS, Measure
@@ -188,11 +189,24 @@ def _fit_group(key: Any, rows: pd.DataFrame, study: AnyStudy, measure: Compared,
         grid,
         estimator.fit(grid),
         # theory is about a model, and no table says what was trained
-        {} if study.config is None else predicted(study.config, param, optimizer, loss),
+        {} if study.config is None else predicted(study.config, param, optimizer, loss, _clipping(grid, rows)),
         study.level_step,
         measure.unit(loss),
         len(rows) - own,
     )
+
+
+def _clipping(grid: Grid, rows: pd.DataFrame) -> dict[Quantity, Clipping]:
+    """Of the runs at each width's best learning rate of the grid, and at the last stable one."""
+    at: dict[Quantity, dict[float, float]] = {
+        "optimal": {w.width: w.optimum.lr for w in grid.widths},
+        "max_stable": {w.width: w.edge.last_stable_lr for w in grid.widths},
+    }
+    shares = rows.groupby(["width", "lr"])["clipped_share"].mean()
+    return {
+        quantity: Clipping({width: float(shares.get((width, lr), math.nan)) for width, lr in lrs.items()})
+        for quantity, lrs in at.items()
+    }
 
 
 def _with_base_width(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

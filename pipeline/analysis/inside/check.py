@@ -18,6 +18,7 @@ import pandas as pd
 
 from pipeline.analysis.inside.slopes import fit_slopes
 from pipeline.analysis.inside.theory import Theory
+from pipeline.analysis.study.clipping import Clipping, clipped_share
 from pipeline.analysis.study.runs import Floats
 from pipeline.config import RunConfig
 from pipeline.entries.kinds import SMALL_GROUPS, Place, place_of
@@ -154,7 +155,17 @@ class Ladder:
 
     @cached_property
     def theory(self) -> Theory | None:
-        return None if self.lr_exponent is None else Theory(self.config, self.lr_exponent, self.widths)
+        if self.lr_exponent is None:
+            return None
+        return Theory(self.config, self.lr_exponent, self.widths, self.clipping.acts == "always")
+
+    @cached_property
+    def clipping(self) -> Clipping:
+        """As it acted in the steps recorded."""
+        norms: dict[float, list[float]] = {}
+        for (width, _), records in self.records.items():
+            norms.setdefault(width, []).extend(r.number("grad_norm") for r in records if "grad_norm" in r)
+        return Clipping({width: clipped_share(found, self.config.grad_clip) for width, found in norms.items()})
 
     @cached_property
     def by_weight(self) -> list[Slope]:

@@ -27,6 +27,8 @@ class Theory:
     config: RunConfig
     lr_exponent: Fraction
     widths: tuple[int, ...]
+    clipping: bool = False
+    """It acted in nearly every step."""
 
     def exponent(self, place: Place, quantity: str, step: int) -> float | None:
         """The predicted width exponent of `quantity` after `step` updates; None: no prediction, or exactly zero.
@@ -54,7 +56,17 @@ class Theory:
     def setting(self) -> Setting:
         """As theory describes it. Raises `ValueError` where it does not know it."""
         large = self.config.d_out > np.exp(np.mean(np.log(self.widths)))
-        return setting_of(self.config, d_out="large" if large else "finite")
+        return setting_of(self.config, d_out="large" if large else "finite", clipping=self.clipping)
+
+    @property
+    def hangs_on_clipping(self) -> bool:
+        """Whether clipping in every step would be another prediction."""
+        try:
+            settings = [dataclasses.replace(self.setting, clipping=acts) for acts in (False, True)]
+        except ValueError:
+            return False
+        without, clipped = (predict(one, -self.lr_exponent, small_steps=True).steps for one in settings)
+        return without != clipped
 
     @property
     def regime(self) -> str | None:

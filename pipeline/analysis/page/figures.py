@@ -4,7 +4,7 @@ width.
 matplotlib's object-oriented API only, imported where it is used: `pipeline fit` does not pay for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ import numpy as np
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.transfer import LawPoints, LossCurve, Transfer, colour_by_width, transfer
+from pipeline.analysis.page.words_published import Published
+from pipeline.analysis.published import Exponent
 from pipeline.analysis.study.axis import Axis
 from pipeline.errors import RequestError
 
@@ -39,18 +41,18 @@ STYLE: Any = {  # matplotlib's own type for it is a Literal of every key
 }
 
 
-def lr_curves(fit: StudyFit) -> "Figure":
+def lr_curves(fit: StudyFit, published: Published | None = None) -> "Figure":
     """One row per group: loss against base learning rate; the same against lr * (n/n_base)^-alpha with the fitted
     optimal exponent alpha, so that curves which share their optimum transfer; optimum and stability edge against
-    width."""
+    width, dotted beside them the slopes that were published."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.5, 0.35 + 3.3 * len(fit.groups)), layout="constrained")
         rows = figure.subfigures(len(fit.groups), 1, squeeze=False)[:, 0]
-        for row, group in zip(rows, fit.groups, strict=True):
-            _draw_row(row, transfer(fit, group), words.group_title(group))
+        for row, group, slopes in zip(rows, fit.groups, published or [()] * len(fit.groups), strict=True):
+            _draw_row(row, transfer(fit, group), words.group_title(group), slopes)
         _legend(figure, colour_by_width(fit), fit.study.axis)
     return figure
 
@@ -72,7 +74,7 @@ def save(figure: "Figure", folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def _draw_row(row: "SubFigure", shown: Transfer, title: str) -> None:
+def _draw_row(row: "SubFigure", shown: Transfer, title: str, published: Sequence[Exponent]) -> None:
     grid = row.add_gridspec(2, 3, height_ratios=(1, 7), width_ratios=(1, 1, 0.9), hspace=0.0)
     panels, law = [(0.0, "learning rate")], shown.optimal.law
     if law.estimable:
@@ -84,7 +86,7 @@ def _draw_row(row: "SubFigure", shown: Transfer, title: str) -> None:
         main.set(
             xscale="log", ylim=shown.loss_range, xlabel=xlabel, ylabel=shown.loss_name if column == 0 else ""
         )  # fmt: skip
-        _label_lr_axis(main)
+        label_lr_axis(main)
         strip.set_title(title if column == 0 else "scaled by the fitted exponent", loc="left",
                         fontweight="bold" if column == 0 else "normal")  # fmt: skip
     if not law.estimable:
@@ -92,7 +94,7 @@ def _draw_row(row: "SubFigure", shown: Transfer, title: str) -> None:
     if shown.all_unstable:
         _say(row.add_subplot(grid[:, 2]), "every learning rate\nwas unstable")
     else:
-        _draw_exponents(row.add_subplot(grid[:, 2]), shown)
+        _draw_exponents(row.add_subplot(grid[:, 2]), shown, published)
 
 
 def _say(axes: "Axes", text: str) -> None:
@@ -126,7 +128,7 @@ def _draw_curves(main: "Axes", strip: "Axes", curves: Sequence[LossCurve], expon
     strip.grid(False)
 
 
-def _draw_exponents(axes: "Axes", shown: Transfer) -> None:
+def _draw_exponents(axes: "Axes", shown: Transfer, published: Sequence[Exponent]) -> None:
     for w in shown.brackets:
         axes.plot(
             [w.width] * 2,
@@ -136,8 +138,9 @@ def _draw_exponents(axes: "Axes", shown: Transfer) -> None:
             alpha=0.25,
             solid_capstyle="butt",
         )
-    _draw_law(axes, shown.edge, "--")
-    _draw_law(axes, shown.optimal, "-")
+    for quantity, law, style in (("max_stable", shown.edge, "--"), ("optimal", shown.optimal, "-")):
+        _draw_slopes(axes, law, {one.exponent for one in published if one.quantity == quantity})
+        _draw_law(axes, law, style)
     if shown.beyond:
         ends, lrs = [w.width for w in shown.beyond], [w.edge.last_stable_lr for w in shown.beyond]
         axes.plot(
@@ -155,7 +158,7 @@ def _draw_exponents(axes: "Axes", shown: Transfer) -> None:
     low, high = np.nanmin(bounds), np.nanmax(bounds)
     room = max((high / low) ** 0.15, 1.3)  # on a log axis the same learning rate everywhere would span nothing
     axes.set_ylim(low / room, high * room)
-    _label_lr_axis(axes, "y")
+    label_lr_axis(axes, "y")
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles[::-1],
@@ -177,7 +180,17 @@ def _draw_law(axes: "Axes", law: LawPoints, style: str) -> None:
     axes.plot(*law.line, style, color=law.colour, lw=1.6, label=law.label)
 
 
-def _label_lr_axis(axes: "Axes", which: str = "x") -> None:
+def _draw_slopes(axes: "Axes", law: LawPoints, slopes: Collection[float]) -> None:
+    """Published slopes, through the middle of the measured line."""
+    widths, lrs = law.line
+    for slope in sorted(slopes) if widths else ():
+        middle, at = np.sqrt(np.prod(widths)), np.sqrt(np.prod(lrs))
+        line = [at * (width / middle) ** slope for width in widths]
+        label = f"published: {words.number(slope)}"
+        axes.plot(widths, line, ":", color=law.colour, lw=1.2, alpha=0.8, label=label, zorder=1)
+
+
+def label_lr_axis(axes: "Axes", which: str = "x") -> None:
     """Ticks such as 4e-3 at 1, 2, 5 times a power of ten, or powers alone where the axis is long."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 

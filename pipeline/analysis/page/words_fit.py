@@ -1,13 +1,11 @@
 """What an estimate says, in words: where optimum and edge are and go, how sure that is, and what qualifies it."""
 
-from fractions import Fraction
-
 from pipeline.analysis.fit.estimate import EDGE_GAP
 from pipeline.analysis.fit.evidence import EQUAL_WITHIN, agreement, clean_exponents
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import QUANTITIES, LeftOut, Lr, Quantity
 from pipeline.analysis.fit.study_fit import GroupFit, WidthFit
-from pipeline.analysis.page import words, words_edge
+from pipeline.analysis.page import words, words_edge, words_theory
 from pipeline.analysis.page.words import DASH, MINUS, lr, number
 
 READING = "Intervals hold 95 %; what the estimator does not tell is left out."
@@ -127,17 +125,13 @@ def _theory(group: GroupFit) -> str:
     for quantity, claim in group.predicted.items():
         law = group.fitted.laws[quantity]
         if law.estimable:
-            text = f"{fraction(claim.exponent)} for the {NAME[quantity]} ({claim.status})"
+            text = f"{words_theory.fraction(claim.exponent)} for the {NAME[quantity]} ({claim.status})"
             posterior = group.fitted.posteriors.get(quantity)
             if posterior is not None:
                 inside = agreement(posterior, float(claim.exponent)).inside
                 text += f", {'inside' if inside else 'outside'} the interval"
             parts.append(text)
     return f"Theory has {'; '.join(parts)}." if parts else ""
-
-
-def fraction(value: Fraction) -> str:
-    return str(value).replace("-", MINUS)
 
 
 def notes(group: GroupFit) -> list[str]:
@@ -149,6 +143,7 @@ def notes(group: GroupFit) -> list[str]:
         *_edge_bounds(group),
         *words_edge.decided(group),
         *words_edge.by_criterion(group),
+        *words_theory.clipping(group),
         *_borrowed(group),
         *_checks(group),
         *_missing(group),

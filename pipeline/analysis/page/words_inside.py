@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from pipeline.analysis.inside.check import FINITE_WIDTH, Ladder, Slope
-from pipeline.analysis.page import words
+from pipeline.analysis.page import words, words_theory
 from pipeline.entries.kinds import FIRST
 
 COLUMNS = ("effective", "propagating", "output")
@@ -139,11 +139,22 @@ def findings(ladder: Ladder) -> list[str]:
     if ladder.theory is not None and any(_is_between(e, ladder) for e in judged):
         source = words.capital(_READOUT_SOURCE)
         said.append(f"{source}; d_out is {ladder.config.d_out:,} here.")
+    said += _clipping(ladder)
     if len(ladder.widths) == 2:
         said.append("Two widths show a slope, but not whether one power law holds: add a third.")
     if ladder.lr_exponent is None:
         said.append("The learning rates follow no clean power of the width, so nothing is predicted.")
     return said
+
+
+def _clipping(ladder: Ladder) -> list[str]:
+    """Where predictions hang on it: whether they count on it."""
+    if ladder.theory is None or not ladder.theory.hangs_on_clipping or ladder.clipping.acts in ("never", "unknown"):
+        return []
+    often = f"Clipping acted in {words_theory.share(ladder.clipping)} of the steps recorded"
+    if ladder.clipping.acts == "always":
+        return [f"{often}: predictions count on it."]
+    return [f"{often}, not in every one: predictions are without it."]
 
 
 def _departures(apart: Sequence[Slope]) -> list[str]:

@@ -36,7 +36,7 @@ class Study:
     (completed, diverged, aborted), initial_loss, final_train_loss, final_val_loss (of the training loss, in nats for
     cross-entropy; nan: not finite), last_train_loss, best_train_loss, best_val_loss (of what was recorded),
     final_train_accuracy, final_val_accuracy (nan without classes), steps, tokens, seconds, tokens_per_second,
-    parameters, diverged_at (step or nan), left_for_good and lost_ground.
+    parameters, diverged_at (step or nan), clipped_share (`clipping.clipped_share`), left_for_good and lost_ground.
     """
 
     dirs: tuple[Path, ...]

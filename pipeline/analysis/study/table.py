@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.analysis.study.clipping import clipped_share
 from pipeline.analysis.study.stability import ground_lost, records_above
 from pipeline.config import RunConfig, counted_settings
 from pipeline.entries.losses import LOSSES
@@ -21,7 +22,7 @@ from pipeline.sealed import read_sealed, write_sealed
 CACHE = "runs.json"
 """Beside the runs of a study, sealed. May be deleted at any time."""
 
-READ = 3
+READ = 4
 """Goes up when a row holds something else; a cache with another number is read past. Rows hold what was read and no
 judgement of it, so that changed rules and new settings need no other cache."""
 
@@ -90,6 +91,7 @@ def _row(run: RunDir) -> Row:
         steps = np.array([record.step for record in records], dtype=np.int64)
         losses = np.array([record.number("loss") for record in records])
         validation = np.array([record.number("val_loss") for record in records if "val_loss" in record])
+        norms = [record.number("grad_norm") for record in records if "grad_norm" in record]
     except KeyError as error:
         raise RequestError(f"{run.metrics_file} has no {error}: delete {run.path} to run it again") from None
     except (TypeError, ValueError) as error:
@@ -97,10 +99,10 @@ def _row(run: RunDir) -> Row:
     config, recorded = run.read_config()
     run.require_sealed(config, records)
     data = str(recorded.get("data_fingerprint", ""))
-    return {"run": run.name, "data": data, **_of(config, result, steps, losses, validation)}
+    return {"run": run.name, "data": data, **_of(config, result, steps, losses, validation, norms)}
 
 
-def _of(config: RunConfig, result: RunResult, steps: Any, losses: Any, validation: Any) -> Row:
+def _of(config: RunConfig, result: RunResult, steps: Any, losses: Any, validation: Any, norms: Any) -> Row:
     loss = LOSSES[config.loss]
     guessing = loss.of_guessing(config.d_out) if loss.judged else math.inf
     share_lost, noises_lost = ground_lost(losses[steps > config.warmup_steps]) if len(losses) else (0.0, 0.0)
@@ -127,6 +129,7 @@ def _of(config: RunConfig, result: RunResult, steps: Any, losses: Any, validatio
         "tokens_per_second": result.tokens_per_second,
         "parameters": result.parameters,
         "diverged_at": math.nan if result.diverged_at is None else float(result.diverged_at),
+        "clipped_share": clipped_share(norms, config.grad_clip),
         "records_above": records_above(steps, losses, config.warmup_steps, guessing),
         "share_lost": share_lost,
         "noises_lost": noises_lost,

@@ -250,7 +250,6 @@ def test_settings_are_the_runs() -> None:
     assert (setting_of(MLP).d_out, setting_of(GPT).d_out) == ("finite", "large")
     few = dataclasses.replace(GPT, model=ModelConfig(n_layer=2, vocab_size=64))
     assert setting_of(few).d_out == "finite"
-    assert (setting_of(MLP).clipping, setting_of(GPT).clipping) == (False, True)
     assert (setting_of(MLP).depth, setting_of(GPT).depth) == (4, 4)
     assert (setting_of(MLP).model, setting_of(GPT).model) == ("mlp", "gpt")
     assert setting_of(GPT).kv_heads == "all"
@@ -333,6 +332,20 @@ def test_what_departs_gets_its_sentence_and_its_advice(tmp_path):
     assert words_inside.findings(found)[0].startswith(
         "Effective updates depart where n^0 is predicted: the first hidden"
     )
+
+
+@pytest.mark.parametrize(
+    ("norm", "counts"), [(9.0, True), (0.5, False), (None, False)]
+)  # fmt: skip
+def test_predictions_count_on_clipping_where_the_gradients_were_clipped(tmp_path, norm, counts):
+    base = dataclasses.replace(MLP, grad_clip=1.0)
+    extra = (lambda c, step: {}) if norm is None else lambda c, step: {"grad_norm": norm}
+    found = ladder_of(write_coordinates(tmp_path, base, FIG_4, lr_exponent=Fraction(-1, 2), extra=extra))
+    assert found.theory.clipping is counts
+    hidden = found.group("effective", "hidden", 3)
+    assert (hidden.predicted == 0) is not counts
+    said = [sentence for sentence in words_inside.findings(found) if sentence.startswith("Clipping acted")]
+    assert said == ["Clipping acted in 100 % of the steps recorded: predictions count on it."] * counts
 
 
 def test_small_departures_are_told_apart_from_large_ones(tmp_path):
