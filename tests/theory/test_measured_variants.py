@@ -118,7 +118,16 @@ def test_one_step_of_a_variant(variant: str, name: str, optimizer: Any, alpha: F
     lr, widths, seeds = (1e-6 if optimizer == "adam" else 1e-4), (128, 256, 512), 12
     if setting.residual or optimizer == "adam":  # what vanishes is not much smaller than what stays at 128
         widths, seeds = (256, 512, 1024), 6
-    check(setting, alpha, run=variant_run, only=only, classes=8 if setting.residual else 16, lr=lr, widths=widths, seeds=seeds)
+    check(
+        setting,
+        alpha,
+        run=variant_run,
+        only=only,
+        classes=8 if setting.residual else 16,
+        lr=lr,
+        widths=widths,
+        seeds=seeds,
+    )
 
 
 def test_diverging_logits_do_not_feed_back_once_they_are_normalized() -> None:
