@@ -228,6 +228,12 @@ def test_embeddings_that_always_start_as_neox(name: str) -> None:
         assert predict(setting, H).steps == predict(Setting(TABLE[name], "sgd"), H).steps
 
 
+def test_one_step_of_full_align_as_it_was_published_for_sgd() -> None:
+    """F.6: constant rates, embedding std n^-1/2."""
+    setting = Setting(TABLE["sp_full_align"], "sgd", depth=4, d_out="finite", embedding_init="neox_always")
+    check(setting, Fraction(0), run=gpt_run, lr=1e-5, seeds=8, only=("gradient", "output", "effective"))
+
+
 def test_qk_norms_as_vectors_have_the_rate_of_norms() -> None:
     """facts.md: the published SGD runs of SP-full-align gave them sqrt(m)."""
     finite, vector = (Setting(TABLE["sp_full_align"], "sgd", qk_norm_role=role) for role in ("finite", "vector"))
