@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.parameterization.rules import TABLE
+from pipeline.parameterization.rules import TABLE, Factor, Parameterization
 from pipeline.theory.edges import edges
 from pipeline.theory.network import Setting
+from pipeline.theory.orders import power
 from pipeline.theory.predict import predict
 from tests.theory.test_measured import BASE, BATCH, D_IN, READOUT, Array, H, Measured, check, gpt_run, mlp, rms
 
@@ -127,6 +128,17 @@ def test_one_step_of_a_variant(variant: str, name: str, optimizer: Any, alpha: F
         lr=lr,
         widths=widths,
         seeds=seeds,
+    )
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_residual_branches_pass_on_what_vanishing_matrices_do_not(residual: bool) -> None:
+    sp = TABLE["sp"]
+    weak = Parameterization("weak", {**sp.init, "hidden": Factor(Fraction(2))}, sp.lr)
+    setting = Setting(weak, "sgd", model="mlp", depth=4, residual=residual)
+    assert predict(setting, H).layer("input").initial.gradient == power(-H if residual else -H - 3)
+    check(
+        setting, H, run=variant_run, only=("gradient",), layers=("input",), widths=(256, 512, 1024), seeds=4, classes=8
     )
 
 
