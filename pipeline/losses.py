@@ -17,6 +17,8 @@ from pipeline.products import product
 # Large enough that accumulating the readout's gradient costs little beside its matrix products, small enough that a
 # chunk of logits stays far below the model's own activations (50 304 columns: 0.4 GB).
 CHUNK_ROWS = 2048
+EPS = 1e-5
+"""Of normalized logits: LayerNorm's default."""
 
 
 class LossOutput(NamedTuple):
@@ -26,6 +28,7 @@ class LossOutput(NamedTuple):
     cross_entropy: Tensor
     """In nats, whatever `loss` is."""
     logit_rms: Tensor
+    """Before any normalization."""
     accuracy: Tensor
     """Share of positions whose largest logit is the target's; nan unless asked for."""
 
@@ -99,6 +102,18 @@ def _minus_one_hot(values_CV: Tensor, targets_C1: Tensor) -> Tensor:
     return values_CV.scatter_add_(1, targets_C1, values_CV.new_full(targets_C1.shape, -1.0))
 
 
+def normalized(logits_NV: Tensor) -> Tensor:
+    """LayerNorm of each position's logits over the V outputs, without gains and biases (paper, F.17)."""
+    return F.layer_norm(logits_NV, logits_NV.shape[1:], eps=EPS)
+
+
+def _through_norm(grad_CV: Tensor, logits_CV: Tensor) -> Tensor:
+    """The gradient of logits from that of `normalized` ones."""
+    z_CV, deviation_C1 = normalized(logits_CV), (logits_CV.var(1, correction=0, keepdim=True) + EPS).sqrt()
+    along_C1 = (grad_CV * z_CV).mean(1, keepdim=True)
+    return (grad_CV - grad_CV.mean(1, keepdim=True) - z_CV * along_C1) / deviation_C1
+
+
 class _LinearLoss(torch.autograd.Function):
     """Gradients are formed in the forward pass, while a chunk's logits are at hand; backward only scales them."""
 
@@ -113,6 +128,7 @@ class _LinearLoss(torch.autograd.Function):
         z_loss: float,
         chunk_rows: int,
         accuracy: bool,
+        normalize: bool,
     ) -> tuple[Tensor, ...]:
         compute = COMPUTE[name]
         need_h, need_weight, need_bias = ctx.needs_input_grad[:3]
@@ -134,6 +150,7 @@ class _LinearLoss(torch.autograd.Function):
                 if bias_V is not None:
                     logits_CV += bias_V
                 squares += torch.linalg.vector_norm(logits_CV).square()
+                raw_CV, logits_CV = logits_CV, normalized(logits_CV) if normalize else logits_CV
                 if accuracy:
                     correct += (logits_CV.argmax(1, keepdim=True) == targets_C1).sum()
                 target_C1 = logits_CV.gather(1, targets_C1)
@@ -151,6 +168,8 @@ class _LinearLoss(torch.autograd.Function):
                 if z_gradient is not None:
                     loss += z_loss * log_z_C1.square().sum()
                     grad_CV += z_gradient
+                if normalize:
+                    grad_CV = _through_norm(grad_CV, raw_CV)
                 grad_CV /= n
                 if grad_bias is not None:
                     grad_bias += grad_CV.sum(0)
@@ -173,7 +192,7 @@ class _LinearLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors]
-        return *scaled, None, None, None, None, None
+        return *scaled, *[None] * 6
 
 
 def linear_loss(
@@ -186,15 +205,16 @@ def linear_loss(
     z_loss: float = 0.0,
     chunk_rows: int = CHUNK_ROWS,
     accuracy: bool = False,
+    normalize: bool = False,
 ) -> LossOutput:
     """Mean loss of the logits ``h_ND @ weight_VD.T + bias_V`` against class indices, `chunk_rows` x V logits at a time.
 
     `cross_entropy` is F.cross_entropy; `mse` and `softmax_mse` are squared distances to the one-hot target summed over
     the V outputs, of the logits and of their softmax. `z_loss` times the squared log-partition function is added
-    (Chowdhery et al. 2023). Under autocast, matrix products run in its dtype, all else in fp32. Differentiable once.
-    Raises `KeyError` for an unknown loss.
+    (Chowdhery et al. 2023). With `normalize` all this is of `normalized` logits. Under autocast, matrix products run in
+    its dtype, all else in fp32. Differentiable once. Raises `KeyError` for an unknown loss.
     """
     outputs: tuple[Tensor, ...] = _LinearLoss.apply(  # type: ignore[no-untyped-call]
-        h_ND, weight_VD, bias_V, targets_N, loss, z_loss, chunk_rows, accuracy
+        h_ND, weight_VD, bias_V, targets_N, loss, z_loss, chunk_rows, accuracy, normalize
     )
     return LossOutput(*outputs)

@@ -89,10 +89,17 @@ def reference(name: str, z_loss: float, logits: torch.Tensor, targets: torch.Ten
 @pytest.mark.parametrize("name", ["cross_entropy", "mse", "softmax_mse"])
 @pytest.mark.parametrize("z_loss", [0.0, 0.3])
 @pytest.mark.parametrize("chunk_rows", [64, 4096])
-def test_every_loss_equals_autograd(name: str, z_loss: float, chunk_rows: int) -> None:
+@pytest.mark.parametrize("normalize", [False, True])
+def test_every_loss_equals_autograd(name: str, z_loss: float, chunk_rows: int, normalize: bool) -> None:
     h, weight, bias, targets = problem(torch.float64)
-    ours = linear_loss(h, weight, targets, bias, loss=name, z_loss=z_loss, chunk_rows=chunk_rows, accuracy=True)
+    ours = linear_loss(
+        h, weight, targets, bias, loss=name, z_loss=z_loss, chunk_rows=chunk_rows, accuracy=True, normalize=normalize
+    )
     logits = F.linear(h, weight, bias)
+    torch.testing.assert_close(ours.logit_rms, logits.square().mean().sqrt().detach())
+    if normalize:
+        spread = (logits - logits.mean(1, keepdim=True)).square().mean(1, keepdim=True)
+        logits = (logits - logits.mean(1, keepdim=True)) / (spread + 1e-5).sqrt()
     theirs = reference(name, z_loss, logits, targets)
     torch.testing.assert_close(ours.loss, theirs)
     torch.testing.assert_close(ours.cross_entropy, F.cross_entropy(logits, targets).detach())

@@ -4,13 +4,15 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import get_args
 
 from pipeline.cli.arguments import RequestParser
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
-from pipeline.theory.network import ARCHITECTURES, Setting
+from pipeline.parameterization.rules import EmbeddingInit
+from pipeline.theory.network import ARCHITECTURES, Setting, Trained
 from pipeline.theory.text import all_text, theory_text
 
 
@@ -39,10 +41,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--d_out", choices=["finite", "large"], help="n >> d_out or d_out >> n (default: large for gpt, finite for mlp)"
     )
-    add("--embedding_init", choices=["neox", "constant"], help="default: neox for gpt, constant for mlp")
+    add("--embedding_init", choices=get_args(EmbeddingInit), help="default: neox for gpt, constant for mlp")
     add("--readout_init", choices=["standard", "zero"], default="standard", help="default: standard")
+    add("--train", choices=get_args(Trained), default="all", help="readout: of random features (default: all)")
+    add("--norms", action="store_true", help="of the mlp: a norm between each layer and its activation")
+    add("--biases", action="store_true", help="of the mlp: trainable biases")
+    add("--residual", action="store_true", help="of the mlp: hidden layers add to their input")
+    add("--logit_norm", action="store_true", help="of the mlp: LayerNorm on the logits")
+    add("--tied", action="store_true", help="of the gpt: embedding and readout are one tensor")
     add("--fixed_norms", dest="train_norms", action="store_false", help="norm gains and biases stay at initialization")
     add("--no_qk_norm", dest="qk_norm", action="store_false", help="no normalization of queries and keys")
+    add("--qk_norm_role", choices=["finite", "vector"], default="finite", help="learning rate of qk-norms as of norms")
     add("--kv_heads", choices=["all", "fixed"], default="all", help="fixed: their number does not grow with n")
     add("--clipping", action="store_true", help="the gradient's norm is clipped in every step")
     return parser.parse_args(argv)

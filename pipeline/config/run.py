@@ -77,11 +77,12 @@ class RunConfig:
     base_width: int = 256
     """Width n_base at which all parameterizations are the same model and take the same steps."""
     embedding_init: EmbeddingInit = "neox"
-    """neox: under SP the embedding's std shrinks like n^-1/2, as in the published runs. constant: it does not."""
+    """neox: under SP the embedding's std shrinks like n^-1/2, as in the published runs. constant: it does not.
+    neox_always: GPTs only; it does under every parameterization, as in the published SGD runs of SP-full-align."""
     readout_init: Literal["standard", "zero"] = "standard"
     """Initial readout weight: drawn by the parameterization's rule, or zero (the published muP runs)."""
     depth_scaling: Literal["none", "sqrt"] = "none"
-    """sqrt: residual branches scaled by (n_layer / base_depth)^-1/2 with the matching learning rate; GPTs only."""
+    """sqrt: residual branches scaled by (n_layer / base_depth)^-1/2 with the matching learning rate."""
     base_depth: int = 6
     """Depth at which depth_scaling changes nothing."""
     weight_decay: float | None = None
@@ -299,10 +300,6 @@ class RunConfig:
                 f.name in kind.settings | {"kind"} or getattr(self.model, f.name) == getattr(default, f.name),
                 f"--model.{f.name} is for {' and '.join(users)}, not for {kind.singular}",
             )
-        require(
-            self.depth_scaling == "none" or kind.branches,
-            f"--depth_scaling needs residual branches: {kind.singular} has none",
-        )
 
     def _check_processes(self) -> None:
         passes, what = self.world_size, f"the {self.world_size} processes"

@@ -16,14 +16,26 @@ else:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture at every width; only the width is scaled. Beside kind, n_layer and activation all is about GPTs."""
+    """Architecture at every width; only the width is scaled. What a kind does not use is refused."""
 
     kind: KindName = "gpt"
-    """gpt: litgpt's GPT on text. mlp: bias-free multilayer perceptron on vectors (paper, D.1)."""
+    """gpt: litgpt's GPT on text. mlp: multilayer perceptron on vectors (paper, D.1)."""
     n_layer: int = 6
     """GPT: transformer blocks. MLP: weight matrices, 2 to 10."""
     activation: Literal["relu", "linear"] = "relu"
     """MLP: activation function."""
+    norm: Literal["own", "rmsnorm", "layernorm"] = "own"
+    """Normalization layers. own: those of the GPT's named architecture; none in an MLP. rmsnorm, layernorm: in a GPT
+    instead of them; in an MLP between each layer and its activation."""
+    train: Literal["all", "readout", "no_input"] = "all"
+    """What is trained. readout: the readout alone, on random features. no_input: all but the embedding or first
+    layer."""
+    bias: bool = False
+    """MLP: layers and readout have biases."""
+    residual: bool = False
+    """MLP: hidden layers add to their input: h + W act(norm(h)), where h comes before norm and activation."""
+    logit_norm: Literal["none", "layernorm"] = "none"
+    """MLP: the loss sees each example's logits normalized over the outputs, without gains and biases (paper, F.17)."""
     name: str = "pythia-14m"
     """Any architecture that litgpt names; its width, depth and vocabulary are replaced by the settings here."""
     head_size: int = 32
@@ -36,6 +48,11 @@ class ModelConfig:
     """Rows of the embedding and of the readout. A tokenizer trained by the pipeline gets this many entries."""
     qk_norm: bool = True
     """Normalize queries and keys."""
+    qk_norm_role: Literal["finite", "vector"] = "finite"
+    """Rule of the gains and biases of norms of single heads, whose size is fixed. finite: nothing scales. vector: as
+    those of all other norms (the published runs)."""
+    tie_embeddings: bool = False
+    """Embedding and readout are one tensor, where the parameterization has one rule for both."""
     train_norms: bool = True
     """Train the gains and biases of all normalization layers; false fixes them at initialization."""
 

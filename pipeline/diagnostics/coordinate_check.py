@@ -211,12 +211,14 @@ class CoordinateCheck:
     # Measuring
 
     def _activation(self, x: Tensor, output: Tensor) -> None:
-        """Of a ReLU: how much of what the last linear layer gave it is cut off."""
+        """Of a ReLU: how much of what the last linear layer, or the norm behind it, gave it is cut off."""
         if self._last is not None and self._last[1].data_ptr() == x.data_ptr():  # DeepSpeed hands on a view
             zeros = (output == 0).sum() if self.counted else 0.0
             self._sums.add(f"sparsity/{self._last[0].name}", zeros, output.numel() * self.counted)
 
     def _measure(self, layer: Layer, call: tuple[str, int], x: Tensor, output: Tensor) -> None:
+        if layer.kind == "norm" and self._last is not None and self._last[1].data_ptr() == x.data_ptr():
+            self._last = (self._last[0], output)
         weight = self._pair(layer, "weight")
         bias = self._pair(layer, "bias")
         add, x_R = self._quantities, self._inputs[call].to(x.device)
@@ -233,7 +235,8 @@ class CoordinateCheck:
                     assert z is not None
                     add.norm(layer, z, x_R, *weight)
         if layer is self._readout and self.targets is not None and weight is not None:
-            add.logits(x, weight[0], bias[0] if bias else None, self.targets)
+            normalize = isinstance(layer.module, Readout) and layer.module.normalize
+            add.logits(x, weight[0], bias[0] if bias else None, self.targets, normalize=normalize)
         if call[1] == 0:  # what does not depend on the input
             if bias is not None:
                 add.bias(layer, *bias)

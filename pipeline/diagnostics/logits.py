@@ -9,20 +9,28 @@ Shapes: N positions (tokens or examples), D = n width, V outputs (vocabulary or 
 import torch
 from torch import Tensor
 
+from pipeline.losses import normalized
+
 BINS = 15  # of the confidence, of equal width, as in Guo et al. 2017
 _MEANS = ("probe_loss", "logit_mean_square", "max_probability", "entropy", "accuracy")
 
 
 @torch.no_grad()
 def logit_sums(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None = None, *, chunk_rows: int = 2048
+    h_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    bias_V: Tensor | None = None,
+    *,
+    normalize: bool = False,
+    chunk_rows: int = 2048,
 ) -> Tensor:
     """Sums over positions of what `logit_metrics` needs: (K,) in fp64, additive over batches and ranks.
 
     The logits ``h_ND @ weight_VD.T + bias_V`` are formed `chunk_rows` x V at a time, in the inputs' dtype or fp32 if
     that is lower, whatever autocast says. In order: count, cross-entropy in nats, mean square of a position's logits,
     largest probability, entropy in nats, correct ones; then per confidence bin the count, the confidence and the
-    correct ones.
+    correct ones. With `normalize` all but their mean square is of `losses.normalized` logits.
     """
     dtype = torch.promote_types(torch.promote_types(h_ND.dtype, weight_VD.dtype), torch.float32)
     sums = h_ND.new_zeros(1 + len(_MEANS) + 3 * BINS, dtype=torch.float64)
@@ -36,6 +44,7 @@ def logit_sums(
             if bias is not None:
                 logits_CV += bias
             square_C = torch.linalg.vector_norm(logits_CV, dim=1).square() / weight.shape[0]
+            logits_CV = normalized(logits_CV) if normalize else logits_CV
             maximum_C1, best_C1 = logits_CV.max(1, keepdim=True)
             targets_C1 = targets_N[rows, None]
             logits_CV -= maximum_C1

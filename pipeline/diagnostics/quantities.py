@@ -71,13 +71,16 @@ class Quantities:
             everywhere._outputs(name, (now - before)[None], torch.zeros_like(now)[None], now[None], before.any())
             everywhere._constant_input(name)
 
-    def logits(self, h: Tensor, W_VD: Tensor, bias_V: Tensor | None, targets_P: Tensor) -> None:
+    def logits(
+        self, h: Tensor, W_VD: Tensor, bias_V: Tensor | None, targets_P: Tensor, *, normalize: bool = False
+    ) -> None:
         """What `logit_metrics` needs, of the positions whose target is not negative."""
         targets_P = targets_P.to(h.device)
         h_PD = h.reshape(-1, h.shape[-1])
         if (targets_P < 0).any():
             h_PD, targets_P = h_PD[targets_P >= 0], targets_P[targets_P >= 0]
-        sums_K = logit_sums(h_PD, W_VD, targets_P, bias_V, chunk_rows=max(1, CHUNK // len(W_VD)))
+        rows = max(1, CHUNK // len(W_VD))
+        sums_K = logit_sums(h_PD, W_VD, targets_P, bias_V, normalize=normalize, chunk_rows=rows)
         self.sums.vector("logits", sums_K if self.counted else torch.zeros_like(sums_K))
 
     def _constant_input(self, name: str) -> None:

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.diagnostics.lanczos import largest_eigenvalues, random_vector
 from pipeline.diagnostics.precision import measured
-from pipeline.losses import COMPUTE
+from pipeline.losses import COMPUTE, normalized
 
 CHUNK_POSITIONS = 1024
 COLD = 3  # times as many iterations in a first measurement, which starts from a random vector
@@ -35,10 +35,10 @@ def plain_loss(logits_NV: Tensor, targets_N: Tensor, loss: str, z_loss: float = 
 class Sharpness:
     """Measures the Hessian of the mean loss over a fixed probe with respect to the weights that are being trained.
 
-    `model` maps `inputs` (R, ...) to hidden states; the weight and bias of its `readout` make them logits; `targets`
-    are class indices, one per position. Everything is computed in fp32, or fp64 if the model is: no autocast, no TF32,
-    math attention (others have no second derivative), in eval mode and without `torch.compile`. The model, its
-    gradients, its mode and torch's random state are left as they are.
+    `model` maps `inputs` (R, ...) to hidden states; the weight and bias of its `readout` make them logits, normalized
+    where it says so; `targets` are class indices, one per position. Everything is computed in fp32, or fp64 if the
+    model is: no autocast, no TF32, math attention (others have no second derivative), in eval mode and without
+    `torch.compile`. The model, its gradients, its mode and torch's random state are left as they are.
 
     Each measurement is `iterations` Hessian-vector products, each of the time of 2 to 3 training steps on the probe,
     and starts from the eigenvectors of the last one; the first takes three times as many. With 10 iterations, every 20
@@ -142,6 +142,7 @@ class _Weights:
         assert isinstance(readout, nn.Linear)
         self._weight = names[id(readout.weight)]
         self._bias = None if readout.bias is None else names[id(readout.bias)]
+        self._normalize = getattr(readout, "normalize", False)
 
     def leaves(self) -> list[Tensor]:
         return [tensor.detach().requires_grad_() for tensor in self.trained.values()]
@@ -151,7 +152,8 @@ class _Weights:
         tensors = self.fixed | dict(zip(self.trained, trained, strict=True))
         h = functional_call(self.model, tensors, (inputs.to(self.dtype) if inputs.is_floating_point() else inputs,))
         bias = None if self._bias is None else tensors[self._bias]
-        return F.linear(h.flatten(0, -2), tensors[self._weight], bias)
+        logits_NV = F.linear(h.flatten(0, -2), tensors[self._weight], bias)
+        return normalized(logits_NV) if self._normalize else logits_NV
 
     def unflatten(self, vector: Tensor) -> list[Tensor]:
         parts = torch.split(vector, [tensor.numel() for tensor in self.trained.values()])

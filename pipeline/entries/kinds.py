@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.errors import RequestError, require
+from pipeline.parameterization import rules
 
 Part = Literal["embedding", "matrix", "gain", "bias", "attention"]
 
@@ -57,8 +59,6 @@ class Kind:
     """In units of the width squared, for relative costs."""
     theory: Callable[[Any], dict[str, Any]]
     """The settings of `theory.network.Setting` that follow from the model."""
-    branches: bool
-    """Whether it has residual branches, which a depth rule can scale."""
     exported: bool
     """Whether its weights are those of an architecture of litgpt's: ``litgpt_config(model, width, seq_len)`` of the
     module."""
@@ -76,6 +76,12 @@ def place_of(weight: str, config: Any) -> Place:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # GPT: litgpt's, on text
+
+
+_OF_GPTS = frozenset({
+    "n_layer", "norm", "train", "train_norms", "name", "head_size", "kv_heads", "mlp_ratio", "vocab_size", "qk_norm",
+    "qk_norm_role", "tie_embeddings",
+})  # fmt: skip
 
 
 def _check_gpt(c: Any) -> None:
@@ -96,6 +102,26 @@ def _check_gpt(c: Any) -> None:
         require(
             heads % min(kv, heads) == 0, f"--width {c.width} has {heads} heads, not divisible by --model.kv_heads {kv}"
         )
+    require(m.qk_norm or m.qk_norm_role == "finite", "--model.qk_norm_role needs --model.qk_norm true")
+    if m.tie_embeddings:
+        _check_tied(c)
+
+
+def _check_tied(c: Any) -> None:
+    """One tensor has one initial value, one learning rate, and is trained or not."""
+    family, tie = OPTIMIZERS[c.optimizer].family, "--model.tie_embeddings: embedding and readout"
+    require(
+        rules.get(c.param).ties(c.embedding_init, family),
+        f"{tie} have no one rule under --param {c.param} with {c.optimizer} and --embedding_init {c.embedding_init}, "
+        "and nothing multiplies logits here; SP with neox has one",
+    )
+    require(c.readout_init == "standard", f"{tie} cannot both start as --readout_init zero says")
+    require(c.model.train == "all", f"{tie} are one tensor: --model.train {c.model.train} would split it")
+    for what in ("init", "lr"):
+        one, other = (f"{role}_{what}" for role in ("input", "output"))
+        require(
+            getattr(c.mult, one) == getattr(c.mult, other), f"{tie} need --mult.{one} and --mult.{other} to be the same"
+        )
 
 
 def _gpt_in_theory(c: Any) -> dict[str, Any]:
@@ -104,8 +130,11 @@ def _gpt_in_theory(c: Any) -> dict[str, Any]:
         "depth": c.model.n_layer + 2,
         "activation": c.model.activation,
         "embedding_init": c.embedding_init,
+        "train": c.model.train,
         "train_norms": c.model.train_norms,
         "qk_norm": c.model.qk_norm,
+        "qk_norm_role": c.model.qk_norm_role,
+        "tied": c.model.tie_embeddings,
         "kv_heads": "all" if c.model.kv_heads == "all" else "fixed",
     }
 
@@ -156,15 +185,34 @@ def _norm(tensor: str, first: bool = False) -> Place:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# MLP: bias-free, on vectors (paper, D.1)
+# MLP: on vectors (paper, D.1)
+
+
+_OF_MLPS = frozenset({"n_layer", "activation", "norm", "train", "train_norms", "bias", "residual", "logit_norm"})
 
 
 def _check_mlp(c: Any) -> None:
-    require(2 <= c.model.n_layer <= 10, f"--model.n_layer of an MLP must be 2..10, got {c.model.n_layer}")
+    m = c.model
+    require(2 <= m.n_layer <= 10, f"--model.n_layer of an MLP must be 2..10, got {m.n_layer}")
+    require(m.train_norms or m.norm != "own", "--model.train_norms false needs --model.norm: an MLP has no own norms")
+    require(not m.residual or m.n_layer > 2, "--model.residual needs hidden layers: --model.n_layer 3 or more")
+    require(c.depth_scaling == "none" or m.residual, "--depth_scaling needs residual branches: --model.residual true")
+    require(c.embedding_init != "neox_always", "--embedding_init neox_always is for GPTs, not for an MLP")
 
 
 def _mlp_in_theory(c: Any) -> dict[str, Any]:
-    return {"model": "mlp", "depth": c.model.n_layer, "activation": c.model.activation}
+    m = c.model
+    return {
+        "model": "mlp",
+        "depth": m.n_layer,
+        "activation": m.activation,
+        "train": m.train,
+        "norms": m.norm != "own",
+        "train_norms": m.train_norms,
+        "biases": m.bias,
+        "residual": m.residual,
+        "logit_norm": m.logit_norm != "none",
+    }
 
 
 def _in_mlp(parts: Sequence[str], config: Any) -> Place:
@@ -175,8 +223,14 @@ def _in_mlp(parts: Sequence[str], config: Any) -> Place:
             return Place("first hidden", "hidden1")
         case ["layers", _] | ["layers", _, "weight"]:
             return Place("hidden", "hidden")
+        case ["norms", layer, tensor]:
+            return _norm(tensor, first=layer == "0")
+        case ["layers", _, "bias"]:
+            return Place("biases", "vector", "bias")
         case ["readout", "weight"]:
             return Place("readout", "output")
+        case ["readout", "bias"]:
+            return Place("readout bias", "finite", "bias")
     return OTHER
 
 
@@ -189,14 +243,11 @@ KINDS: dict[str, Kind] = {
             "GPTs",
             "text",
             "pipeline.models.gpt",
-            frozenset(
-                {"n_layer", "name", "head_size", "kv_heads", "mlp_ratio", "vocab_size", "qk_norm", "train_norms"}
-            ),
+            _OF_GPTS,
             _check_gpt,
             width_step=lambda c: int(c.model.head_size),
             weights_per_layer=lambda c: 4 + 2 * (c.model.mlp_ratio or 4),
             theory=_gpt_in_theory,
-            branches=True,
             exported=True,
             groups=("embedding", "norms", "q", "k", "v", "attn.proj", "mlp.fc", "mlp.proj", "readout"),
             place=_in_gpt,
@@ -207,14 +258,13 @@ KINDS: dict[str, Kind] = {
             "MLPs",
             "vectors",
             "pipeline.models.mlp",
-            frozenset({"n_layer", "activation"}),
+            _OF_MLPS,
             _check_mlp,
             width_step=lambda c: 1,
             weights_per_layer=lambda c: 1,
             theory=_mlp_in_theory,
-            branches=False,
             exported=False,
-            groups=("input", "first hidden", "hidden", "readout"),
+            groups=("input", "norms", "first hidden", "hidden", "readout"),
             place=_in_mlp,
         ),
     )

@@ -41,6 +41,8 @@ def exportable(run: RunDir) -> Exportable:
     weights = {
         name.removeprefix("model."): checkpoint.tensor(name) for name in checkpoint.shapes if name.startswith("model.")
     }
+    if config.model.tie_embeddings:  # litgpt and transformers keep two tensors
+        weights["transformer.wte.weight"] = weights["lm_head.weight"].clone()
     architecture = load(f"{config.kind.module}:litgpt_config")(config.model, config.width, config.seq_len)
     _check_weights(weights, architecture, run)
     return Exportable(run, config, architecture, checkpoint.step, checkpoint.state["data"]["manifest"], weights)

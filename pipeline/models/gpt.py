@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import litgpt
 import litgpt.config
 import litgpt.model
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import ModelConfig, RunConfig
 from pipeline.errors import RequestError
-from pipeline.models.roles import Claim, Readout, TensorSpec, by_name, linear, norm
+from pipeline.models.roles import Claim, Readout, TensorSpec, by_name, freeze_, linear, matrix_flops, norm
 from pipeline.parameterization.rules import Role
 from pipeline.products import quicken_
 
@@ -24,9 +24,12 @@ class GPT(litgpt.GPT):
     """litgpt's GPT whose call maps tokens_BT to the hidden states h_BTD that the readout weight (V, D) is applied
     to."""
 
-    def __init__(self, config: litgpt.Config) -> None:
+    def __init__(self, config: litgpt.Config, *, qk_role: Role = "finite", tied: bool = False) -> None:
         super().__init__(config)
         self.lm_head = Readout(config.n_embd, config.padded_vocab_size, bias=config.lm_head_bias)
+        self.qk_role, self.tied = qk_role, tied
+        if tied:
+            self.transformer.wte.weight = self.lm_head.weight
 
     @property
     def readout(self) -> Readout:
@@ -41,8 +44,8 @@ def litgpt_config(model: ModelConfig, width: int, seq_len: int) -> litgpt.Config
     """litgpt's description of the named architecture at a width: heads and MLP size follow from it.
 
     Two things that litgpt does for some architectures are left out, because they would scale with width outside the
-    parameterization: the factor sqrt(n) on Gemma's embeddings, and tied embeddings (litgpt never ties them). Raises
-    `RequestError` for a name that litgpt does not know and for architectures without a width rule.
+    parameterization: the factor sqrt(n) on Gemma's embeddings, and tied embeddings (litgpt never ties them; `GPT`
+    does). Raises `RequestError` for a name that litgpt does not know and for architectures without a width rule.
     """
     known = litgpt.config.name_to_config
     if model.name not in known:
@@ -70,6 +73,7 @@ def litgpt_config(model: ModelConfig, width: int, seq_len: int) -> litgpt.Config
         padded_vocab_size=model.vocab_size,
         block_size=seq_len,
         norm_qk=model.qk_norm,
+        norm_class_name={"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}.get(model.norm, named.norm_class_name),
         scale_embeddings=False,
     )
 
@@ -87,11 +91,17 @@ def of_run(config: RunConfig) -> tuple[GPT, dict[str, TensorSpec]]:
 
 def build(model: ModelConfig, width: int, seq_len: int) -> GPT:
     """The model with unset weights (see `pipeline.models.init`), on torch's current default device."""
-    gpt = GPT(litgpt_config(model, width, seq_len))
+    architecture = litgpt_config(model, width, seq_len)
+    # OLMo 2 normalizes q and k over all heads at once, the others over a single head, whose size is fixed
+    qk_role: Role = "vector" if architecture.norm_qk_type == "olmo2" else model.qk_norm_role
+    gpt = GPT(architecture, qk_role=qk_role, tied=model.tie_embeddings)
     quicken_(gpt)
     if not model.train_norms:
-        for tensor, _ in _norm_claims(gpt):
-            tensor.requires_grad_(False)
+        freeze_(tensor for tensor, _ in _norm_claims(gpt))
+    if model.train == "no_input":
+        freeze_(gpt.transformer.wte.parameters())
+    if model.train == "readout":
+        freeze_(gpt.transformer.parameters())
     return gpt
 
 
@@ -105,7 +115,8 @@ def tensor_specs(gpt: GPT, base_width: int, base_depth: int | None = None) -> di
 
 def _matrix_claims(gpt: GPT, base_width: int, base_depth: int) -> Iterator[Claim]:
     std = math.sqrt(2 / (5 * base_width))
-    yield gpt.transformer.wte.weight, TensorSpec("input", std)
+    if not gpt.tied:
+        yield gpt.transformer.wte.weight, TensorSpec("input", std)
     yield from linear(gpt.lm_head, "output", std)
     for block in gpt.transformer.h:
         yield from linear(block.attn.qkv, "hidden", std, place="branch")
@@ -119,11 +130,9 @@ def _matrix_claims(gpt: GPT, base_width: int, base_depth: int) -> Iterator[Claim
 
 
 def _norm_claims(gpt: GPT) -> Iterator[Claim]:
-    # OLMo 2 normalizes q and k over all heads at once, the others over a single head, whose size is fixed
-    qk_role: Role = "vector" if gpt.config.norm_qk_type == "olmo2" else "finite"
     for block in gpt.transformer.h:
-        yield from norm(block.attn.norm_q, qk_role, place="branch")
-        yield from norm(block.attn.norm_k, qk_role, place="branch")
+        yield from norm(block.attn.norm_q, gpt.qk_role, place="branch")
+        yield from norm(block.attn.norm_k, gpt.qk_role, place="branch")
         for module in (block.norm_1, block.norm_2, block.post_attention_norm, block.post_mlp_norm):
             yield from norm(module, "vector", place="branch")
     yield from norm(gpt.transformer.ln_f, "vector")
@@ -135,7 +144,9 @@ def ends_branches_with_norms(gpt: GPT) -> bool:
 
 
 def flops(gpt: GPT, config: RunConfig) -> int:
-    """Floating-point operations of a forward and backward pass per token: 6 per matrix weight (the embedding is a
-    look-up) and causal attention's 6 T n per block (two T x T products over half the positions, three times)."""
-    matrices = sum(m.weight.numel() for m in gpt.modules() if isinstance(m, nn.Linear))
-    return 6 * (matrices + int(gpt.config.n_layer) * config.seq_len * int(gpt.config.n_embd))
+    """Floating-point operations of a forward and backward pass per token: of the matrices (the embedding is a look-up)
+    and causal attention's 2 T n per block forward (two T x T products over half the positions), and twice that backward
+    where anything but the readout is trained."""
+    matrices = matrix_flops((*gpt.transformer.modules(), gpt.lm_head))
+    passes = 3 if any(parameter.requires_grad for parameter in gpt.transformer.parameters()) else 1
+    return matrices + 2 * passes * int(gpt.config.n_layer) * config.seq_len * int(gpt.config.n_embd)

@@ -28,7 +28,9 @@ Claim = tuple[Tensor, TensorSpec]
 
 class Readout(nn.Linear):
     """The last layer of a model. Its forward hands the hidden states on: the loss applies the weight, a chunk at a
-    time."""
+    time, and normalizes each position's logits where `normalize` says so."""
+
+    normalize: bool = False
 
     def forward(self, input: Tensor) -> Tensor:
         return input
@@ -49,6 +51,25 @@ def norm(module: nn.Module | None, role: Role, place: Place = "trunk") -> Iterat
         yield gain, TensorSpec(role, 0.0, init_mean=0.0 if offset else 1.0, place=place)
     if isinstance(bias, Tensor):
         yield bias, TensorSpec(role, 0.0, place=place)
+
+
+def freeze_(tensors: Iterable[Tensor]) -> None:
+    """They keep their initial values: without gradient, in no group of the optimizer."""
+    for tensor in tensors:
+        tensor.requires_grad_(False)
+
+
+def matrix_flops(modules: Iterable[nn.Module]) -> int:
+    """Floating-point operations per position of the linear layers among `modules`, in the order of the forward pass: 2
+    per weight forward, and 2 each for its gradient, where it is trained, and for its input's, where anything before it
+    is."""
+    flops, before = 0, False
+    for module in modules:
+        own = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+        if isinstance(module, nn.Linear):
+            flops += 2 * module.weight.numel() * (1 + module.weight.requires_grad + before)
+        before |= own
+    return flops
 
 
 def by_name(model: nn.Module, claims: Iterable[Claim]) -> dict[str, TensorSpec]:

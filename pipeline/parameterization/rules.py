@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 Role = Literal["input", "vector", "hidden", "output", "finite"]
 Family = Literal["sgd", "adam"]
-EmbeddingInit = Literal["neox", "constant"]
+EmbeddingInit = Literal["neox", "constant", "neox_always"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 HALF = Fraction(1, 2)
@@ -78,7 +78,8 @@ class Parameterization:
     """Width factors per role: `init` (exponent b) for the initial std, `lr` (exponent c) per optimizer family.
 
     `neox_embedding` replaces the input role's init factor under ``embedding_init: neox``, the published GPT runs'
-    initialization: there SP draws the embedding like every other matrix, with std sqrt(2 / (5 n)).
+    initialization: there SP draws the embedding like every other matrix, with std sqrt(2 / (5 n)). ``neox_always`` does
+    so whatever the parameterization (F.6).
     """
 
     name: str
@@ -88,9 +89,18 @@ class Parameterization:
 
     def init_factor(self, role: Role, width: Width, embedding_init: EmbeddingInit = "constant") -> float:
         """Initial std of a `role` tensor relative to its std at the base width."""
-        if role == "input" and embedding_init == "neox":
-            return self.neox_embedding.at(width)
-        return self.init[role].at(width)
+        return self.starts(role, embedding_init).at(width)
+
+    def starts(self, role: Role, embedding_init: EmbeddingInit = "constant") -> Factor:
+        """The factor on the initial std of a `role` tensor."""
+        if role != "input":
+            return self.init[role]
+        return {"constant": self.init[role], "neox": self.neox_embedding, "neox_always": Factor(HALF)}[embedding_init]
+
+    def ties(self, embedding_init: EmbeddingInit, family: Family) -> bool:
+        """Whether embedding and readout start and learn by one rule, so that one tensor can be both."""
+        lr = self.lr[family]
+        return self.starts("input", embedding_init) == self.init["output"] and lr["input"] == lr["output"]
 
     def lr_factor(self, role: Role, family: Family, width: Width) -> float:
         """Learning rate of a `role` tensor relative to the base learning rate (the one reported and asked for)."""

@@ -69,7 +69,6 @@ def edges(setting: Setting) -> Edges:
                 _layer_edge(setting, weight), "derived", "Remark 3, C.11b", "its effective update diverges"
             )
             for weight in _one_of_each_kind(setting)
-            if setting.has(weight.acts_as)
         },
     )
 
@@ -79,10 +78,17 @@ def _claim(alpha: Fraction | None, status: Status, source: str, reason: str) -> 
 
 
 def _max_stable_reason(setting: Setting, max_alpha: Fraction | None, stable_alpha: Fraction | None) -> tuple[str, str]:
+    if max_alpha is None and setting.train == "readout":
+        return "C.1, F.5.1", "random features: no activation moves, and diverging logits only saturate the loss"
     if max_alpha is None:
         return "F.4", "diverging logits end training before any activation diverges"
-    if max_alpha == stable_alpha and setting.derivative == "mse" and setting.family == "sgd":
+    if max_alpha == stable_alpha and setting.feeds_back:
+        if two_layer_linear(setting):
+            source = "Proposition C.18, Remark C.19" if setting.global_lr else "Proposition C.18, C.4.1"
+            return source, "beyond it loss and sharpness grow from the first steps on"
         return "Proposition 2" if setting.global_lr else "C.3.3", "diverging logits feed back into the gradient"
+    if setting.depth == 2 and not setting.has("input"):
+        return "C.1", "the first layer is fixed: beyond it the gains and biases diverge"
     if setting.depth == 2:
         return "Remark 3", "no hidden layer: beyond it the input layer's activations diverge"
     if setting.family == "adam":
@@ -95,21 +101,22 @@ def _optimal(setting: Setting, max_alpha: Fraction | None, stable_alpha: Fractio
     learn."""
     if setting.activation == "linear":
         return _claim(stable_alpha, "observed", "F.5.2", "a linear net gains nothing from features; logits stay stable")
-    if setting.derivative == "softmax_mse" and setting.family == "sgd":
+    if setting.saturates:
         return _claim(stable_alpha, "conjectured", "F.4", "diverging logits end training: their gradient vanishes")
+    edge = stable_alpha if max_alpha is None else max_alpha
+    at_edge = None if edge is None else predict(setting, edge)
+    if at_edge and at_edge.regime == "stable" and all(map(_width_independent, at_edge.layers)):
+        return _claim(edge, "derived", "C.1", "every layer's updates are independent of width")
     if max_alpha is None:
         return _claim(stable_alpha, "conjectured", "5.1", "no other edge")
-    at_edge = predict(setting, max_alpha)
-    if at_edge.regime == "stable" and all(_width_independent(layer) for layer in at_edge.layers if layer.present):
-        return _claim(max_alpha, "derived", "C.1", "every layer's updates are independent of width")
-    if setting.derivative == "mse" and setting.family == "sgd":
+    if setting.feeds_back:
         return _claim(max_alpha, "conjectured", "5.1", "under smaller rates not even the logits move")
     layers = "the input layer learns" if setting.depth == 2 else "hidden layers learn"
     return _claim(max_alpha, "conjectured", "5.1", f"of all stable rates {layers} features at this one only")
 
 
 def _width_independent(layer: LayerHistory) -> bool:
-    if layer.weight.acts_as == "finite":
+    if layer.weight.acts_as == "finite" or not layer.present:
         return True  # never a bottleneck: its rate is the base rate
     late = layer.scales[-1]
     return late.effect == ONE and not late.propagating.diverges
@@ -118,7 +125,8 @@ def _width_independent(layer: LayerHistory) -> bool:
 def _observed_with_norms(setting: Setting) -> Claim | None:
     """Published GPT runs under Adam, one learning rate for all weights, trainable norms (section 5.1, Figure 5)."""
     one_rate = setting.global_lr and setting.lr_exponent("hidden") == 0 and setting.init_exponent("output") == HALF
-    norms = setting.architecture.normalized and setting.train_norms and setting.qk_norm
+    trained = setting.train == "all" and setting.train_norms and not setting.tied
+    norms = setting.architecture.normalized and trained and setting.qk_norm
     if setting.family == "sgd" or setting.derivative != "cross_entropy" or not one_rate or not norms:
         return None
     return Claim(-HALF, "observed", "5.1, Figure 5", "trainable norms stabilize rates beyond the hidden layers' edge")
@@ -126,7 +134,14 @@ def _observed_with_norms(setting: Setting) -> Claim | None:
 
 def _one_of_each_kind(setting: Setting) -> tuple[Weight, ...]:
     net = network(setting)
-    return (net.input, net.vector, *net.hidden[:1], net.output)
+    return tuple(w for w in (net.input, net.vector, *net.hidden[:1], net.output) if setting.has(w.acts_as))
+
+
+def two_layer_linear(setting: Setting) -> bool:
+    """The model of C.4, f = v u x under MSE and gradient descent."""
+    linear = setting.activation == "linear" and not (setting.norms or setting.biases or setting.logit_norm)
+    whole = setting.train == "all" and setting.family == "sgd" and setting.derivative == "mse"
+    return setting.depth == 2 and linear and whole
 
 
 def _layer_edge(setting: Setting, weight: Weight) -> Fraction | None:
@@ -154,7 +169,8 @@ def _gradients(net: Network, signal: Theta) -> dict[str, Theta]:
     """Gradient entries where activations and chi are Θ(1): of the readout 1, elsewhere the signal; a norm that reads
     the embedding divides by the embedding's scale."""
     embedding = signal + signal / net.input.init if net.normalized else signal
-    return {"input": embedding, "vector": signal, "output": ONE} | {w.name: signal for w in net.hidden[:1]}
+    ends = {"input": embedding + ONE, "output": embedding + ONE} if net.tied else {"input": embedding, "output": ONE}
+    return {**ends, "vector": signal} | {w.name: signal for w in net.hidden[:1]}
 
 
 def _smallest_alpha(holds: Callable[[Fraction], bool]) -> Fraction | None:

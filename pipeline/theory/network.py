@@ -1,7 +1,7 @@
 """A setting whose width exponents are predicted, and its network as exponents (design, section 4; paper, Table C.1)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -17,13 +17,13 @@ class Architecture:
     """A kind of network that theory follows."""
 
     normalized: bool
-    """A residual network whose blocks begin with a norm, and with a norm before the readout."""
+    """Attention and MLPs in residual branches that begin with a norm, and a norm before the readout."""
     least_depth: int
     large_output: bool
     """d_out >> n, where nothing else is said."""
     neox: bool
     """The embedding's initialization, where nothing else is said."""
-    meaningless: Mapping[str, tuple[str, str]]
+    meaningless: Mapping[str, tuple[tuple[str | bool, ...], str]]
     """Values of settings that mean nothing for it, and why."""
     names: Mapping[str, str]
     """What its kinds of weights are called, where that is not the name of the layer."""
@@ -36,17 +36,25 @@ ARCHITECTURES = {
         large_output=False,
         neox=False,
         meaningless={
-            "embedding_init": ("neox", "is for the gpt: an mlp has no embedding"),
-            "kv_heads": ("fixed", "is for the gpt: an mlp has no attention"),
+            "embedding_init": (("neox", "neox_always"), "is for the gpt: an mlp has no embedding"),
+            "tied": ((True,), "is for the gpt: an mlp has no embedding"),
+            "kv_heads": (("fixed",), "is for the gpt: an mlp has no attention"),
+            "qk_norm_role": (("vector",), "is for the gpt: an mlp has no attention"),
         },
-        names={},
+        names={"vector": "gains, biases", "finite": "readout bias"},
     ),
     "gpt": Architecture(
         normalized=True,
         least_depth=3,
         large_output=True,
         neox=True,
-        meaningless={"activation": ("linear", "is for the mlp: a gpt without nonlinearities is not predicted")},
+        meaningless={
+            "activation": (("linear",), "is for the mlp: a gpt without nonlinearities is not predicted"),
+            "norms": ((True,), "is for the mlp: a gpt has norms"),
+            "biases": ((True,), "is for the mlp: a gpt has biases"),
+            "residual": ((True,), "is for the mlp: a gpt has residual branches"),
+            "logit_norm": ((True,), "is for the mlp"),
+        },
         names={
             "input": "embedding",
             "vector": "gains, biases",
@@ -56,7 +64,10 @@ ARCHITECTURES = {
         },
     ),
 }
-"""By their `--model` names: mlp is section 2's, without biases and norms; gpt has trainable or fixed norms."""
+"""By their `--model` names: mlp is section 2's, by default without biases and norms; gpt has trainable or fixed
+norms."""
+
+Trained = Literal["all", "readout", "no_input"]
 
 
 DEEPEST = 1000
@@ -80,9 +91,23 @@ class Setting:
     embedding_init: EmbeddingInit | None = None
     """None: the model's."""
     readout_init: Literal["standard", "zero"] = "standard"
+    train: Trained = "all"
+    """readout: the others are random features (C.1). no_input: the embedding or first layer stays as it starts."""
+    norms: bool = False
+    """Of the mlp: a norm between each layer and its activation."""
     train_norms: bool = True
-    """Gains and biases of the gpt's norms are trained; linear biases, input-like too, are in any case."""
+    """Gains and biases of norms are trained; a gpt's linear biases, input-like too, are in any case."""
+    biases: bool = False
+    """Of the mlp: layers and readout have trainable biases."""
+    residual: bool = False
+    """Of the mlp: hidden layers add to their input."""
+    logit_norm: bool = False
+    """Of the mlp: LayerNorm, without parameters, on the logits (F.17)."""
+    tied: bool = False
+    """Of the gpt: embedding and readout are one tensor."""
     qk_norm: bool = True
+    qk_norm_role: Literal["finite", "vector"] = "finite"
+    """vector: gains and biases of the norms of queries and keys have the learning rate of all other norms'."""
     kv_heads: Literal["all", "fixed"] = "all"
     """fixed: a number of key/value heads that does not grow with n."""
     clipping: bool = False
@@ -98,9 +123,15 @@ class Setting:
             raise ValueError(f"depth {self.depth}: a network has at least 2 weight matrices, input and readout")
         if self.depth > DEEPEST:
             raise ValueError(f"depth {self.depth}: exponents are followed through at most {DEEPEST} weight matrices")
-        for name, (value, why) in self.architecture.meaningless.items():
-            if getattr(self, name) == value:
-                raise ValueError(f"{name} {value} {why}")
+        for name, (values, why) in self.architecture.meaningless.items():
+            if (value := getattr(self, name)) in values:
+                raise ValueError(f"{name}{'' if value is True else f' {value}'} {why}")
+        if self.tied and not self.parameterization.ties(self.embedding, self.family):
+            raise ValueError(f"tied: under {self.parameterization.name} embedding and readout have no one rule")
+        if self.tied and self.train != "all":
+            raise ValueError(f"tied: train {self.train} would split the one tensor of embedding and readout")
+        if self.residual and self.depth == 2:
+            raise ValueError("residual: a network of depth 2 has no hidden layers")
         if self.depth < self.architecture.least_depth:
             raise ValueError("depth 2 is for the mlp: a gpt has hidden layers")
 
@@ -120,17 +151,38 @@ class Setting:
         return loss
 
     @property
+    def normalized(self) -> bool:
+        """A norm stands before every layer but the first."""
+        return self.architecture.normalized or self.norms
+
+    @property
+    def stream(self) -> bool:
+        """Hidden layers add to their input."""
+        return self.architecture.normalized or self.residual
+
+    @property
+    def feeds_back(self) -> bool:
+        """Diverging logits make the gradient diverge (Proposition 2, MSE)."""
+        return self.derivative == "mse" and self.family == "sgd" and not self.logit_norm
+
+    @property
+    def saturates(self) -> bool:
+        """Diverging logits end training: their gradient vanishes (F.4)."""
+        return self.derivative == "softmax_mse" and self.family == "sgd" and not self.logit_norm
+
+    @property
     def large_output(self) -> bool:
         return self.architecture.large_output if self.d_out is None else self.d_out == "large"
 
     @property
-    def neox(self) -> bool:
-        return self.architecture.neox if self.embedding_init is None else self.embedding_init == "neox"
+    def embedding(self) -> EmbeddingInit:
+        if self.embedding_init is None:
+            return "neox" if self.architecture.neox else "constant"
+        return self.embedding_init
 
     def init_exponent(self, role: Role) -> Fraction:
         """b: the initial std goes like n^-b."""
-        rules = self.parameterization
-        return self._exponent(rules.neox_embedding if role == "input" and self.neox else rules.init[role])
+        return self._exponent(self.parameterization.starts(role, self.embedding))
 
     def lr_exponent(self, role: Role) -> Fraction:
         """c: the learning rate goes like n^-alpha n^-c."""
@@ -144,11 +196,17 @@ class Setting:
 
     def has(self, role: Role) -> bool:
         """Whether the network has trainable tensors of a role."""
-        if role == "vector":
-            return self.architecture.normalized
-        if role == "finite":
-            return self.architecture.normalized and self.qk_norm and self.train_norms
-        return role != "hidden" or self.depth > 2
+        gpt = self.architecture.normalized
+        match role:
+            case "input":
+                return self.train == "all"
+            case "vector":
+                return self.train != "readout" and (gpt or self.biases or (self.norms and self.train_norms))
+            case "hidden":
+                return self.train != "readout" and self.depth > 2
+            case "finite":  # of an mlp, the readout's bias
+                return self.train != "readout" and self.qk_norm and self.train_norms if gpt else self.biases
+        return True
 
     @property
     def global_lr(self) -> bool:
@@ -169,16 +227,25 @@ def network(setting: Setting, small_steps: bool = False) -> Network:
     output = weight("output", "output", N, ONE, ROOT_N if setting.large_output else N)
     if setting.readout_init == "zero":
         output = Weight("output", "output", "output", ZERO, output.c, N, ONE, output.init_sum)
-    bystanders: tuple[Weight, ...] = (weight("finite", "finite", ONE, ONE),)
+    bystanders: tuple[Weight, ...] = (weight("finite", setting.qk_norm_role, ONE, ONE, acts_as="finite"),)
     if setting.kv_heads == "fixed":
         bystanders += (weight("key_value", "hidden", N, ONE, N, acts_as="output"),)
-    return Network(
+    gpt = setting.architecture.normalized
+    net = Network(
         input=weight("input", "input", ONE, N),
         hidden=tuple(weight(f"hidden{i + 1}", "hidden", N, N, ROOT_N) for i in range(setting.depth - 2)),
         output=output,
         vector=weight("vector", "vector", ONE, N),
         bystanders=bystanders,
-        normalized=setting.architecture.normalized,
+        normalized=setting.normalized,
+        stream=setting.stream,
+        heads=gpt,
+        gains=gpt or (setting.norms and setting.has("vector")),
+        biases=setting.biases,
+        tied=setting.tied,
+        logit_norm=setting.logit_norm,
         large_output=setting.large_output,
         small_steps=small_steps,
     )
+    kept = {"all": net.weights, "no_input": net.weights[1:], "readout": (output, *(() if gpt else net.bystanders))}
+    return replace(net, frozen=frozenset(w.name for w in net.weights if w not in kept[setting.train]))

@@ -34,7 +34,7 @@ class LayerHistory:
 
     weight: Weight
     present: bool
-    """The network has such weights; otherwise what one would do: a bias of the MLP, fixed qk-norm gains."""
+    """The network trains such weights; otherwise what one would do: a bias of the MLP, fixed qk-norm gains."""
     status: Status
     scales: tuple[LayerScales, ...]
     settled: bool
@@ -113,12 +113,13 @@ def predict(setting: Setting, alpha: Fraction, small_steps: bool = False) -> Pre
     steps, settled = run(net, setting, alpha)
     layers = []
     for weight in net.weights:
-        # shared by a growing number of heads: this project's argument, not the paper's
-        status: Status = "conjectured" if weight in net.bystanders and net.normalized else "derived"
+        # shared by a growing number of heads, or by embedding and readout: this project's argument, not the paper's
+        shared = (weight in net.bystanders and net.heads) or (net.tied and weight in (net.input, net.output))
+        status: Status = "conjectured" if shared else "derived"
         layers.append(
             LayerHistory(
                 weight,
-                setting.has(weight.trained_as),
+                setting.has(weight.trained_as) and setting.has(weight.acts_as),
                 status,
                 tuple(step.layers[weight.name] for step in steps),
                 settled,

@@ -54,8 +54,9 @@ class Weight:
 class Network:
     """Weights in the order of the forward pass, and the bystanders: predicted, but too small a part to feed back.
 
-    `normalized`: a pre-norm residual network, h_l = h_(l-1) + W_l norm(h_(l-1)), whose norms' gains and biases are
-    `vector`. Otherwise the MLP of section 2, in which `vector` is what a bias would do, were there one.
+    Every layer but the first reads x_(l-1), which is h_(l-1) or, where the network is `normalized`, norm(h_(l-1)). It
+    makes h_l = W_l x_(l-1), to which a residual network (`stream`) adds h_(l-1). `vector` is the norms' gains and
+    biases, or the biases of the layers: where the network has neither `gains` nor `biases`, what one would do.
     """
 
     input: Weight
@@ -64,8 +65,21 @@ class Network:
     vector: Weight
     bystanders: tuple[Weight, ...]
     normalized: bool
+    stream: bool
+    heads: bool
+    """The bystanders are tensors that all heads share; otherwise the readout's bias."""
+    gains: bool
+    """The norms' gains move."""
+    biases: bool
+    """Layers and readout of an MLP have them."""
+    tied: bool
+    """Input and output are one tensor, whose gradient is the sum of both."""
+    logit_norm: bool
+    """The loss sees normalized logits."""
     large_output: bool
     """d_out >> n."""
+    frozen: frozenset[str] = frozenset()
+    """Names of weights that have no gradient."""
     small_steps: bool = False
     """Nothing ever outgrows its initial value unless that is zero: see `plus`."""
 
@@ -142,10 +156,13 @@ def _forward(net: Network, moved: Moved) -> dict[str, _Pass]:
     x_0, dx = net.input.init, effective
     x = net.plus(x_0, dx.total)
     passes = {net.input.name: _Pass(ONE, NONE, effective, NONE, x)}
+    if net.biases:
+        dx = dx + moved[net.vector.name]
+        x = net.plus(x_0, dx.total)
     for weight in (*net.hidden, net.output):
         u_0, u, du = x_0, x, dx
         if net.normalized:  # a norm hands on relative changes; its gains and biases add their own (C.1: input-like)
-            gains = moved[net.vector.name]
+            gains = moved[net.vector.name] if net.gains else NONE
             du = dx / x + gains
             u_0, u = ONE, net.plus(ONE, gains.total)
         effective = moved[weight.name] * N * u  # p = 1
@@ -154,20 +171,25 @@ def _forward(net: Network, moved: Moved) -> dict[str, _Pass]:
             aligned = weight.init * N * du.along  # q = 1: Δx goes along W_0^T (F.7); with d_out >> n, 1/2 (5.2)
             propagating = propagating + Change(aligned, ZERO)
         change = effective + propagating
+        if net.biases:
+            change = change + moved[(net.bystanders[0] if weight is net.output else net.vector).name]
         h_0 = weight.init * ROOT_N * u_0  # W_0 x_0: independent, zero mean
-        if net.normalized and weight is not net.output:
+        if net.stream and weight is not net.output:
             h_0, change = h_0 + x_0, change + dx
         x_0, dx, x = h_0, change, net.plus(h_0, change.total)
         passes[weight.name] = _Pass(u, du, effective, propagating, x)
     return passes
 
 
-def _loss_derivative(loss: TheoryLoss, family: Family, logits: Theta) -> Theta:
-    """chi = dL/df (section 4, F.4): bounded under cross-entropy, the residual f - y under MSE.
+def _loss_derivative(net: Network, loss: TheoryLoss, family: Family, logits: Theta) -> Theta:
+    """chi = dL/df (section 4, F.4): bounded under cross-entropy, the residual f - y under MSE. Normalized logits bound
+    it under any loss, and divide it by the scale of the logits, but for vanishing ones, where the norm's epsilon acts.
 
     MSE of the softmax saturates: once logits diverge its derivative is smaller than any power of n. That stops SGD;
     Adam, which divides the scale away, goes on.
     """
+    if net.logit_norm:
+        return ONE / (ONE + logits)
     if loss == "mse":
         return ONE + logits
     if loss == "softmax_mse" and family == "sgd" and logits.diverges:
@@ -188,12 +210,16 @@ def _backward(net: Network, moved: Moved, passes: Mapping[str, _Pass], chi: Thet
     for weight, previous in reversed(list(zip(net.hidden, before, strict=False))):
         result[weight.name] = (signal, signal * passes[weight.name].input)
         through = signal * net.plus(weight.init * ROOT_N, moved[weight.name].total * N)
-        # a norm's derivative divides by the scale of what it normalizes; the residual connection adds the signal itself
-        signal = through / passes[previous.name].output + signal if net.normalized else through
+        if net.normalized:  # a norm's derivative divides by the scale of what it normalizes
+            through = through / passes[previous.name].output
+        signal = through + signal if net.stream else through  # the residual connection adds the signal itself
     result[net.input.name] = (signal, signal)
     for weight in net.bystanders:
         result[weight.name] = _bystander_gradient(net, weight, passes, result, chi)
-    return result
+    if net.tied:
+        both = result[net.input.name][1] + result[net.output.name][1]
+        result |= {weight.name: (result[weight.name][0], both) for weight in (net.input, net.output)}
+    return result | {name: (result[name][0], NONE) for name in net.frozen}
 
 
 def _bystander_gradient(
@@ -202,7 +228,7 @@ def _bystander_gradient(
     """A readout bias sees chi. A tensor that all heads share (qk-norm; keys and values of a fixed number of KV heads)
     sums the signals of a number of heads that grows with n: uncorrelated at first, then correlated as far as features
     moved along the readout."""
-    if not net.normalized:
+    if not net.heads:
         return Change(chi, ZERO), Change(chi, ZERO)
     last = net.hidden[-1].name
     heads = net.plus(ROOT_N, N * passes[net.output.name].input_change.along)
@@ -258,7 +284,7 @@ def _snapshot(
         if weight.name in passes:
             p = passes[weight.name]
             effective, propagating, output = p.effective.total, p.propagating.total, p.output
-        elif not net.normalized:  # biases act on the constant input 1
+        elif not net.normalized or (weight in net.bystanders and not net.heads):  # biases act on the constant input 1
             effective, propagating, output = update, ZERO, ONE
         elif weight.fan_in == N:  # keys and values of a fixed number of heads: few rows, like a readout
             effective, propagating = update * N * last.input, weight.init * N * last.input_change.total
@@ -290,7 +316,7 @@ def simulate(
     for step in range(limit + 1):
         passes = _forward(net, moved)
         logits = passes[net.output.name].output
-        chi = _loss_derivative(loss, family, logits)
+        chi = _loss_derivative(net, loss, family, logits)
         signals = _backward(net, moved, passes, chi)
         norm = gradient_norm(
             (net.input, net.vector, *net.hidden, net.output), {name: g.total for name, (_, g) in signals.items()}

@@ -8,7 +8,7 @@ from pipeline.console import table
 from pipeline.entries.losses import LOSSES
 from pipeline.parameterization.rules import TABLE, Family, Parameterization
 from pipeline.parameterization.table_text import INIT_ROLES, LEGEND, LR_ROLES, factor_text, init_cells
-from pipeline.theory.edges import Claim, edges
+from pipeline.theory.edges import Claim, edges, two_layer_linear
 from pipeline.theory.network import Setting
 from pipeline.theory.orders import Theta
 from pipeline.theory.predict import LayerHistory, Prediction, predict
@@ -62,13 +62,23 @@ def _network_words(setting: Setting) -> str:
     parts = [f"{setting.model} of depth {setting.depth}"]
     parts.append("d_out >> n" if setting.large_output else "n >> d_out")
     if setting.architecture.normalized:
-        parts.append(f"{'neox' if setting.neox else 'constant'} embedding")
-        parts += [] if setting.train_norms else ["fixed norms"]
-        parts += [] if setting.qk_norm else ["no qk-norm"]
-    parts += ["linear"] if setting.activation == "linear" else []
-    parts += ["zero readout"] if setting.readout_init == "zero" else []
-    parts += ["clipping active"] if setting.clipping else []
-    return ", ".join(parts)
+        parts.append(f"{setting.embedding.removesuffix('_always')} embedding")
+    said = {
+        "tied to the readout": setting.tied,
+        "no qk-norm": setting.architecture.normalized and not setting.qk_norm,
+        "qk-norms as norms": setting.qk_norm_role == "vector",
+        "linear": setting.activation == "linear",
+        "norms": setting.norms,
+        "fixed norms": setting.normalized and not setting.train_norms,
+        "biases": setting.biases,
+        "residual": setting.residual,
+        "normalized logits": setting.logit_norm,
+        "zero readout": setting.readout_init == "zero",
+        "only the readout trained": setting.train == "readout",
+        "input fixed": setting.train == "no_input",
+        "clipping active": setting.clipping,
+    }
+    return ", ".join([*parts, *(words for words, holds in said.items() if holds)])
 
 
 def _layer_rows(prediction: Prediction) -> list[tuple[str, ...]]:
@@ -139,7 +149,9 @@ def _regime_words(prediction: Prediction) -> str:
     if prediction.regime == "stable":
         return "activations and logits stay bounded"
     if prediction.regime == "controlled divergence":
-        return f"logits grow like n^{late.logits.exponent}, activations do not"
+        if late.logits.diverges:
+            return f"logits grow like n^{late.logits.exponent}, activations do not"
+        return f"the residual stream grows like n^{late.activations.exponent}, which norms keep from the logits"
     return "logits and activations grow with width" + ("" if prediction.settled else ", faster with every step")
 
 
@@ -150,7 +162,8 @@ def notes(prediction: Prediction) -> list[str]:
 
 
 def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, bool]]:
-    sgd, norms, shallow = setting.family == "sgd", setting.architecture.normalized, setting.depth == 2
+    sgd, norms, shallow = setting.family == "sgd", setting.normalized, setting.depth == 2
+    whole, readout = setting.train == "all", setting.train == "readout"
     stopped = "; ".join(setting.architecture.names.get(name, name) for name in prediction.stopped)
     yield (
         f"stops learning as n grows (vanishing effective updates): {stopped} [derived, Proposition 4, 5.1]",
@@ -168,22 +181,46 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
     )
     yield (
         "two-layer nets: the controlled range reaches to the readout's edge n^-1 (Remark 3; Remark C.14 says n^-1/2)",
-        shallow and setting.derivative == "cross_entropy" and setting.global_lr and sgd,
+        shallow and setting.derivative == "cross_entropy" and setting.global_lr and sgd and whole,
+    )
+    yield (
+        "random features: only the readout moves, and larger rates than the optimal one make it memorize its examples; "
+        "under cross-entropy they stay trainable [derived, C.1; observed, F.5.1]",
+        readout,
+    )
+    yield (
+        "a step lowers the loss under rates up to 2 / (n lambda) and, where f (f - y) >= 0, in a slim interval around "
+        "n lambda / (chi f), which no constant rate keeps to: sharpness lambda and loss grow beyond n^-1 "
+        "[derived, Proposition C.18, Remark C.19]",
+        two_layer_linear(setting) and setting.global_lr,
+    )
+    yield (
+        "normalized logits bound the loss's derivative under any loss: diverging logits do not feed back, though "
+        "published losses then did not fall monotonically with width [observed, F.4, Figure F.17]",
+        setting.logit_norm,
+    )
+    yield (
+        "norms make updates insensitive to initial scales, under Adam hardly any is left [observed, E.3]",
+        setting.norms,
+    )
+    yield (
+        "embedding and readout are one tensor, whose gradient is the sum of both [conjectured]",
+        setting.tied,
     )
     yield (
         "few hidden layers stabilize themselves at widths of practice: 3- and 4-layer MLPs kept constant rates "
         "[observed, F.5.4]",
-        sgd and not norms and 3 <= setting.depth <= 4,
+        sgd and not norms and 3 <= setting.depth <= 4 and not readout,
     )
     yield (
         "the softmax saturates where logits diverge and training ends; published MLPs on multi-index data then count "
         "as unstable from n^-1 on [observed, F.4]",
-        sgd and not norms and setting.derivative == "softmax_mse",
+        setting.saturates and not norms,
     )
     yield (
         "published GPTs with this loss and clipping: optimum about n^-1.05, max-stable rate about n^-0.50 [observed, "
         "Figure F.8, Table F.1]",
-        sgd and norms and setting.derivative == "softmax_mse",
+        setting.saturates and norms,
     )
     yield (
         "exponents of clipping in every step; clipping now and then moved no exponent in published GPT runs "
@@ -193,11 +230,11 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
     yield "clipping does nothing under Adam, which normalizes anyway", not sgd and setting.clipping
     yield (
         "MLPs under Adam at one global rate: instability less sharp, about n^-1/2 [observed, F.6]",
-        not sgd and not norms and setting.global_lr,
+        not sgd and not norms and setting.global_lr and not readout,
     )
     yield (
         "without qk-norm the stability edge fell faster than n^-1: inconclusive [observed, Figure F.1]",
-        norms and not sgd and not setting.qk_norm,
+        not sgd and not setting.qk_norm,
     )
     yield (
         "the rules' r is no power of n: exponents are those of its limit "

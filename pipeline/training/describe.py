@@ -16,8 +16,10 @@ def describe(config: RunConfig) -> str:
     flops = flops_per_token(model, config) * config.total_tokens
     scaling = scaling_of(config)
     present = {spec.role for spec in specs.values()}
+    trained = {specs[name].role for name, parameter in model.named_parameters() if parameter.requires_grad}
     rows = [
-        f"# {role:8} {config.lr * scaling.lr(role):<14.4g} {scaling.init(role):.4g}"
+        f"# {role:8} {f'{config.lr * scaling.lr(role):.4g}' if role in trained else 'not trained':<14} "
+        f"{scaling.init(role):.4g}"
         for role in ROLES
         if role in present
     ]

@@ -88,6 +88,7 @@ class TrainingModule(pl.LightningModule):
             loss=self.config.loss,
             z_loss=self.config.z_loss,
             accuracy=self.config.n_classes is not None,
+            normalize=readout.normalize,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -105,7 +106,8 @@ class TrainingModule(pl.LightningModule):
         if not self.config.diagnostics.on:
             return loss_F
         h_ND, targets_N = h.reshape(-1, h.shape[-1]), targets.reshape(-1)
-        return torch.cat([loss_F, logit_sums(h_ND, readout.weight, targets_N, readout.bias)])
+        sums_K = logit_sums(h_ND, readout.weight, targets_N, readout.bias, normalize=readout.normalize)
+        return torch.cat([loss_F, sums_K])
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         if zero.is_zero(self.trainer):  # it clips in its own step

@@ -17,21 +17,23 @@ from pipeline.models.roles import TensorSpec
 
 
 def describe_weights(model: nn.Module, specs: dict[str, TensorSpec], config: RunConfig) -> dict[str, dict[str, Any]]:
-    """Name -> ``role`` and ``place`` of its `TensorSpec` (None for modules), and the fields of
-    `entries.kinds.Place`."""
-    of: dict[str, TensorSpec | None] = {}
+    """Name -> ``role`` and ``place`` of its `TensorSpec` and whether it is ``trained`` (None for modules), and the
+    fields of `entries.kinds.Place`."""
+    of: dict[str, str | None] = {}  # the parameter that a name stands for
     for layer in layers(model)[0]:
         for attribute, parameter in layer.tensors.items():
-            of[parameter] = specs[parameter]
-            of |= {f"{part}.{attribute}": specs[parameter] for part, *_ in layer.parts}
+            of[parameter] = of[f"{layer.name}.{attribute}"] = parameter  # two names of a tied one
+            of |= {f"{part}.{attribute}": parameter for part, *_ in layer.parts}
         of[layer.name] = None
     of |= {name: None for name, module in walk(model) if isinstance(module, litgpt.model.CausalSelfAttention)}
-    of |= {name: spec for name, spec in specs.items() if name not in of}
+    of |= {name: name for name in specs if name not in of}
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     return {
         name: {
-            "role": spec.role if spec else None,
-            "place": spec.place if spec else None,
+            "role": specs[parameter].role if parameter else None,
+            "place": specs[parameter].place if parameter else None,
+            "trained": trained[parameter] if parameter else None,
             **asdict(place_of(name, config)),
         }
-        for name, spec in of.items()
+        for name, parameter in of.items()
     }

@@ -90,6 +90,19 @@ def test_default_is_the_gpt_under_adamw_and_says_what_was_only_observed(capsys: 
         ("--param mup --optimizer sgd --model mlp", "no layer stops learning"),
         ("--param sp --optimizer sgd --loss softmax_mse --readout_init zero --model mlp", "no bound"),
         ("--param sp --model mlp --activation linear --optimizer sgd", "[observed, F.5.2]"),
+        ("--param sp --model mlp --train readout --optimizer sgd", "random features: no activation moves"),
+        ("--param sp --model mlp --train no_input", "input fixed"),
+        ("--param sp --model mlp --norms --fixed_norms", "norms, fixed norms"),
+        ("--param sp --model mlp --biases", "readout bias"),
+        ("--param sp --model mlp --residual", "n >> d_out, residual"),
+        ("--param sp --model mlp --logit_norm --loss mse --optimizer sgd", "diverging logits do not feed back"),
+        (
+            "--param sp --model mlp --activation linear --depth 2 --loss mse --optimizer sgd",
+            "Proposition C.18, Remark C.19",
+        ),
+        ("--param sp --tied", "whose gradient is the sum of both [conjectured]"),
+        ("--param sp_full_align --optimizer sgd --embedding_init neox_always", "which norms keep from the logits"),
+        ("--param sp --qk_norm_role vector", "qk-norms as norms"),
     ],
 )
 def test_every_flag_says_what_it_changes(capsys: pytest.CaptureFixture[str], argv: str, words: str) -> None:
@@ -155,6 +168,8 @@ def test_factors_in_words(factor: Factor, text: str) -> None:
         (["--param", "sp", "--optimizer", "lion"], "invalid choice: 'lion'"),
         (["--param", "sp", "--depht", "2"], "--depht: unknown key depht, did you mean depth?"),
         (["--param", "sp", "--depth", "2"], "depth 2 is for the mlp"),
+        (["--param", "sp", "--biases"], "biases is for the mlp: a gpt has biases"),
+        (["--all", "--tied"], "tied: under mup embedding and readout have no one rule"),
         (["--param", "sp", "--depth", "0"], "at least 2 weight matrices"),
     ],
 )

@@ -17,6 +17,7 @@ from pipeline.diagnostics.layers import layers
 from pipeline.models.build import Model, build
 from pipeline.models.init import initialize_
 from pipeline.scaling import scaling_of
+from tests.conftest import changed
 
 N, T, V = 6, 10, 50
 PYTHIA = RunConfig(
@@ -33,7 +34,11 @@ GEMMA = RunConfig(
 PERCEPTRON = RunConfig(
     width=32, base_width=32, model=ModelConfig(kind="mlp", n_layer=3), data=DataConfig("digits", "digits")
 )
-EVERY_KIND = {"pythia": PYTHIA, "llama": LLAMA, "gemma": GEMMA, "mlp": PERCEPTRON}
+NORMED = changed(PERCEPTRON, model_n_layer=4, model_norm="rmsnorm", model_bias=True, model_logit_norm="layernorm")
+RESIDUAL = changed(PERCEPTRON, model_n_layer=4, model_norm="layernorm", model_residual=True)
+EVERY_KIND = {
+    "pythia": PYTHIA, "llama": LLAMA, "gemma": GEMMA, "mlp": PERCEPTRON, "normed": NORMED, "residual": RESIDUAL,
+}  # fmt: skip
 
 
 def pair(config: RunConfig, dtype: torch.dtype = torch.float64) -> tuple[Model, Model]:
@@ -189,17 +194,22 @@ def test_attention_sparsity_and_logits_are_those_of_the_model(kind: str) -> None
     (start, now), (x, y) = pair(config), probe(config)
     found = checked(start, now, x, y)
     inputs, h = inputs_of(now, x)
-    logits = F.linear(h, now.readout.weight.detach(), now.readout.bias).flatten(0, -2)
+    bias = now.readout.bias
+    logits = F.linear(h, now.readout.weight.detach(), None if bias is None else bias.detach()).flatten(0, -2)
+    size = logits.square().mean().sqrt()
+    if config.model.logit_norm == "layernorm":
+        logits = F.layer_norm(logits, logits.shape[-1:])
     p = logits.softmax(-1)
     wanted = {
         "probe_loss": F.cross_entropy(logits, y.flatten()),
-        "probe_logit_rms": logits.square().mean().sqrt(),
+        "probe_logit_rms": size,
         "max_probability": p.amax(-1).mean(),
         "entropy": -(p * p.log()).sum(-1).mean(),
     }
     if config.data.vectors:
-        for i, layer in enumerate(now.layers):
-            wanted[f"sparsity/layers.{i}"] = (layer(inputs[f"layers.{i}"]) <= 0).double().mean()
+        for i, (layer, norm) in enumerate(zip(now.layers, now.norms, strict=True)):
+            if i == 0 or not config.model.residual:  # elsewhere it is not what a layer puts out that is cut off
+                wanted[f"sparsity/layers.{i}"] = (norm(layer(inputs[f"layers.{i}"])) <= 0).double().mean()
     else:
         for name, module in now.named_modules():
             if isinstance(module, litgpt.model.CausalSelfAttention):
@@ -555,16 +565,17 @@ def test_inputs_that_are_overwritten_later() -> None:
     assert kept["second"] == kept["same"] != kept["first"], "layers that share an input share its copy"
 
 
-def test_sparsity_is_that_of_what_a_layer_puts_out() -> None:
+def test_sparsity_is_that_of_what_a_layer_and_its_norm_put_out() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2)
-    )
+        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(),
+        nn.ReLU(), nn.Linear(8, 2),
+    )  # fmt: skip
     x = torch.randn(5, 6)
     found = checked(model, model, x, None)
     with torch.no_grad():
-        wanted = float((model[0](x) <= 0).float().mean())
-    assert {key: value for key, value in found.items() if "sparsity" in key} == {"sparsity/0": pytest.approx(wanted)}
+        wanted = {f"sparsity/{i}": float((model[: i + depth](x) <= 0).float().mean()) for i, depth in ((0, 1), (2, 2))}
+    assert {key: value for key, value in found.items() if "sparsity" in key} == pytest.approx(wanted)
 
 
 def test_models_of_transformers() -> None:

@@ -63,7 +63,11 @@ def explicit_logits(model: nn.Module) -> tuple[Callable[[Tensor, Tensor], Tensor
             tensors[name] = vector[offset : offset + p.numel()].view_as(p)
             offset += p.numel()
         h = functional_call(model, tensors, (inputs,))
-        return (h @ tensors[weight].T + (0 if bias is None else tensors[bias])).flatten(0, -2)
+        f = (h @ tensors[weight].T + (0 if bias is None else tensors[bias])).flatten(0, -2)
+        if getattr(model.readout, "normalize", False):
+            f = f - f.mean(1, keepdim=True)
+            f = f / (f.square().mean(1, keepdim=True) + 1e-5).sqrt()
+        return f
 
     return logits, torch.cat([p.flatten() for p in trained.values()])
 
@@ -131,6 +135,20 @@ def test_mlp_equals_explicit_hessian(loss: str, chunk_positions: int, z_loss: fl
     measured = probe.measure()
     assert list(measured) == ["sharpness/1", "sharpness/2", "sharpness/3"]
     assert list(measured.values()) == pytest.approx(expected[:3].tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("train", ["all", "readout"])
+def test_normalized_logits_and_random_features(loss: str, train: Any) -> None:
+    settings = ModelConfig(kind="mlp", n_layer=3, norm="rmsnorm", bias=True, logit_norm="layernorm", train=train)
+    model = mlp.build(settings, 4, 3, 5).double()
+    g = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=g, dtype=torch.float64)
+    inputs, targets = torch.randn(6, 3, generator=g, dtype=torch.float64), torch.arange(6) % 5
+    measured = Sharpness(model, inputs, targets, loss, eigenvalues=2, iterations=30, ntk=True).measure()
+    wanted = eigenvalues(explicit_hessian(model, inputs, targets, loss))
+    assert [measured["sharpness/1"], measured["sharpness/2"]] == pytest.approx(wanted[:2].tolist(), rel=1e-6)
 
 
 GPTS: list[dict[str, Any]] = [

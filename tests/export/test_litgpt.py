@@ -10,6 +10,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+import transformers
 from torch.nn import functional as F
 
 from pipeline.cli.export import main
@@ -20,7 +21,7 @@ from pipeline.export.litgpt import export, how_to_load
 from pipeline.models import gpt
 from pipeline.run.directory import RunDir
 from tests.conftest import changed
-from tests.support.exports import LITGPT_FILES, loaded, same_logits, trained, tree
+from tests.support.exports import LITGPT_FILES, loaded, logits_of_the_run, same_logits, tokens_of, trained, tree
 
 
 def test_litgpt_loads_the_trained_model(tiny: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,6 +53,27 @@ def test_litgpt_loads_the_trained_model(tiny: RunConfig, capsys: pytest.CaptureF
     exec(code, names)
     assert library == "litgpt"
     same_logits(config, names["gpt"])
+
+
+@pytest.mark.parametrize(
+    ("model", "left_out"),
+    [
+        ({"tie_embeddings": True}, ""),  # neither library ties: two tensors of the same values
+        ({"norm": "rmsnorm"}, "no hf/: transformers' GPTNeoX has no norm_class_name=RMSNorm"),
+        ({"train": "readout"}, ""),
+    ],
+)
+def test_variants(tiny: RunConfig, tmp_path: Path, model: dict[str, Any], left_out: str) -> None:
+    variant = {f"model_{key}": value for key, value in model.items()}
+    config = changed(tiny, steps=3, model_qk_norm=False, **variant)
+    exported = export(trained(config), tmp_path / "out")
+    assert list(exported.left_out) == ([left_out] if left_out else [])
+    same_logits(config, loaded(tmp_path / "out"))
+    if not left_out:
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "hf")
+        with torch.no_grad():
+            found = theirs(tokens_of(config)).logits
+        torch.testing.assert_close(found, logits_of_the_run(config), rtol=0, atol=1e-5)
 
 
 def test_a_llama(tiny: RunConfig, tmp_path: Path) -> None:

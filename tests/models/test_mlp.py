@@ -137,7 +137,7 @@ def test_a_study_of_mlps_is_fitted(tiny_mlp: RunConfig) -> None:
         ({"model_n_layer": 11}, "--model.n_layer of an MLP must be 2..10, got 11"),
         ({"model_kv_heads": 4}, "--model.kv_heads is for GPTs, not for an MLP"),
         ({"model_qk_norm": False}, "--model.qk_norm is for GPTs, not for an MLP"),
-        ({"depth_scaling": "sqrt"}, "--depth_scaling needs residual branches: an MLP has none"),
+        ({"depth_scaling": "sqrt"}, "--depth_scaling needs residual branches: --model.residual true"),
         ({"data": DataConfig()}, "--data sotu is for --model.kind gpt, not mlp"),
         ({"model_kind": "gpt"}, "--data digits is for --model.kind mlp, not gpt"),
         ({"momentum": 0.9, "weight_decay": 0.1}, "--weight_decay is decoupled: use --optimizer adamw, or sgd without momentum"),

@@ -157,6 +157,22 @@ def test_two_processes_are_one(recipe: RunConfig, tmp_path: Path) -> None:
         assert all(torch.equal(a[name], saved.tensor(f"model.{name}")) for name in a)
 
 
+def test_variants_of_the_model_in_two_processes(recipe: RunConfig, tmp_path: Path) -> None:
+    """Where the hidden states need no gradient, where the embedding needs none, and where one tensor is both ends."""
+    base = changed(of(recipe, "adamw"), param="sp", steps=8, checkpoint_interval=8)
+    variants = {
+        "readout": changed(base, model_train="readout"),
+        "no_input": changed(base, model_train="no_input"),
+        "tied": changed(base, model_tie_embeddings=True),
+    }
+    runs = {(name, s): parallel(c, s, f"{name}-{s}") for name, c in variants.items() for s in STRATEGIES}
+    run_all([(None, config) for config in runs.values()], tmp_path)
+    for name, config in variants.items():
+        train(changed(config, study=f"alone-{name}"), show_progress=False)
+    worst = {(n, s): off(c, changed(variants[n], study=f"alone-{n}")) for (n, s), c in runs.items()}
+    assert {key for key, keys in worst.items() if not max(keys.values()) < 1e-4} == set(), worst
+
+
 def test_a_run_is_handed_from_strategy_to_strategy(recipe: RunConfig, tmp_path: Path) -> None:
     """Through the command line, by SIGUSR1, one process and two: the curve, the weights and the momentum of one
     process."""

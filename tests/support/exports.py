@@ -48,7 +48,9 @@ def logits_of_the_run(config: RunConfig) -> Tensor:
     """This project's model with the parameters of the checkpoint."""
     model = gpt.build(config.model, config.width, config.seq_len)
     checkpoint = Checkpoint(RunDir(config.run_dir).checkpoint)
-    model.load_state_dict({name: checkpoint.tensor(f"model.{name}") for name in model.state_dict()})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(checkpoint.tensor(f"model.{name}"))
     with torch.no_grad():
         return model.logits(tokens_of(config))
 

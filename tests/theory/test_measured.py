@@ -111,6 +111,8 @@ def gpt_run(setting: Setting, alpha: Fraction, width: int, seed: int, steps: int
     torch.manual_seed(seed)
     blocks, m = setting.depth - 2, width / BASE
     net = Residual(width, blocks, classes, setting.kv_heads == "fixed").double()
+    if setting.tied:
+        net.embedding.weight = net.readout.weight
     weights: dict[str, Tensor] = {"input": net.embedding.weight, "output": net.readout.weight}
     weights |= {f"hidden{i + 1}": layer.weight for i, layer in enumerate(net.hidden)}
     if net.values is not None:
@@ -119,7 +121,9 @@ def gpt_run(setting: Setting, alpha: Fraction, width: int, seed: int, steps: int
     with torch.no_grad():
         for name, weight in weights.items():
             role = ROLE.get(name, "hidden")
-            std = BASE ** -(0.5 if role != "input" or setting.neox else 0) * (READOUT if role == "output" else 1)
+            std = BASE ** -(0.5 if role != "input" or setting.embedding != "constant" else 0) * (
+                READOUT if role == "output" else 1
+            )
             weight.normal_(std=std * m ** -float(setting.init_exponent(role)))
     w_0 = {name: weight.detach().clone() for name, weight in weights.items()}
     tokens, y = torch.arange(BATCH), torch.arange(BATCH) % classes
@@ -134,7 +138,8 @@ def gpt_run(setting: Setting, alpha: Fraction, width: int, seed: int, steps: int
             measured = {(name, "gradient"): rms(w.grad) for name, w in weights.items() if w.grad is not None}
             measured["vector", "gradient"] = rms(net.norms[-1].weight.grad)
         with torch.no_grad():
-            for role_of, tensors in (("vector", gains), *((name, [w]) for name, w in weights.items())):
+            moved = {name: w for name, w in weights.items() if not setting.tied or name != "input"}
+            for role_of, tensors in (("vector", gains), *((name, [w]) for name, w in moved.items())):
                 role = ROLE.get(role_of, "hidden")
                 for tensor in tensors:
                     assert tensor.grad is not None

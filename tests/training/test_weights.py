@@ -59,7 +59,33 @@ def test_of_an_mlp() -> None:
     assert {name: entry["group"] for name, entry in weights.items() if name in specs} == {
         "layers.0.weight": "input", "layers.1.weight": "first hidden", "layers.2.weight": "hidden", "readout.weight": "readout",
     }  # fmt: skip
-    assert weights["layers.2"] == {"role": None, "place": None, **dataclasses.asdict(place_of("layers.2", config))}
+    module_of = {"role": None, "place": None, "trained": None}
+    assert weights["layers.2"] == {**module_of, **dataclasses.asdict(place_of("layers.2", config))}
+    assert weights["layers.2.weight"]["trained"] is True
+
+
+@pytest.mark.parametrize(
+    ("train", "trained"),
+    [
+        ("readout", {"readout.weight", "readout.bias"}),
+        ("no_input", {"layers.1.weight", "layers.1.bias", "norms.0.weight", "norms.1.weight", "readout.weight", "readout.bias"}),
+    ],
+)  # fmt: skip
+def test_it_says_what_is_not_trained(train: str, trained: set[str]) -> None:
+    model = ModelConfig(kind="mlp", n_layer=3, norm="rmsnorm", bias=True, train=train)
+    config = RunConfig(width=16, model=model, data=DataConfig("digits", "digits"), optimizer="sgd")
+    weights = describe_weights(*build(config), config)
+    assert {name for name, entry in weights.items() if entry["trained"]} == trained
+    groups = {name: weights[name]["group"] for name in ("layers.0.bias", "norms.1.weight", "readout.bias")}
+    assert groups == {"layers.0.bias": "biases", "norms.1.weight": "norms", "readout.bias": "readout bias"}
+
+
+def test_a_tied_tensor_has_both_its_names(tiny: RunConfig) -> None:
+    config = changed(tiny, model_tie_embeddings=True)
+    weights = describe_weights(*build(config), config)
+    assert {name: weights[name]["layer"] for name in ("transformer.wte.weight", "lm_head.weight")} == {
+        "transformer.wte.weight": "input", "lm_head.weight": "output",
+    }  # fmt: skip
 
 
 def test_training_writes_it_once_with_every_name_of_its_records(tiny: RunConfig) -> None:

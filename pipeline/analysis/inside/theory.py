@@ -128,9 +128,9 @@ def _scale(setting: Setting, layer: LayerHistory, place: Place, quantity: str, s
 def _output(setting: Setting, layer: LayerHistory, place: Place, step: int) -> Theta:
     """|W x|. `LayerScales.output` is what follows the layer, which in a residual network is more than W x."""
     now = layer.at(step)
-    if not setting.architecture.normalized or place.layer in ("input", "output"):
-        return now.output
     if place.part == "gain":
         return ONE
+    if place.part != "bias" and (not setting.stream or place.layer in ("input", "output")):
+        return now.output
     initial = ZERO if place.part == "bias" else layer.weight.init * ROOT_N
     return initial if initial != ZERO else now.effective

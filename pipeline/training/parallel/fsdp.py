@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -23,6 +24,13 @@ def shard_(model: nn.Module, mesh: DeviceMesh) -> None:
     for block in getattr(getattr(model, "transformer", None), "h", ()):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    model.register_forward_hook(_ask_for_gradient, prepend=True)
+
+
+def _ask_for_gradient(model: nn.Module, inputs: Any, h: Tensor) -> Tensor:
+    """Gradients are reduced once one has come back to the model's output, which needs none where only the readout is
+    trained."""
+    return h.requires_grad_() if torch.is_grad_enabled() and not h.requires_grad else h
 
 
 def reshard_(model: nn.Module) -> None:
