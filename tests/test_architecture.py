@@ -29,13 +29,14 @@ ALLOWED: dict[str, set[str]] = {
     "strict_yaml": set(),
     "entries": {"errors", "parameterization"},
     "files": {"errors"},
+    "vectors": {"errors", "files"},
     "cache": {"errors", "files"},
     "sealed": {"files"},
     "theory": {"console", "entries", "parameterization"},
-    "identity": {"cache", "entries", "files"},
-    "config": {"entries", "errors", "identity", "parameterization"},
+    "identity": {"cache", "entries", "files", "vectors"},
+    "config": {"entries", "errors", "identity", "parameterization", "vectors"},
     "data": {"config", "entries", "errors", "files", "sealed"},
-    "recipes": {"config", "errors", "files", "strict_yaml"},
+    "recipes": {"config", "errors", "files", "strict_yaml", "vectors"},
     "scaling": {"config", "entries", "parameterization"},
     "training/parallel": {"config", "errors"},
     "data/hub": {"cache", "config", "data", "entries", "errors", "files", "sealed"},
@@ -54,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "files",
         "processes",
         "sealed",
+        "vectors",
     },
     "diagnostics": {"losses", "models"},
     "optim": {"config", "entries", "models", "scaling"},
@@ -92,7 +94,7 @@ ALLOWED: dict[str, set[str]] = {
         "run",
         "theory",
     },
-    "data/open": {"config", "data", "data/preparing", "data/streaming", "errors"},
+    "data/open": {"config", "data", "data/preparing", "data/streaming", "entries", "errors"},
     "sweep/adaptive": {"analysis/fit", "analysis/study"},
     "analysis/page": {
         "__init__",
@@ -163,7 +165,7 @@ ALLOWED: dict[str, set[str]] = {
 
 TORCH = {"torch", "lightning", "litgpt", "deepspeed", "torchvision"}
 NO_TORCH = {
-    "errors", "console", "processes", "files", "sealed", "cache", "identity", "parameterization", "entries", "theory", "config",
+    "errors", "console", "processes", "files", "sealed", "cache", "identity", "parameterization", "entries", "theory", "config", "vectors",
     "recipes", "scaling", "run", "analysis",
 }  # fmt: skip
 NO_LIGHTNING = {"models", "losses", "optim", "data", "diagnostics"}
