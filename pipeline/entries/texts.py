@@ -47,7 +47,11 @@ _FILES = {entry.name for entry in VECTORS.values() if entry.from_files}
 _Use = tuple[tuple[str, ...], str, Callable[[Mapping[str, Any]], object]]
 
 _USES: tuple[_Use, ...] = (
-    (("path",), "--data.format text or shards", lambda data: data["format"] in ("text", "shards", *_FILES)),
+    (
+        ("path",),
+        "--data.format text or shards and files of vectors",
+        lambda data: data["format"] in ("text", "shards", *_FILES),
+    ),
     (("revision", "files", "file_seed"), "--data.repo", lambda data: data["repo"]),
     (("text_field", "kind", "bad_lines", "max_document"), "--data.format text", lambda data: data["format"] == "text"),
     (

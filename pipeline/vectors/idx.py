@@ -1,6 +1,7 @@
 """IDX, the format of MNIST: a header of big-endian sizes, then the values; also packed by gzip."""
 
 import gzip
+import math
 import re
 import zlib
 from collections.abc import Sequence
@@ -70,9 +71,9 @@ def _sizes(stream: IO[bytes], path: Path) -> tuple[np.dtype[Any], list[int]]:
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or not 1 <= magic[3] <= 8:
         raise RequestError(f"{path} is not an IDX file: it begins with {magic!r}")
-    sizes = np.frombuffer(stream.read(4 * magic[3]), ">u4").tolist()
-    require(len(sizes) == magic[3], f"{path} is truncated: it ends within its header")
-    return np.dtype(TYPES[magic[2]]), sizes
+    header = stream.read(4 * magic[3])
+    require(len(header) == 4 * magic[3], f"{path} is truncated: it ends within its header")
+    return np.dtype(TYPES[magic[2]]), np.frombuffer(header, ">u4").tolist()
 
 
 def _read(path: Path) -> NDArray[Any]:
@@ -82,7 +83,7 @@ def _read(path: Path) -> NDArray[Any]:
             content = stream.read()
     except (OSError, EOFError, zlib.error) as error:
         raise _damaged(path, error) from None
-    expected = int(np.prod(sizes)) * dtype.itemsize
+    expected = math.prod(sizes) * dtype.itemsize
     how = "truncated" if len(content) < expected else "too long"
     require(
         len(content) == expected, f"{path} is {how}: {len(content):,} bytes of values, and its header says {expected:,}"

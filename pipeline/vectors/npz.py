@@ -17,6 +17,9 @@ X = ("x", "features", "images", "data", "inputs")
 Y = ("y", "labels", "label", "targets", "target")
 KEYS = "x and y, features and labels, or x_train, y_train, x_test and y_test"
 
+DAMAGE = (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What reading an archive raises; no memory holds what a false header says."""
+
 
 def parts(files: Sequence[Path]) -> dict[Split, Part]:
     """Of one file. Raises `RequestError`."""
@@ -64,7 +67,7 @@ def _header(path: Path, key: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(stream)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from None
     require(dtype.kind != "O", _pickled(path, key))
     require(len(shape) >= 1, f"{path}, {key}: a single value, not an array")
@@ -77,7 +80,7 @@ def _read(path: Path, key: str) -> NDArray[Any]:
         with np.load(path, allow_pickle=False) as archive:
             array: NDArray[Any] = archive[key]
             return array
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from None
 
 

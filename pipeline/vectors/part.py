@@ -1,5 +1,6 @@
 """A part of a data set, as a reader finds it in its files: what it holds, and how to read it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Part:
 
     @property
     def d_in(self) -> int:
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 def channels_first(examples: NDArray[Any]) -> NDArray[Any]:

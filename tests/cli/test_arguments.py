@@ -49,7 +49,7 @@ def test_data_flags_go_over_the_data_recipe_wherever_they_stand(tmp_path: Path) 
     [
         (
             ["--data.path", "x.txt"],
-            "--data.path is for --data.format text or shards, and not for sotu (format sotu): nam",
+            "--data.path is for --data.format text or shards and files of vectors, and not for sotu (format sotu): nam",
         ),
         (["--data.kind", "text"], "--data.kind is for --data.format text, and not for sotu"),
         (["--data.revision", "v1"], "--data.revision is for --data.repo"),
@@ -60,7 +60,10 @@ def test_data_flags_go_over_the_data_recipe_wherever_they_stand(tmp_path: Path) 
             "--data.tokenizer is for text that is not prepared yet",
         ),
         (["--data", "my.yaml"], "the recipe's key data.files is for --data.repo, and not for mine (format sotu)"),
-        (["--config", "mine.yaml"], "the recipe's key data.path is for --data.format text or shards, and not for sotu"),
+        (
+            ["--config", "mine.yaml"],
+            "the recipe's key data.path is for --data.format text or shards and files of vectors, and not for sotu",
+        ),
     ],
 )
 def test_what_the_data_has_no_use_for_is_refused(

@@ -159,7 +159,10 @@ def error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["prepare", "sotu", "--vocab_size", "300", "--tokens", "1e999"], "expected a number such as 1.4B or 300M"),
         (["prepare", "sotu", "--vocab_size", "300", "--tokens", "9e18"], "tokens must be positive, at most 1000T"),
         (["prepare", "dclm", "--max_document", "9e18"], "max_document must be 1 to 2147483648"),
-        (["prepare", "sotu", "--path", "x.txt"], "--path is for --data.format text or shards, and not for sotu"),
+        (
+            ["prepare", "sotu", "--path", "x.txt"],
+            "--path is for --data.format text or shards and files of vectors, and not for sotu",
+        ),
         (["prepare", "sotu", "--text_field", "body"], "--text_field is for --data.format text, and not for sotu"),
         (["prepare", "digits", "--tokens", "3M"], "--tokens is for text that is not prepared yet"),
         (["info", "sotu", "--file_seed", "3"], "--file_seed is for --data.repo, and not for sotu (format sotu)"),

@@ -6,15 +6,15 @@ A folder of the cache holds ``train-x.npy`` (n, d_in), of bytes or float32, ``tr
 
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import cache_folder, content_sha256
+from pipeline.cache import cache_folder, cache_root, content_sha256
 from pipeline.config import DataConfig
 from pipeline.data.vectors import MANIFEST
 from pipeline.entries.vectors import Vectors
@@ -23,64 +23,68 @@ from pipeline.files import locked
 from pipeline.sealed import json_sha256, read_sealed, write_sealed
 from pipeline.vectors import parquet
 from pipeline.vectors.find import find, held_out
-from pipeline.vectors.part import Part, Parts
+from pipeline.vectors.part import Part, Parts, Split, split_of
 
 FORMAT_VERSION = 1
 ROWS = 4096  # that are converted at once
 ARRAYS = ("train-x.npy", "train-y.npy", "val-x.npy", "val-y.npy")
 
 
+class _Source(NamedTuple):
+    """Where the files of a data set are."""
+
+    content: list[tuple[Split, str]]
+    """Their splits and checksums, in the order of reading."""
+    origin: dict[str, Any]
+    opened: Callable[[], AbstractContextManager[Parts]]
+    """The parts, whose files stay until the context ends."""
+
+
 def prepare_vectors(config: DataConfig) -> Path:
-    """The prepared folder of a data set from files, made if it is not there or damaged; one process makes it, others
+    """The prepared folder of a data set from files, made if it is not there or is damaged; one process makes it, others
     wait. Raises `RequestError` for what the user must change, `OSError` where disk or network fail."""
     entry = config.vectors
     assert entry is not None
-    with _opened(config, entry) as parts:
-        require_shape(config, entry, parts)
-        content = [[split, content_sha256(file)] for split, part in parts.items() for file in part.files]
-        fraction = None if "val" in parts else config.validation_fraction
-        known = [FORMAT_VERSION, content, fraction, config.normalize, _channels(entry, parts["train"])]
-        folder = cache_folder("vectors") / f"{config.name}-{json_sha256(known)[:12]}"
-        with locked(folder.with_name(f".{folder.name}.lock")):
-            if not _whole(folder):
-                scratch = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-                try:
-                    scratch.mkdir()
-                    _write(scratch, config, entry, parts)
-                    shutil.rmtree(folder, ignore_errors=True)
-                    scratch.rename(folder)
-                finally:
-                    shutil.rmtree(scratch, ignore_errors=True)
+    source = _source(config, entry)
+    fraction = None if "val" in dict(source.content) else config.validation_fraction
+    known = [FORMAT_VERSION, source.content, fraction, config.normalize, entry.channels]
+    folder = cache_folder("vectors") / f"{config.name}-{json_sha256(known)[:12]}"
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        if not whole(folder):
+            scratch = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+            try:
+                scratch.mkdir()
+                with source.opened() as parts:
+                    _write(scratch, config, entry, parts, source.origin)
+                shutil.rmtree(folder, ignore_errors=True)
+                scratch.rename(folder)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    manifest = read_vectors(folder)
+    for what, there, said in (
+        ("values per example", manifest["d_in"], entry.d_in),
+        ("examples to train on", manifest["examples"]["train"], entry.n_train),
+    ):
+        require(there == said, f"--data {config.name} has {there:,} {what} in its files, and in the settings {said:,}")
     return folder
 
 
-@contextmanager
-def _opened(config: DataConfig, entry: Vectors) -> Iterator[Parts]:
-    """Its parts, whose files stay until the context ends."""
-    if path := config.path or (entry.folder if Path(entry.folder or "/none").is_dir() else ""):
-        yield find(path)
-        return
-    from pipeline.data.hub.download import hub_source
-
-    source = hub_source(DataConfig(name=config.name, format="text", repo=entry.repo, files=entry.files))
-    with ExitStack() as held:
-        yield parquet.parts([held.enter_context(source.open(file)) for file in source.files])
+def prepared_vectors(name: str = "*") -> list[Path]:
+    """The folders of the cache that are made of a data set of that name."""
+    return sorted(path.parent for path in cache_root().glob(f"vectors/{name}-*/{MANIFEST}"))
 
 
-def require_shape(config: DataConfig, entry: Vectors, parts: Parts) -> None:
-    """Raises `RequestError` where the files are not what the settings say: those of a run were found in others."""
-    train = parts["train"]
-    n_train = train.count if "val" in parts else len(held_out(train.count, config.validation_fraction)[0])
-    for what, there, said in (("values per example", train.d_in, entry.d_in), ("examples", n_train, entry.n_train)):
-        require(there == said, f"{train.files[0]} has {there:,} {what} to train on, and {config.name} {said:,}")
+def read_vectors(folder: Path) -> dict[str, Any]:
+    """The manifest of prepared vectors: name, origin, d_in, n_classes, examples by split, and what is in `MANIFEST`.
+    Raises `RequestError` for a damaged one."""
+    try:
+        return read_sealed(folder / MANIFEST)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{folder} is damaged ({error}): delete it") from None
 
 
-def _channels(entry: Vectors, train: Part) -> int:
-    return entry.channels or (train.shape[0] if len(train.shape) == 3 else 1)
-
-
-def _whole(folder: Path) -> bool:
-    """Whether it is there as it was written."""
+def whole(folder: Path) -> bool:
+    """Whether prepared vectors are there as they were written."""
     try:
         known: Mapping[str, str] = read_sealed(folder / MANIFEST)["arrays"]
         return all(content_sha256(folder / name) == known[name] for name in ARRAYS)
@@ -88,7 +92,36 @@ def _whole(folder: Path) -> bool:
         return False
 
 
-def _write(folder: Path, config: DataConfig, entry: Vectors, parts: Parts) -> None:
+def _source(config: DataConfig, entry: Vectors) -> _Source:
+    if path := config.path or (entry.folder if Path(entry.folder or "/none").is_dir() else ""):
+        parts = find(path)
+        files = [(split, file) for split, part in parts.items() for file in part.files]
+        content = [(split, content_sha256(file)) for split, file in files]
+        return _Source(content, {"path": path}, lambda: nullcontext(parts))
+    from pipeline.data.hub.download import hub_source
+
+    try:
+        source = hub_source(DataConfig(name=config.name, format="text", repo=entry.repo, files=entry.files))
+    except RequestError as error:
+        raise RequestError(f"{error}; or give --data.path, a folder or file of {config.name}") from None
+    named = sorted(source.files, key=lambda file: (split_of(file.name) != "train", file.name))
+
+    @contextmanager
+    def fetched() -> Iterator[Parts]:
+        with ExitStack() as held:
+            yield parquet.parts([held.enter_context(source.open(file)) for file in named])
+        for file in named:
+            source.release(file)
+
+    content = [(split_of(file.name) or "train", file.sha256 or source.blobs[file.name]) for file in named]
+    return _Source(content, source.origin, fetched)
+
+
+def _channels(entry: Vectors, train: Part) -> int:
+    return entry.channels or (train.shape[0] if len(train.shape) == 3 else 1)
+
+
+def _write(folder: Path, config: DataConfig, entry: Vectors, parts: Parts, origin: Mapping[str, Any]) -> None:
     train = parts["train"]
     rows = (
         dict.fromkeys(parts, slice(None))
@@ -109,7 +142,10 @@ def _write(folder: Path, config: DataConfig, entry: Vectors, parts: Parts) -> No
         folder / MANIFEST,
         {
             "name": config.name,
-            "files": [str(file) for part in parts.values() for file in part.files],
+            "origin": origin,
+            "d_in": train.d_in,
+            "n_classes": entry.n_classes,
+            "examples": {split: len(np.load(folder / f"{split}-y.npy")) for split in rows},
             "arrays": {name: content_sha256(folder / name) for name in ARRAYS},
             "shift": shift,
             "scale": scale,
