@@ -1,5 +1,6 @@
 """From a path to the parts of a data set: which reader takes which files, and what follows for a run."""
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +39,13 @@ class Shape(NamedTuple):
 def find(path: str) -> Parts:
     """The parts of the data set that lies at a path: a file, a glob, or a folder. Raises `RequestError`."""
     files = _files(path)
+    return _found(path, tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.lru_cache(maxsize=32)
+def _found(path: str, state: tuple[tuple[Path, int, int], ...]) -> Parts:
+    """The same, looked at once as long as the files stay: names of runs ask for it again and again."""
+    files = [file for file, _, _ in state]
     for name, parts in _READERS:
         if mine := [file for file in files if name.fullmatch(file.name)]:
             found = parts(mine)

@@ -8,6 +8,7 @@ import yaml
 from pipeline.cli.arguments import Flags, RequestParser, parse, parse_source
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
+from pipeline.recipes import shipped
 from pipeline.sweep.config import SweepConfig
 
 
@@ -127,7 +128,7 @@ def test_a_source_for_the_data_verbs() -> None:
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ([], "pipeline data info: name a source (dclm, digits, fineweb-edu, multi-index, sotu), a file or a folder"),
+        ([], f"pipeline data info: name a source ({', '.join(shipped('data'))}), a file or a folder"),
         (["dclm", "--tokns", "3"], "--tokns: unknown key tokns, did you mean tokens?"),
         (["dclm", "--workers", "few"], "--workers: expected an integer, got 'few'"),
         (["sotu", "--vocab_size", "many"], "--vocab_size: expected an integer or null, got 'many'"),
@@ -154,10 +155,10 @@ def test_a_wrong_source_is_one_line(argv: list[str], line: str) -> None:
         (["--optimizer", "adan"], "--optimizer: expected adamw or adam or sgd, got 'adan'"),
         (["--model.kv_heads", "few"], "--model.kv_heads: expected an integer or all, got 'few'"),
         (["--config", "nope.yaml"], "--config nope.yaml: no such file, and no recipe of that name "
-                                    "(mlp-digits, mlp-multi-index, pythia-adamw, quick)"),
+                                    f"({', '.join(shipped('model_configs'))})"),
         (["--config"], "--config needs a value"),
         (["--data", "nope"], "--data nope: no such file, and no data recipe of that name "
-                             "(dclm, digits, fineweb-edu, multi-index, sotu)"),
+                             f"({', '.join(shipped('data'))})"),
         (["64"], "unrecognized arguments: 64"),
     ],
 )  # fmt: skip

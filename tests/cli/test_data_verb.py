@@ -142,9 +142,9 @@ def error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("argv", "line"),
     [
         (["prepar", "sotu"], "pipeline data prepar: choose one of prepare, info, verify"),
-        (["prepare"], "pipeline data prepare: name a source (dclm, "),
-        (["verify"], "pipeline data verify: name a source (dclm, "),
-        (["prepare", "nope"], "--data nope: no such file, and no data recipe of that name (dclm, "),
+        (["prepare"], "pipeline data prepare: name a source (cifar10, dclm, "),
+        (["verify"], "pipeline data verify: name a source (cifar10, dclm, "),
+        (["prepare", "nope"], "--data nope: no such file, and no data recipe of that name (cifar10, dclm, "),
         (["prepare", "digits"], "digits needs no preparing: its format is digits"),
         (["info", "digits"], "digits is made in memory: there is nothing on disk"),
         (["verify", "multi-index"], "is made in memory: there is nothing on disk"),
