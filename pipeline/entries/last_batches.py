@@ -14,7 +14,7 @@ def full(steps: int, epoch: int, batch: int) -> int:
 def short(steps: int, epoch: int, batch: int) -> int:
     """Every epoch ends with a batch of what is left of it, as with torch's ``DataLoader(drop_last=False)``."""
     epochs, rest = divmod(steps, -(-epoch // batch))
-    return epochs * epoch + min(rest * batch, epoch)
+    return epochs * epoch + rest * batch
 
 
 LAST_BATCHES: dict[str, Consumed] = {"full": full, "short": short}
