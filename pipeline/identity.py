@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import content_sha256
+from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.entries.texts import kind_anew, unused
+from pipeline.entries.vectors import VECTORS
 from pipeline.files import matching
 
 Settings = Mapping[str, Any]
@@ -33,11 +35,13 @@ SETTLED = frozenset({
     "data.mode", "data.lanes", "data.era",
 })  # fmt: skip
 
-# What does not change the mathematics of a run: where it goes, what it runs on, what it writes and how often.
+# What does not change the mathematics of a run: where it goes, what it runs on, what it writes and how often; and what
+# was found in the data's files, whose content counts.
 ELSEWHERE = frozenset({
     "out", "study", "wandb", "devices", "num_nodes", "strategy", "micro_batch",
     "log_interval", "val_interval", "checkpoint_interval", "checkpoint_minutes", "keep_last", "keep_checkpoint",
     "abort_after", "stall_minutes",
+    "data.d_in", "data.n_classes", "data.n_train",
     "data.license", "data.citation", "data.workers", "data.write_through", "data.stall_seconds", "data.max_document",
 })  # fmt: skip
 ELSEWHERE_SECTIONS = ("diagnostics.",)
@@ -49,6 +53,7 @@ def counted(settings: Settings, defaults: Settings) -> dict[str, Any]:
         key: value
         for key, value in settings.items()
         if key in SETTLED
+        or (key == "micro_batch" and LOSSES[settings["loss"]].of_micro_batch)
         or (key not in ELSEWHERE and not key.startswith(ELSEWHERE_SECTIONS) and value != defaults.get(key))
     }
 
@@ -79,7 +84,8 @@ def _digest(settings: Settings) -> str:
 
 def _idle(settings: Settings) -> set[str]:
     """Settings that change nothing beside these others."""
-    idle = {f"data.{name}" for name in unused({name: settings[f"data.{name}"] for name in ("format", "mode", "repo")})}
+    said = {name: settings[f"data.{name}"] for name in ("format", "mode", "repo", "path")}
+    idle = {f"data.{name}" for name in unused(said)}
     own = OPTIMIZERS[settings["optimizer"]].settings
     idle |= {name for entry in OPTIMIZERS.values() for name in entry.settings if name not in own}
     if not settings["weight_decay"]:
@@ -94,8 +100,12 @@ def _sources(settings: Settings) -> dict[str, Any]:
     paths."""
     found: dict[str, Any] = {}
     if path := settings["data.path"]:
-        shards = settings["data.format"] == "shards"
-        content = _prepared(path) if shards else _files(path, settings["data.kind"])
+        if settings["data.format"] == "shards":
+            content: Any = _prepared(path)
+        elif settings["data.format"] in VECTORS:
+            content = _vectors(path)
+        else:
+            content = _files(path, settings["data.kind"])
         if content is not None:
             found |= {"data.path": content, "data.name": ""}
     if settings["data.repo"] and settings["data.kind"] == "auto" and (kind := kind_anew(settings["data.files"])):
@@ -112,6 +122,13 @@ def _files(pattern: str, kind: str) -> list[list[str]] | None:
         ["".join(path.suffixes), content_sha256(path), *filter(None, [kind_anew(path.name, kind)])]
         for path in matching(pattern)
     ] or None
+
+
+def _vectors(path: str) -> list[list[str]] | None:
+    """Splits and checksums, in the order of reading."""
+    from pipeline.vectors.find import source_files  # not for text, which needs no numpy yet
+
+    return [[split, content_sha256(file)] for split, file in source_files(path)] or None
 
 
 def _prepared(folder: str) -> str | None:

@@ -3,6 +3,7 @@
 Shapes: N positions (tokens or examples), D = n width, V outputs (vocabulary or classes), C rows of a chunk.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,11 +27,12 @@ class LossOutput(NamedTuple):
 
     loss: Tensor
     cross_entropy: Tensor
-    """In nats, whatever `loss` is."""
+    """In nats, whatever `loss` is; nan where targets are no classes."""
     logit_rms: Tensor
     """Before any normalization."""
     accuracy: Tensor
-    """Share of positions whose largest logit is the target's; nan unless asked for."""
+    """Share of positions whose largest logit is the target's, or, of real targets, whose output has the target's sign;
+    nan unless asked for."""
 
     def to_vector(self) -> Tensor:
         """Detached, as (4,) numbers whose mean over batches of equal size is the vector of their union."""
@@ -54,6 +56,14 @@ class _Chunk(NamedTuple):
     targets_C1: Tensor
 
 
+def _largest_is_target(logits_CV: Tensor, targets_C1: Tensor) -> Tensor:
+    return logits_CV.argmax(1, keepdim=True) == targets_C1
+
+
+def _signs_agree(logits_C1: Tensor, targets_C1: Tensor) -> Tensor:
+    return (logits_C1 > 0) == (targets_C1 > 0)
+
+
 @dataclass(frozen=True)
 class Compute:
     """What a loss computes; its entry is the one of the same name in `pipeline.entries.losses`."""
@@ -64,6 +74,10 @@ class Compute:
     """Of logits_NV and targets_N, (N,): the same, differentiable any number of times, from all logits at once."""
     reads_logits: bool = False
     """Whether `chunk` reads the logits, whose memory the softmax else takes."""
+    classes: bool = True
+    """Whether targets are class indices; else real values, of which cross-entropy says nothing."""
+    correct: Callable[[Tensor, Tensor], Tensor] = _largest_is_target
+    """Of logits_CV and targets_C1, (C, 1): what accuracy counts."""
 
 
 def _cross_entropy(chunk: _Chunk) -> tuple[Tensor, Tensor]:
@@ -74,6 +88,19 @@ def _mse(chunk: _Chunk) -> tuple[Tensor, Tensor]:
     """Squared distance of the logits to the one-hot target."""
     error_CV = _minus_one_hot(chunk.logits_CV, chunk.targets_C1)
     return error_CV.square().sum(), error_CV.mul_(2)
+
+
+def _mse_mean(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+    """The mean over outputs of the same (torch.nn.MSELoss); the published MLP runs' MSE."""
+    outputs = chunk.logits_CV.shape[1]
+    loss, gradient_CV = _mse(chunk)
+    return loss / outputs, gradient_CV.div_(outputs)
+
+
+def _mse_scalar(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+    """Squared distance of the one output to the target's real value; the published multi-index runs' MSE."""
+    error_C1 = chunk.logits_CV - chunk.targets_C1
+    return error_C1.square().sum(), error_C1.mul_(2)
 
 
 def _softmax_mse(chunk: _Chunk) -> tuple[Tensor, Tensor]:
@@ -88,12 +115,25 @@ def _distance(outputs_NV: Tensor, targets_N: Tensor) -> Tensor:
     return (outputs_NV - F.one_hot(targets_N, outputs_NV.shape[1])).square().sum(1)
 
 
+_OF_THE_SOFTMAX = Compute(_softmax_mse, lambda logits, targets: _distance(logits.softmax(1), targets))
+
 COMPUTE: Mapping[str, Compute] = {
     "cross_entropy": Compute(
         _cross_entropy, lambda logits, targets: F.cross_entropy(logits, targets, reduction="none")
     ),
     "mse": Compute(_mse, _distance, reads_logits=True),
-    "softmax_mse": Compute(_softmax_mse, lambda logits, targets: _distance(logits.softmax(1), targets)),
+    "mse_mean": Compute(
+        _mse_mean, lambda logits, targets: _distance(logits, targets) / logits.shape[1], reads_logits=True
+    ),
+    "mse_scalar": Compute(
+        _mse_scalar,
+        lambda logits, targets: (logits - targets[:, None]).square().sum(1),
+        reads_logits=True,
+        classes=False,
+        correct=_signs_agree,
+    ),
+    "softmax_mse": _OF_THE_SOFTMAX,
+    "softmax_mse_sum": _OF_THE_SOFTMAX,  # its entry knows the scale
 }
 
 
@@ -125,6 +165,7 @@ class _LinearLoss(torch.autograd.Function):
         bias_V: Tensor | None,
         targets_N: Tensor,
         name: str,
+        scale: float,
         z_loss: float,
         chunk_rows: int,
         accuracy: bool,
@@ -152,8 +193,8 @@ class _LinearLoss(torch.autograd.Function):
                 squares += torch.linalg.vector_norm(logits_CV).square()
                 raw_CV, logits_CV = logits_CV, normalized(logits_CV) if normalize else logits_CV
                 if accuracy:
-                    correct += (logits_CV.argmax(1, keepdim=True) == targets_C1).sum()
-                target_C1 = logits_CV.gather(1, targets_C1)
+                    correct += compute.correct(logits_CV, targets_C1).sum()
+                target_C1 = logits_CV.gather(1, targets_C1) if compute.classes else math.nan
                 # log-sum-exp and softmax from one exponential, in the logits' own memory where the loss can spare them
                 maximum_C1 = logits_CV.amax(1, keepdim=True)
                 p_CV = (logits_CV - maximum_C1 if compute.reads_logits else logits_CV.sub_(maximum_C1)).exp_()
@@ -164,7 +205,9 @@ class _LinearLoss(torch.autograd.Function):
                 cross_entropy += chunk_cross_entropy
                 z_gradient = 2 * z_loss * log_z_C1 * p_CV if z_loss else None
                 value, grad_CV = compute.chunk(_Chunk(logits_CV, p_CV, chunk_cross_entropy, targets_C1))
-                loss += value
+                loss += scale * value
+                if scale != 1:
+                    grad_CV *= scale
                 if z_gradient is not None:
                     loss += z_loss * log_z_C1.square().sum()
                     grad_CV += z_gradient
@@ -192,7 +235,7 @@ class _LinearLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors]
-        return *scaled, *[None] * 6
+        return *scaled, *[None] * 7
 
 
 def linear_loss(
@@ -202,6 +245,7 @@ def linear_loss(
     bias_V: Tensor | None = None,
     *,
     loss: str = "cross_entropy",
+    scale: float = 1.0,
     z_loss: float = 0.0,
     chunk_rows: int = CHUNK_ROWS,
     accuracy: bool = False,
@@ -210,11 +254,12 @@ def linear_loss(
     """Mean loss of the logits ``h_ND @ weight_VD.T + bias_V`` against class indices, `chunk_rows` x V logits at a time.
 
     `cross_entropy` is F.cross_entropy; `mse` and `softmax_mse` are squared distances to the one-hot target summed over
-    the V outputs, of the logits and of their softmax. `z_loss` times the squared log-partition function is added
+    the V outputs, of the logits and of their softmax, `mse_mean` their mean over the outputs; `mse_scalar` holds one
+    output against real targets_N. `scale` multiplies it. `z_loss` times the squared log-partition function is added
     (Chowdhery et al. 2023). With `normalize` all this is of `normalized` logits. Under autocast, matrix products run in
     its dtype, all else in fp32. Differentiable once. Raises `KeyError` for an unknown loss.
     """
     outputs: tuple[Tensor, ...] = _LinearLoss.apply(  # type: ignore[no-untyped-call]
-        h_ND, weight_VD, bias_V, targets_N, loss, z_loss, chunk_rows, accuracy, normalize
+        h_ND, weight_VD, bias_V, targets_N, loss, scale, z_loss, chunk_rows, accuracy, normalize
     )
     return LossOutput(*outputs)

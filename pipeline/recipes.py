@@ -93,7 +93,8 @@ def _recipe_path(name: str) -> Path:
 
 
 def data_recipe(value: str) -> DataConfig:
-    """What ``data: VALUE`` stands for: a data recipe's name, a YAML file, a prepared folder, or a text file or glob."""
+    """What ``data: VALUE`` stands for: a data recipe's name, a YAML file, a prepared folder, vectors that are known by
+    the names of their files, or a text file or glob."""
     known, value = shipped("data"), expanded(value, "--data")
     path = known.get(value, Path(value))
     if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
@@ -103,12 +104,17 @@ def data_recipe(value: str) -> DataConfig:
         return build(DataConfig, typed(DataConfig, section, f"{path}: "))
     if (path / "manifest.json").is_file():
         return DataConfig(name=re.sub(r"[^\w.+-]", "_", path.resolve().name), format="shards", path=value)
-    if not matching(value):
+    from pipeline.vectors.find import knows  # numpy and pyarrow, for which --help and recipes' names need not wait
+
+    vectors = knows(value)
+    if not matching(value) and not vectors:
         raise RequestError(f"--data {value}: {why_none(value)}, and no data recipe of that name ({', '.join(known)})")
     # "books/*.jsonl.zst" is named after its folder, "corpus.txt" after itself
     stem = re.sub(r"[^\w+-]", "_", path.name.partition(".")[0]).strip("_")
     stem = stem or re.sub(r"[^\w+-]", "_", path.parent.name) or "text"
-    return DataConfig(name=stem.encode()[:100].decode(errors="ignore"), format="text", path=value)
+    return DataConfig(
+        name=stem.encode()[:100].decode(errors="ignore"), format="vectors" if vectors else "text", path=value
+    )
 
 
 def _defaults(cls: Any) -> dict[str, Any]:

@@ -28,14 +28,15 @@ ALLOWED: dict[str, set[str]] = {
     "strict_yaml": set(),
     "entries": {"errors", "parameterization"},
     "files": {"errors"},
+    "vectors": {"errors", "files"},
     "cache": {"errors", "files"},
     "sealed": {"files"},
     "losses": {"products"},
     "theory": {"console", "entries", "parameterization"},
-    "identity": {"cache", "entries", "files"},
-    "config": {"entries", "errors", "identity", "parameterization"},
+    "identity": {"cache", "entries", "files", "vectors"},
+    "config": {"entries", "errors", "identity", "parameterization", "vectors"},
     "data": {"config", "entries", "errors", "files", "sealed"},
-    "recipes": {"config", "errors", "files", "strict_yaml"},
+    "recipes": {"config", "errors", "files", "strict_yaml", "vectors"},
     "scaling": {"config", "entries", "parameterization"},
     "analysis": {"errors", "recipes"},
     "training/parallel": {"config", "errors"},
@@ -55,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
         "files",
         "processes",
         "sealed",
+        "vectors",
     },
     "diagnostics": {"losses", "models", "products"},
     "optim": {"config", "entries", "models", "scaling"},
@@ -93,7 +95,7 @@ ALLOWED: dict[str, set[str]] = {
         "run",
         "theory",
     },
-    "data/open": {"config", "data", "data/preparing", "data/streaming", "errors"},
+    "data/open": {"config", "data", "data/preparing", "data/streaming", "entries", "errors"},
     "sweep/adaptive": {"analysis/fit", "analysis/study"},
     "analysis/page": {
         "__init__",
@@ -166,7 +168,7 @@ ALLOWED: dict[str, set[str]] = {
 
 TORCH = {"torch", "lightning", "litgpt", "deepspeed", "torchvision"}
 NO_TORCH = {
-    "errors", "console", "processes", "files", "sealed", "cache", "identity", "parameterization", "entries", "theory", "config",
+    "errors", "console", "processes", "files", "sealed", "cache", "identity", "parameterization", "entries", "theory", "config", "vectors",
     "recipes", "scaling", "run", "analysis",
 }  # fmt: skip
 NO_LIGHTNING = {"models", "losses", "optim", "data", "diagnostics"}

@@ -81,12 +81,13 @@ def reference(name: str, z_loss: float, logits: torch.Tensor, targets: torch.Ten
     value = {
         "cross_entropy": lambda: F.cross_entropy(logits, targets),
         "mse": lambda: F.mse_loss(logits, one_hot, reduction="sum") / len(targets),
+        "mse_mean": lambda: F.mse_loss(logits, one_hot),
         "softmax_mse": lambda: F.mse_loss(logits.softmax(1), one_hot, reduction="sum") / len(targets),
     }[name]()
     return value + z_loss * logits.logsumexp(1).square().mean()
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "mse", "softmax_mse"])
+@pytest.mark.parametrize("name", ["cross_entropy", "mse", "mse_mean", "softmax_mse"])
 @pytest.mark.parametrize("z_loss", [0.0, 0.3])
 @pytest.mark.parametrize("chunk_rows", [64, 4096])
 @pytest.mark.parametrize("normalize", [False, True])
@@ -116,3 +117,35 @@ def test_only_the_loss_has_a_gradient_and_accuracy_is_asked_for() -> None:
     output = linear_loss(h, weight, targets)
     assert [value.requires_grad for value in output] == [True, False, False, False]
     assert output.accuracy.isnan()
+
+
+@pytest.mark.parametrize("chunk_rows", [64, 4096])
+def test_the_scalar_loss_equals_autograd(chunk_rows: int) -> None:
+    h, weight, bias, _ = problem(torch.float64, vocabulary=1)
+    targets = torch.randn(len(h), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours = linear_loss(h, weight, targets, bias, loss="mse_scalar", chunk_rows=chunk_rows, accuracy=True)
+    outputs = F.linear(h, weight, bias)[:, 0]
+    theirs = F.mse_loss(outputs, targets)
+    torch.testing.assert_close(ours.loss, theirs)
+    torch.testing.assert_close(ours.accuracy, (outputs.sign() == targets.sign()).double().mean())
+    assert 0.1 < ours.accuracy < 0.9
+    assert ours.cross_entropy.isnan(), "there are no classes"
+    parameters = (h, weight, bias)
+    for mine, other in zip(
+        torch.autograd.grad(ours.loss, parameters), torch.autograd.grad(theirs, parameters), strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+def test_a_scale_multiplies_the_loss_and_not_what_is_added(z_loss: float) -> None:
+    """The published GPTs' MSE: a sum over all tokens of a micro-batch."""
+    h, weight, _, targets = problem(torch.float64)
+    settings = {"scale": float(len(targets)), "z_loss": z_loss, "chunk_rows": 64}
+    ours = linear_loss(h, weight, targets, loss="softmax_mse_sum", **settings).loss
+    logits = F.linear(h, weight)
+    theirs = F.mse_loss(logits.softmax(1), F.one_hot(targets, 97).double(), reduction="sum")
+    theirs = theirs + z_loss * logits.logsumexp(1).square().mean()
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(torch.autograd.grad(ours, (h, weight)), torch.autograd.grad(theirs, (h, weight)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)

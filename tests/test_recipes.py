@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,10 +11,12 @@ from pipeline.cli.arguments import parse
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
 from pipeline.models.build import build
+from pipeline.optim import build_optimizer
 from pipeline.recipes import _ELSEWHERE, keys, load_run, shipped
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import grid
 from pipeline.training.describe import describe
+from pipeline.training.trainer import train
 
 
 @pytest.mark.parametrize("name", shipped("model_configs"))
@@ -54,6 +57,60 @@ def test_the_paper_recipe_is_the_papers() -> None:
     assert (c.seq_len, c.global_batch, c.steps, c.warmup_steps, c.lr_min_ratio) == (512, 256, 10681, 700, 0.1)
     assert (c.betas, c.eps, c.weight_decay, c.grad_clip, c.precision) == ((0.9, 0.95), 1e-12, 0.1, 1.0, "bf16-mixed")
     assert (c.base_width, c.embedding_init, c.model.qk_norm, c.model.train_norms) == (256, "neox", True, True)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps", "examples"),
+    [
+        ("mlp-fashion-mnist", 938, 60_000),
+        ("mlp-mnist", 938, 60_000),
+        ("mlp-cifar10", 782, 50_000),
+        ("mlp-multi-index-published", 157, 10_000),
+    ],
+)
+def test_the_mlp_recipes_are_the_papers(recipe: str, steps: int, examples: int) -> None:
+    c, _ = parse("train", ["--config", recipe])
+    assert (c.steps, c.total_tokens, c.global_batch, c.warmup_steps, c.lr_min_ratio) == (steps, examples, 64, 0, 1.0)
+    assert (c.optimizer, c.momentum, c.weight_decay, c.grad_clip, c.val_interval) == ("sgd", 0.0, 0.0, None, 1000)
+    adam, _ = parse("train", ["--config", recipe, "--optimizer", "adam"])
+    built = build_optimizer(adam, [{"params": [torch.nn.Parameter(torch.ones(2))]}])
+    theirs = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]).defaults
+    assert {key: built.defaults[key] for key in ("betas", "eps", "weight_decay")} == {
+        key: theirs[key] for key in ("betas", "eps", "weight_decay")
+    }
+
+
+def test_the_published_multi_index_grid() -> None:
+    study, _ = parse("sweep", ["--config", "mlp-multi-index-published"])
+    half_decades = [10 ** (k / 2) for k in range(-7, 7)]
+    assert study.lrs == pytest.approx(half_decades, rel=1e-4)
+    assert study.widths == (256, 1024, 4096)
+
+
+@pytest.mark.parametrize("recipe", ["mlp-fashion-mnist", "mlp-mnist", "mlp-cifar10", "mlp-multi-index-published"])
+def test_the_mlp_recipes_take_two_steps(recipe: str, tmp_path: Path) -> None:
+    """Those whose data are not here, on a few examples of their shape."""
+    flags = [
+        "--config",
+        recipe,
+        "--width",
+        "16",
+        "--steps",
+        "2",
+        "--val_sequences",
+        "8",
+        "--out",
+        str(tmp_path),
+        "--wandb",
+        "disabled",
+    ]
+    vectors = parse("train", flags)[0].data.vectors
+    if vectors.from_files and not Path(vectors.folder or "/none").is_dir():
+        rows = np.random.default_rng(0).integers(0, 256, (140, vectors.d_in), dtype=np.uint8)
+        np.savez(tmp_path / "few.npz", x=rows, y=np.arange(140) % 10)
+        flags += ["--data.path", str(tmp_path / "few.npz")]
+    result = train(parse("train", flags)[0], show_progress=False)
+    assert (result.status, result.steps, result.tokens) == ("completed", 2, 128)
 
 
 def test_a_runs_config_reads_back(tiny: RunConfig, tmp_path: Path) -> None:

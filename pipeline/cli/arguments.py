@@ -99,16 +99,28 @@ class Flags:
         known = keys(self.cls)
         settings: dict[str, Any] = {}
         for name in self._recipes:  # a recipe is one experiment, study grid included; a run is one point of it
-            settings |= {key: value for key, value in read_recipe(name, keys(SweepConfig)).items() if key in known}
-        settings |= over
+            recipe = read_recipe(name, keys(SweepConfig))
+            settings = _with(settings, {key: value for key, value in recipe.items() if key in known}, f"{name}: ")
+        settings = _with(settings, over, "")
         if self._data:
             settings |= {f"data.{key}": value for key, value in dataclasses.asdict(data_recipe(self._data)).items()}
-        values = typed(self.cls, settings | self.settings)
+        values = typed(self.cls, _with(settings, self.settings, "--"))
         data = build(DataConfig, values.get("data", {}))
         _refuse_unused(data, {key[5:] for key in self.settings if key.startswith("data.")}, "data.")
         if self._print is not None:
             _print_config(self.cls, values, self._print.split(","))
         return build(self.cls, values)
+
+
+def _with(settings: Mapping[str, Any], later: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings with `later` ones over them, of which some take others' place. Raises `RequestError`."""
+    said = [key for key in ("steps", "epochs") if later.get(key) not in (None, "null")]
+    if len(said) > 1:
+        raise RequestError(f"{where}steps and {where}epochs exclude each other: give one")
+    gone = {"steps": {"epochs"}, "epochs": {"steps"}}.get(said[0], set()) if said else set()
+    if later.keys() & {"data.path", "data.format", "data.validation_fraction"}:
+        gone |= {f"data.{key}" for key in FOUND}
+    return {key: value for key, value in settings.items() if key not in gone} | dict(later)
 
 
 def _print_config(cls: type, values: dict[str, Any], how: list[str]) -> NoReturn:
@@ -190,6 +202,8 @@ class _Preparation(DataConfig):
     """Entries of a tokenizer that is trained (--tokenizer bpe)."""
 
 
+FOUND = ("d_in", "n_classes", "n_train")
+"""Settings of a source that its files say."""
 STREAMING = {"mode", "lanes", "era", "write_through", "stall_seconds"}
 """Settings of a source that say nothing about prepared shards."""
 

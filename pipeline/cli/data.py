@@ -8,6 +8,7 @@ from pipeline.cache import cache_root
 from pipeline.cli.arguments import parse_source
 from pipeline.config import DataConfig, ModelConfig
 from pipeline.data.preparing.prepare import prepare, prepared_folder
+from pipeline.data.preparing.vectors import prepare_vectors, prepared_vectors, read_vectors, whole
 from pipeline.data.shards import MANIFEST, TOKENIZER, damages, read_manifest
 from pipeline.errors import RequestError
 from pipeline.files import file_sha256
@@ -35,6 +36,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _prepare(argv: Sequence[str]) -> int:
     config, vocab_size = parse_source("data prepare", argv)
+    if config.vectors and config.vectors.from_files:
+        print(_describe_vectors(prepare_vectors(config.found())))
+        return 0
     if config.format not in ("sotu", "text"):
         raise RequestError(f"{config.name} needs no preparing: its format is {config.format}")
     if config.tokenizer == "bpe" and vocab_size is None:
@@ -56,14 +60,24 @@ def _info(argv: Sequence[str]) -> int:
         print(f"recipes   {', '.join(shipped('data'))}\ncache     {cache_root()}")
         for manifest in sorted(cache_root().glob(f"[!.]*/{MANIFEST}")):
             print(f"\n{_describe(manifest.parent)}")
+        for folder in prepared_vectors():
+            print(f"\n{_describe_vectors(folder)}")
         return 0
-    folder = _folder(*parse_source("data info", argv))
+    config, vocab_size = parse_source("data info", argv)
+    if config.vectors and config.vectors.from_files:
+        found = prepared_vectors(config.name)
+        print("\n\n".join(map(_describe_vectors, found)) or f"{config.name} is not prepared: training will do it")
+        return 0
+    folder = _folder(config, vocab_size)
     print(_describe(folder) if (folder / MANIFEST).exists() else f"not prepared; it would be {folder}")
     return 0
 
 
 def _verify(argv: Sequence[str]) -> int:
-    folder = _folder(*parse_source("data verify", argv))
+    config, vocab_size = parse_source("data verify", argv)
+    if config.vectors and config.vectors.from_files:
+        return _verify_vectors(config.name)
+    folder = _folder(config, vocab_size)
     if not (folder / MANIFEST).exists():
         raise RequestError(f"nothing to verify: {folder} is not prepared")
     try:
@@ -80,10 +94,34 @@ def _verify(argv: Sequence[str]) -> int:
     return 1 if wrong else 0
 
 
+def _verify_vectors(name: str) -> int:
+    folders = prepared_vectors(name)
+    if not folders:
+        raise RequestError(f"nothing to verify: {name} is not prepared")
+    for folder in folders:
+        print(f"every byte is as prepared: {folder}" if whole(folder) else f"damaged: delete {folder}")
+    return 0 if all(map(whole, folders)) else 1
+
+
 def _folder(config: DataConfig, vocab_size: int | None) -> Path:
     if config.vectors:
         raise RequestError(f"{config.name} is made in memory: there is nothing on disk")
     return prepared_folder(config, vocab_size or ModelConfig().vocab_size)
+
+
+def _describe_vectors(folder: Path) -> str:
+    try:
+        manifest = read_vectors(folder)
+    except RequestError as error:
+        return str(error)
+    origin = ", ".join(f"{key} {value}" for key, value in manifest["origin"].items())
+    lines = [
+        f"{manifest['name']:9} {folder}",
+        f"source    {origin}",
+        f"examples  {manifest['d_in']:,} values each, {manifest['n_classes']} classes",
+        *(f"{split:9} {count:,}" for split, count in manifest["examples"].items()),
+    ]
+    return "\n".join(lines)
 
 
 def _describe(folder: Path) -> str:

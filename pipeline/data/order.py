@@ -8,6 +8,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.entries.last_batches import LAST_BATCHES
+
 Indices = NDArray[np.int64]
 Batch = TypeVar("Batch", covariant=True)
 
@@ -77,18 +79,21 @@ def training_batches(
     micro_batch: int,
     rank: int,
     world_size: int,
+    last_batch: str = "full",
 ) -> Iterator[Batch]:
     """Endless micro-batches of one rank from optimizer step `first_step` on.
 
-    Step s consumes samples ``s * global_batch ...`` whatever the world size; each rank reads a contiguous part.
+    Step s consumes the samples from the entry of `last_batch` at s to that at s + 1, such as ``s * global_batch ...``,
+    whatever the world size; each rank reads a contiguous part. A short batch is one micro-batch of one rank.
     """
-    per_rank = global_batch // world_size
-    step = first_step
+    size, step = len(samples), first_step
     while True:
-        start = step * global_batch + rank * per_rank
-        for offset in range(0, per_rank, micro_batch):
-            consumed = np.arange(start + offset, start + offset + micro_batch)
-            yield samples[sample_order(consumed, len(samples), seed)]
+        start, end = (LAST_BATCHES[last_batch](s, size, global_batch) for s in (step, step + 1))
+        per_rank = (end - start) // world_size
+        mine = start + rank * per_rank
+        for first in range(mine, mine + per_rank, micro_batch):
+            consumed = np.arange(first, min(first + micro_batch, mine + per_rank))
+            yield samples[sample_order(consumed, size, seed)]
         step += 1
 
 

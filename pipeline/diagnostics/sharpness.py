@@ -26,9 +26,9 @@ CHUNK_POSITIONS = 1024
 COLD = 3  # times as many iterations in a first measurement, which starts from a random vector
 
 
-def plain_loss(logits_NV: Tensor, targets_N: Tensor, loss: str, z_loss: float = 0.0) -> Tensor:
+def plain_loss(logits_NV: Tensor, targets_N: Tensor, loss: str, z_loss: float = 0.0, scale: float = 1.0) -> Tensor:
     """The mean loss of `pipeline.losses.linear_loss`, differentiable any number of times, from all logits at once."""
-    value = COMPUTE[loss].per_row(logits_NV, targets_N).mean()
+    value = scale * COMPUTE[loss].per_row(logits_NV, targets_N).mean()
     return value + z_loss * logits_NV.logsumexp(1).square().mean() if z_loss else value
 
 
@@ -36,8 +36,8 @@ class Sharpness:
     """Measures the Hessian of the mean loss over a fixed probe with respect to the weights that are being trained.
 
     `model` maps `inputs` (R, ...) to hidden states; the weight and bias of its `readout` make them logits, normalized
-    where it says so; `targets` are class indices, one per position. Everything is computed in fp32, or fp64 if the
-    model is: no autocast, no TF32, math attention (others have no second derivative), in eval mode and without
+    where it says so; `targets` are those of `linear_loss`, one per position. Everything is computed in fp32, or fp64 if
+    the model is: no autocast, no TF32, math attention (others have no second derivative), in eval mode and without
     `torch.compile`. The model, its gradients, its mode and torch's random state are left as they are.
 
     Each measurement is `iterations` Hessian-vector products, each of the time of 2 to 3 training steps on the probe,
@@ -66,9 +66,10 @@ class Sharpness:
         ntk: bool = False,
         reduce: Callable[[Tensor], Tensor] | None = None,
         z_loss: float = 0.0,
+        scale: float = 1.0,
         chunk_positions: int = CHUNK_POSITIONS,
     ) -> None:
-        self.model, self.loss, self.z_loss = model, loss, z_loss
+        self.model, self.loss, self.z_loss, self.scale = model, loss, z_loss, scale
         self.eigenvalues, self.iterations, self.ntk = eigenvalues, iterations, ntk
         self._reduce = reduce or (lambda vector: vector)
         self._positions = targets.numel()
@@ -208,7 +209,8 @@ class _Hessian(_Operator):
     """The derivative of the gradient's inner product with the vector (Pearlmutter 1994)."""
 
     def _differentiated(self, logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor | None]:
-        return plain_loss(logits_NV, targets_N, self.probe.loss, self.probe.z_loss) * len(targets_N), None
+        value = plain_loss(logits_NV, targets_N, self.probe.loss, self.probe.z_loss, self.probe.scale)
+        return value * len(targets_N), None
 
     def _product(self, graph: _Graph, gradient: tuple[Tensor, ...], vector: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         kept = graph is self._kept

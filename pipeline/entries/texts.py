@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from pipeline.entries.vectors import VECTORS
+
 TEXT = ("sotu", "text")
 """Formats of text that is not prepared yet."""
 
@@ -41,21 +43,35 @@ def kind_anew(name: str, asked: str = "auto") -> str:
     return kind if kind != before else ""
 
 
+_FILES = {entry.name for entry in VECTORS.values() if entry.from_files}
 _Use = tuple[tuple[str, ...], str, Callable[[Mapping[str, Any]], object]]
 
 _USES: tuple[_Use, ...] = (
-    (("path",), "--data.format text or shards", lambda data: data["format"] in ("text", "shards")),
+    (
+        ("path",),
+        "--data.format text or shards and files of vectors",
+        lambda data: data["format"] in ("text", "shards", *_FILES),
+    ),
     (("revision", "files", "file_seed"), "--data.repo", lambda data: data["repo"]),
     (("text_field", "kind", "bad_lines", "max_document"), "--data.format text", lambda data: data["format"] == "text"),
     (
-        ("tokens", "tokenizer", "validation_fraction", "workers"),
+        ("tokens", "tokenizer", "workers"),
         "text that is not prepared yet (--data.format sotu or text)",
         lambda data: data["format"] in TEXT,
     ),
+    (
+        ("validation_fraction",),
+        "text that is not prepared yet (--data.format sotu or text), and files of vectors",
+        lambda data: data["format"] in TEXT or (data["format"] in _FILES and data["path"]),
+    ),
+    (("label_noise",), "vectors with classes", lambda data: data["format"] in VECTORS),
+    (("normalize",), "files of vectors", lambda data: data["format"] in _FILES),
+    (("d_in", "n_classes", "n_train"), "files of vectors (--data.path)", lambda data: data["format"] in _FILES),
     (("lanes", "era", "stall_seconds"), "--data.mode stream", lambda data: data["mode"] == "stream"),
 )
 
 
 def unused(data: Mapping[str, Any]) -> dict[str, str]:
-    """Settings of the data section that this source has no use for -> in words, what has."""
+    """Settings of the data section that this source has no use for -> in words, what has; `data` has at least format,
+    path, repo and mode."""
     return {name: user for names, user, uses in _USES if not uses(data) for name in names}

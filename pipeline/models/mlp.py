@@ -57,7 +57,7 @@ def of_run(config: RunConfig) -> tuple[MLP, dict[str, TensorSpec]]:
     """The model of a run, and the spec of each of its tensors."""
     vectors = config.data.vectors
     assert vectors is not None, "checked with the settings"
-    mlp = build(config.model, config.width, vectors.d_in, vectors.n_classes)
+    mlp = build(config.model, config.width, vectors.d_in, config.d_out)
     return mlp, tensor_specs(mlp, config.base_width)
 
 

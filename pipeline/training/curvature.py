@@ -43,6 +43,7 @@ class Curvature:
             ntk=d.ntk,
             reduce=(lambda tensor: summed(tensor) / size) if shared else None,
             z_loss=c.z_loss,
+            scale=c.loss_scale,
         )
         sharpness.load_state_dict(self._state)
         values = sharpness.measure()

@@ -52,13 +52,16 @@ class Log:
         """The record of the step that has just ended, with what was `measured` of it inside the model; to be called by
         all ranks."""
         c, step = self.config, trainer.global_step
-        tokens, seconds = (step - self._last_step) * c.tokens_per_step, self.clock.seconds - self._last_seconds
+        tokens, seconds = (
+            c.tokens_after(step) - c.tokens_after(self._last_step),
+            self.clock.seconds - self._last_seconds,
+        )
         values: dict[str, Any] = {
             "step": step,
             "loss": output.loss.item(),
             "lr": c.lr * trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0](step - 1),
             "grad_norm": module.gradient_norm,
-            "tokens": step * c.tokens_per_step,
+            "tokens": c.tokens_after(step),
             "tokens_per_second": round(tokens / max(1e-9, seconds), 1),
             "logit_rms": output.logit_rms.item(),
             **self._beside_the_loss(output),

@@ -22,6 +22,7 @@ from pipeline.data.open import Data
 from pipeline.data.order import sample_order, validation_batches
 from pipeline.data.prefetch import prefetched, together
 from pipeline.diagnostics.logits import logit_metrics, logit_sums
+from pipeline.entries.losses import LOSSES
 from pipeline.entries.schedules import SCHEDULES
 from pipeline.errors import RequestError
 from pipeline.losses import LossOutput, linear_loss
@@ -86,6 +87,7 @@ class TrainingModule(pl.LightningModule):
             targets_N,
             readout.bias,
             loss=self.config.loss,
+            scale=self.config.loss_scale,
             z_loss=self.config.z_loss,
             accuracy=self.config.n_classes is not None,
             normalize=readout.normalize,
@@ -103,11 +105,15 @@ class TrainingModule(pl.LightningModule):
         with self._precision():
             h, readout = self.model(inputs), self.model.readout
             loss_F = self.loss_of(h, targets).to_vector().double()
-        if not self.config.diagnostics.on:
+        if not self._measures_logits:
             return loss_F
         h_ND, targets_N = h.reshape(-1, h.shape[-1]), targets.reshape(-1)
         sums_K = logit_sums(h_ND, readout.weight, targets_N, readout.bias, normalize=readout.normalize)
         return torch.cat([loss_F, sums_K])
+
+    @property
+    def _measures_logits(self) -> bool:
+        return self.config.diagnostics.on and not LOSSES[self.config.loss].scalar  # they are logits of classes
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         if zero.is_zero(self.trainer):  # it clips in its own step
@@ -198,13 +204,13 @@ class TrainingModule(pl.LightningModule):
             rows.append(row if size else torch.zeros_like(row))  # the pass was for the sake of other ranks
         reshard_(self.model)
         total: Tensor = self.trainer.strategy.reduce(torch.stack(rows).sum(0), reduce_op="sum")
-        logits = logit_metrics(total[F + 1 :]) if self.config.diagnostics.on else {}
+        logits = logit_metrics(total[F + 1 :]) if self._measures_logits else {}
         return LossOutput.from_vector(total[:F] / total[F]), logits
 
 
 def inputs_and_targets(batch: Batch) -> tuple[Tensor, Tensor]:
     """Of windows (B, T + 1): the tokens (B, T), and the one after each (B, T); of examples: vectors (B, d_in) and their
-    classes (B,)."""
+    classes or real values (B,)."""
     return (batch[:, :-1], batch[:, 1:]) if isinstance(batch, Tensor) else batch
 
 

@@ -18,6 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.diagnostics.coordinate_check import CoordinateCheck
 from pipeline.diagnostics.layers import inner, layers
 from pipeline.diagnostics.sums import Sums
+from pipeline.entries.losses import LOSSES
 from pipeline.models.init import initial_values
 from pipeline.training.curvature import Curvature
 from pipeline.training.module import TrainingModule, first_samples, inputs_and_targets
@@ -134,8 +135,9 @@ class RunMonitor(Monitor):
         draw = initial_values(module.model, module.specs, module.scaling, config.seed)
         if d.initial == "keep" and d.on and d.reference == "init":
             draw = {name: draw(name) for name in module.specs}.__getitem__
+        inputs, targets = inputs_and_targets(first_samples(module.data, config, d.probe))
         super().__init__(
-            inputs_and_targets(first_samples(module.data, config, d.probe)),
+            inputs if LOSSES[config.loss].scalar else (inputs, targets),
             when=lambda step: d.checks(step, config.steps),
             reference=d.reference,
             initial=draw,

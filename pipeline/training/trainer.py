@@ -137,7 +137,7 @@ def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
 
 def _result(run: RunDir, module: TrainingModule, recorder: Recorder, steps: int) -> RunResult:
     status, seconds = recorder.ending.status, recorder.clock.seconds
-    tokens = steps * module.config.tokens_per_step
+    tokens = module.config.tokens_after(steps)
     final = final_values(run.records(), module.config.steps)
     return RunResult(
         status=status,

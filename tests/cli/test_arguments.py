@@ -8,6 +8,7 @@ import yaml
 from pipeline.cli.arguments import Flags, RequestParser, parse, parse_source
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
+from pipeline.recipes import shipped
 from pipeline.sweep.config import SweepConfig
 
 
@@ -49,7 +50,7 @@ def test_data_flags_go_over_the_data_recipe_wherever_they_stand(tmp_path: Path) 
     [
         (
             ["--data.path", "x.txt"],
-            "--data.path is for --data.format text or shards, and not for sotu (format sotu): nam",
+            "--data.path is for --data.format text or shards and files of vectors, and not for sotu (format sotu): nam",
         ),
         (["--data.kind", "text"], "--data.kind is for --data.format text, and not for sotu"),
         (["--data.revision", "v1"], "--data.revision is for --data.repo"),
@@ -60,7 +61,10 @@ def test_data_flags_go_over_the_data_recipe_wherever_they_stand(tmp_path: Path) 
             "--data.tokenizer is for text that is not prepared yet",
         ),
         (["--data", "my.yaml"], "the recipe's key data.files is for --data.repo, and not for mine (format sotu)"),
-        (["--config", "mine.yaml"], "the recipe's key data.path is for --data.format text or shards, and not for sotu"),
+        (
+            ["--config", "mine.yaml"],
+            "the recipe's key data.path is for --data.format text or shards and files of vectors, and not for sotu",
+        ),
     ],
 )
 def test_what_the_data_has_no_use_for_is_refused(
@@ -124,7 +128,7 @@ def test_a_source_for_the_data_verbs() -> None:
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ([], "pipeline data info: name a source (dclm, digits, fineweb-edu, multi-index, sotu), a file or a folder"),
+        ([], f"pipeline data info: name a source ({', '.join(shipped('data'))}), a file or a folder"),
         (["dclm", "--tokns", "3"], "--tokns: unknown key tokns, did you mean tokens?"),
         (["dclm", "--workers", "few"], "--workers: expected an integer, got 'few'"),
         (["sotu", "--vocab_size", "many"], "--vocab_size: expected an integer or null, got 'many'"),
@@ -151,10 +155,10 @@ def test_a_wrong_source_is_one_line(argv: list[str], line: str) -> None:
         (["--optimizer", "adan"], "--optimizer: expected adamw or adam or sgd, got 'adan'"),
         (["--model.kv_heads", "few"], "--model.kv_heads: expected an integer or all, got 'few'"),
         (["--config", "nope.yaml"], "--config nope.yaml: no such file, and no recipe of that name "
-                                    "(mlp-digits, mlp-multi-index, pythia-adamw, quick)"),
+                                    f"({', '.join(shipped('model_configs'))})"),
         (["--config"], "--config needs a value"),
         (["--data", "nope"], "--data nope: no such file, and no data recipe of that name "
-                             "(dclm, digits, fineweb-edu, multi-index, sotu)"),
+                             f"({', '.join(shipped('data'))})"),
         (["64"], "unrecognized arguments: 64"),
     ],
 )  # fmt: skip

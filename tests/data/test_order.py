@@ -11,6 +11,7 @@ from pipeline.config import DataConfig
 from pipeline.data.order import permute, sample_order, training_batches, validation_batches
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.windows import TokenWindows
+from pipeline.entries.last_batches import LAST_BATCHES, steps_of
 
 AWKWARD = [1, 2, 3, 4, 5, 7, 15, 16, 17, 63, 64, 65, 127, 1000, 4095, 4096, 4097, 65_535, 65_536, 65_537, 100_003,
            131_071, 262_143, 262_144, 262_145, 399_989]  # fmt: skip
@@ -94,6 +95,44 @@ def test_resuming_continues_the_sequence(folder: Path) -> None:
     resumed = training_batches(windows, first_step=3, **settings)
     for _ in range(4):
         assert torch.equal(next(resumed), next(uninterrupted))
+
+
+class Rows:
+    """A split of `size` samples, each its own index."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, indices: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(indices)
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(10, [4, 4, 2]), (8, [4, 4]), (3, [3])])
+def test_an_epoch_with_a_short_last_batch_is_torchs(size: int, sizes: list[int]) -> None:
+    loader = torch.utils.data.DataLoader(range(size), batch_size=4, drop_last=False)
+    assert [len(batch) for batch in loader] == sizes
+    settings = {"seed": 1, "global_batch": 4, "micro_batch": 4, "rank": 0, "world_size": 1, "last_batch": "short"}
+    batches = training_batches(Rows(size), first_step=0, **settings)
+    epochs = [[next(batches) for _ in sizes] for _ in range(3)]
+    assert [[len(batch) for batch in epoch] for epoch in epochs] == [sizes] * 3
+    for number, epoch in enumerate(epochs):
+        assert sorted(torch.cat(epoch).tolist()) == list(range(size)), "every example once"
+        places = np.arange(number * size, (number + 1) * size)
+        assert torch.cat(epoch).tolist() == sample_order(places, size, 1).tolist(), "in the order of full batches"
+    for step in range(3 * len(sizes)):  # resumed anywhere
+        expected = [batch for epoch in epochs for batch in epoch][step]
+        assert torch.equal(next(training_batches(Rows(size), first_step=step, **settings)), expected)
+
+
+def test_steps_of_epochs() -> None:
+    assert steps_of(1, "short", 10_000, 64) == 157  # the published multi-index runs
+    assert steps_of(1, "full", 10_000, 64) == 157
+    assert (steps_of(4, "short", 10_000, 64), steps_of(4, "full", 10_000, 64)) == (628, 625)
+    assert [LAST_BATCHES["short"](steps, 10, 4) for steps in range(7)] == [0, 4, 8, 10, 14, 18, 20]
+    assert [LAST_BATCHES["full"](steps, 10, 4) for steps in range(4)] == [0, 4, 8, 12]
 
 
 def test_validation_reads_the_same_first_windows_at_any_world_size(folder: Path) -> None:

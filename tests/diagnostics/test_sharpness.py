@@ -83,7 +83,10 @@ def explicit_hessian(
         value = {
             "cross_entropy": lambda: -(one_hot * outputs.log_softmax(1)).sum() / len(targets),
             "mse": lambda: (outputs - one_hot).pow(2).sum() / len(targets),
+            "mse_mean": lambda: F.mse_loss(outputs, one_hot),
+            "mse_scalar": lambda: (outputs - targets[:, None]).pow(2).sum() / len(targets),
             "softmax_mse": lambda: (outputs.softmax(1) - one_hot).pow(2).sum() / len(targets),
+            "softmax_mse_sum": lambda: (outputs.softmax(1) - one_hot).pow(2).sum() / len(targets),
         }[loss]() + z * outputs.logsumexp(1).pow(2).mean()
         (gradient,) = torch.autograd.grad(value, vector, create_graph=True)
         identity = torch.eye(len(vector), dtype=vector.dtype)
@@ -151,6 +154,12 @@ def test_normalized_logits_and_random_features(loss: str, train: Any) -> None:
     assert [measured["sharpness/1"], measured["sharpness/2"]] == pytest.approx(wanted[:2].tolist(), rel=1e-6)
 
 
+def test_a_scaled_loss_has_a_scaled_hessian() -> None:
+    model, inputs, targets = small_mlp()
+    plain, scaled = (Sharpness(model, inputs, targets, "softmax_mse", scale=s).measure() for s in (1.0, 12.0))
+    assert scaled["sharpness/1"] == pytest.approx(12 * plain["sharpness/1"], rel=1e-6)
+
+
 GPTS: list[dict[str, Any]] = [
     {},
     {"train_norms": False},
@@ -201,6 +210,10 @@ def linear_equivalent(loss: str, logits: Tensor, targets: Tensor) -> Tensor:
     one_hot = F.one_hot(targets, logits.shape[1])
     if loss == "cross_entropy":
         return -(one_hot * logits.log_softmax(1)).sum() / len(targets)
+    if loss == "mse_mean":
+        return (logits - one_hot).pow(2).mean()
+    if loss == "mse_scalar":
+        return (logits - targets[:, None]).pow(2).sum() / len(targets)
     return ((logits if loss == "mse" else logits.softmax(1)) - one_hot).pow(2).sum() / len(targets)
 
 

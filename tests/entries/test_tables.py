@@ -27,9 +27,14 @@ def test_every_entry_has_its_code() -> None:
     for optimizer in OPTIMIZERS.values():
         assert issubclass(load(optimizer.build), torch.optim.Optimizer)
     for vectors in VECTORS.values():
-        x, y = load_examples(vectors, "val")[torch.arange(4).numpy()]
-        assert x.shape == (4, vectors.d_in)
+        if vectors.from_files:
+            continue
+        train, val = load_examples(vectors, "train"), load_examples(vectors, "val")
+        x, y = val[torch.arange(4).numpy()]
+        assert (len(train), x.shape) == (vectors.n_train, (4, vectors.d_in))
         assert int(y.max()) < vectors.n_classes
+        if vectors.values:
+            assert torch.equal(load_examples(vectors, "val", values=True).y > 0, val.y == 1)
     for kind in KINDS.values():
         assert load(f"{kind.module}:of_run")
         assert load(f"{kind.module}:flops")
@@ -44,10 +49,10 @@ def test_model_settings_belong_to_a_kind() -> None:
     ("change", "said"),
     [
         ({"optimizer": "muon"}, "--optimizer: expected adamw or adam or sgd, got 'muon'"),
-        ({"loss": "hinge"}, "--loss: expected cross_entropy or mse or softmax_mse, got 'hinge'"),
+        ({"loss": "hinge"}, "--loss: expected cross_entropy or mse or mse_mean or mse_scalar or softmax_mse or softmax_mse_sum, got 'hinge'"),
         ({"schedule": "wsd"}, "--schedule: expected cosine, got 'wsd'"),
         ({"model": ModelConfig(kind="rnn")}, "--model.kind: expected gpt or mlp, got 'rnn'"),
-        ({"data": DataConfig(format="mnist")}, "--data.format: expected sotu or text or shards or digits or multi_index, got"),
+        ({"data": DataConfig(format="emnist")}, "--data.format: expected sotu or text or shards or digits or multi_index or multi_index_published or mnist or "),
     ],
 )  # fmt: skip
 def test_unknown_names_are_refused_in_settings(change: dict[str, object], said: str) -> None:

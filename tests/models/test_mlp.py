@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.analysis.fit.study_fit import fit
-from pipeline.config import DataConfig, ModelConfig, RunConfig
-from pipeline.data.vectors import Examples, digits, multi_index
+from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, RunConfig
+from pipeline.data.order import sample_order
+from pipeline.data.vectors import Examples, digits, multi_index, multi_index_published_values
 from pipeline.errors import RequestError
 from pipeline.models import mlp
 from pipeline.models.build import build
@@ -19,6 +20,7 @@ from pipeline.run.directory import RunDir
 from pipeline.scaling import scaling_of
 from pipeline.sweep.grid import grid
 from pipeline.training.checkpoint.files import Checkpoint
+from pipeline.training.recorder import Recorder
 from pipeline.training.trainer import train
 from tests.conftest import changed
 from tests.support.studies import study
@@ -95,9 +97,11 @@ def test_digits_data() -> None:
     assert labels.tolist() == y[[5, 2, 5]].tolist()
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "softmax_mse"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "mse_mean", "softmax_mse"])
 def test_a_run_learns_and_records_accuracy(tiny_mlp: RunConfig, loss: str) -> None:
-    lr, steps = {"cross_entropy": (0.3, 30), "mse": (3e-3, 150), "softmax_mse": (0.3, 30)}[loss]
+    lr, steps = {"cross_entropy": (0.3, 30), "mse": (3e-3, 150), "mse_mean": (3e-2, 150), "softmax_mse": (0.3, 30)}[
+        loss
+    ]
     config = changed(tiny_mlp, loss=loss, lr=lr, steps=steps, val_interval=steps)
     result = train(config)
     last = RunDir(config.run_dir).records()[-1]
@@ -115,9 +119,93 @@ def test_a_run_learns_and_records_accuracy(tiny_mlp: RunConfig, loss: str) -> No
     expected = {
         "cross_entropy": lambda: F.cross_entropy(logits, y),
         "mse": lambda: (logits - one_hot).square().sum(1).mean(),
+        "mse_mean": lambda: F.mse_loss(logits, one_hot),
         "softmax_mse": lambda: (logits.softmax(1) - one_hot).square().sum(1).mean(),
     }[loss]()
     assert last["val_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def published(tiny_mlp: RunConfig, **changes: object) -> RunConfig:
+    """One epoch of the published multi-index runs, on a real value."""
+    settings = {"data": DataConfig("multi-index-published", "multi_index_published"), "loss": "mse_scalar", "epochs": 1,
+                "last_batch": "short", "val_sequences": 1000, "val_interval": 1000}  # fmt: skip
+    return changed(tiny_mlp, **(settings | changes))
+
+
+def test_a_scalar_run_equals_a_plain_loop(tiny_mlp: RunConfig) -> None:
+    """157 steps of torch's own SGD and MSELoss, the last on 16 examples."""
+    config = published(tiny_mlp, diagnostics=DiagnosticsConfig(first=1, sharpness_interval=157))
+    assert (config.steps, config.total_tokens, config.d_out) == (157, 10_000, 1)
+    result = train(config, show_progress=False)
+    records = RunDir(config.run_dir).records()
+    assert (records[-1]["tokens"], records[-2]["tokens"], result.tokens) == (10_000, 9984, 10_000)
+    x, value = (torch.from_numpy(array) for array in multi_index_published_values("train"))
+    model, specs = build(config)
+    initialize_(model, specs, scaling_of(config), config.seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
+    order = sample_order(np.arange(10_000), 10_000, config.seed)
+    for record, start in zip(records, range(0, 10_000, 64), strict=True):
+        rows = torch.from_numpy(order[start : start + 64])
+        output = F.linear(model(x[rows]), model.readout.weight)[:, 0]
+        loss = torch.nn.MSELoss()(output, value[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert record["loss"] == pytest.approx(loss.item(), rel=1e-4)
+        assert record["accuracy"] == pytest.approx(((output > 0) == (value[rows] > 0)).double().mean().item(), abs=1e-6)
+    assert len(rows) == 16
+    x, value = (torch.from_numpy(array) for array in multi_index_published_values("val"))
+    output = F.linear(model(x), model.readout.weight)[:, 0]
+    assert records[-1]["val_loss"] == pytest.approx(F.mse_loss(output, value).item(), rel=1e-3)
+    found = {key for record in records for key in record} | set(result.final)
+    assert not [key for key in found if "cross_entropy" in key or "calibration" in key or "entropy" in key]
+    assert "sharpness/1" in records[-1]
+    assert result.final["final_val_accuracy"] == records[-1]["val_accuracy"]
+
+
+def test_a_run_with_a_short_batch_goes_on_where_it_was(tiny_mlp: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = published(
+        tiny_mlp, global_batch=3000, micro_batch=None, epochs=3, checkpoint_interval=1, out=f"{tiny_mlp.out}/whole"
+    )
+    assert config.steps == 12
+    train(config, show_progress=False)
+    original = Recorder.on_train_batch_end
+
+    def interrupted(self: Recorder, trainer, module, *rest) -> None:  # type: ignore[no-untyped-def]
+        original(self, trainer, module, *rest)
+        if trainer.global_step in (4, 7):
+            raise KeyboardInterrupt
+
+    cut = changed(config, out=f"{tiny_mlp.out}/cut")
+    monkeypatch.setattr(Recorder, "on_train_batch_end", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(cut, show_progress=False)
+    monkeypatch.setattr(Recorder, "on_train_batch_end", original)
+    train(cut, show_progress=False)
+    whole, resumed = (RunDir(run.run_dir).records() for run in (config, cut))
+    keys = ("step", "loss", "accuracy", "tokens", "grad_norm")
+    assert [[r[key] for key in keys] for r in whole] == [[r[key] for key in keys] for r in resumed]
+    assert [r["tokens"] for r in whole[:5]] == [3000, 6000, 9000, 10_000, 13_000]
+
+
+def test_a_loss_summed_over_the_micro_batch_counts_it(tiny_mlp: RunConfig) -> None:
+    """The published GPTs' MSE: the gradient of a step is the mean over micro-batches of sums, and is clipped as such."""
+    whole = changed(tiny_mlp, loss="softmax_mse_sum", steps=2, lr=1e-3, grad_clip=10.0)
+    halves = changed(whole, micro_batch=32)
+    mean = changed(whole, loss="softmax_mse")
+    assert len({config.run_name for config in (whole, halves, mean)}) == 3
+    assert changed(mean, micro_batch=32).run_name == mean.run_name
+    records = {}
+    for config, count in ((whole, 64), (halves, 32), (mean, 1)):
+        train(config, show_progress=False)
+        records[count] = RunDir(config.run_dir).records()
+    for count in (64, 32):
+        first, of_mean = records[count][0], records[1][0]
+        assert first["loss"] == pytest.approx(count * of_mean["loss"], rel=1e-5)
+        assert first["grad_norm"] == pytest.approx(count * of_mean["grad_norm"], rel=1e-4)
+        assert first["cross_entropy"] == pytest.approx(of_mean["cross_entropy"], rel=1e-5)
+    assert records[64][-1]["val_loss"] == pytest.approx(64 * records[1][-1]["val_loss"], rel=0.1), "in the same unit"
 
 
 def test_a_study_of_mlps_is_fitted(tiny_mlp: RunConfig) -> None:
