@@ -52,6 +52,8 @@ class RunConfig:
     """Seed of the initialization and of the order of the data."""
     steps: int = 1000
     """Optimizer steps."""
+    stop_after: int | None = None
+    """End training after so many steps of the schedule, which stays laid out for `steps`; null: after all of them."""
     warmup_steps: int = 100
     """Steps of warm-up."""
     schedule: ScheduleName = "cosine"
@@ -155,8 +157,13 @@ class RunConfig:
         return self.global_batch * (1 if self.data.vectors else self.seq_len)
 
     @property
+    def last_step(self) -> int:
+        """After which training ends."""
+        return self.steps if self.stop_after is None else self.stop_after
+
+    @property
     def total_tokens(self) -> int:
-        return self.steps * self.tokens_per_step
+        return self.last_step * self.tokens_per_step
 
     @property
     def n_classes(self) -> int | None:
@@ -234,6 +241,10 @@ class RunConfig:
         require(
             0 <= self.warmup_steps <= self.steps,
             f"--warmup_steps must be 0..steps ({self.steps}), got {self.warmup_steps}",
+        )
+        require(
+            self.stop_after is None or 1 <= self.stop_after <= self.steps,
+            f"--stop_after must be 1..steps ({self.steps}) or null, got {self.stop_after}",
         )
         require(0 <= self.lr_min_ratio <= 1, f"--lr_min_ratio must be 0..1, got {self.lr_min_ratio:g}")
         require(0 <= self.seed < 2**63, f"--seed must not be negative, got {self.seed}")

@@ -110,6 +110,8 @@ class Ladder:
     """Of learning rates that no rule gave."""
     recorded_places: Mapping[str, Place] = field(default_factory=dict)
     """What weights.json says of the weights; empty: the runs are older than that file."""
+    cell: Mapping[str, str] = field(default_factory=dict)
+    """Settings beside parameterization, optimizer and loss that tell its runs from others of the study."""
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
@@ -253,6 +255,7 @@ def table(found: Sequence[Ladder], of: str = "weights") -> pd.DataFrame:
             "param": f.param,
             "optimizer": f.optimizer,
             "loss": f.loss,
+            **f.cell,
             "lr": f.lr,
             "lr_exponent": "" if f.lr_exponent is None else str(f.lr_exponent),
             "quantity": e.quantity,

@@ -65,7 +65,10 @@ def name_of(ladder: Ladder) -> str:
     """File name of its figure."""
     exponent = "mixed" if ladder.lr_exponent is None else str(ladder.lr_exponent).replace("/", "_")
     loss = f"-{ladder.loss}" if words.label(ladder.loss) else ""
-    return f"coordcheck-{ladder.param}-{ladder.optimizer}{loss}-lr{words.lr(ladder.lr)}-n{exponent}"
+    cell = "".join(
+        f"-{key.rpartition('.')[2]}{re.sub('[^A-Za-z0-9.+-]', '_', value)}" for key, value in ladder.cell.items()
+    )
+    return f"coordcheck-{ladder.param}-{ladder.optimizer}{loss}{cell}-lr{words.lr(ladder.lr)}-n{exponent}"
 
 
 def title_of(text: str) -> str:
