@@ -28,7 +28,7 @@ QUANTITIES = (
     "effective", "propagating", "update", "input", "input_change", "output", "gradient",
     "operator_norm", "operator_norm_reference", "operator_norm_update",
     "alignment_effective", "alignment_propagating", "update_rank",
-    "query", "key", "value", "attention_entropy", "attention_logit", "sparsity",
+    "query", "key", "value", "attention_entropy", "attention_logit", "sparsity", "update_rms", "alignment_rms",
 )  # fmt: skip
 """Positive quantities per weight, of which a width exponent means something."""
 
