@@ -133,7 +133,7 @@ def _inverse(norms_P: Tensor) -> Tensor:
 def cosine_of_others(sums: Tensor) -> float | None:
     """The mean cosine of W x at one position and R x_R at another one, over all ordered pairs; None without any. `sums`
     as `Quantities` adds them up: (2 O + 4,)."""
-    *vectors, rest = sums.split([(len(sums) - 4) // 2] * 2 + [4])
-    now, before, both, same = rest.tolist()
+    now_O, before_O = sums[:-4].view(2, -1)
+    now, before, both, same = sums[-4:].tolist()
     n_pairs = now * before - both
-    return (float(vectors[0] @ vectors[1]) - same) / n_pairs if n_pairs > 0 else None
+    return (float(now_O @ before_O) - same) / n_pairs if n_pairs > 0 else None

@@ -23,6 +23,7 @@ from pipeline.analysis.study.measure import TRAINING_LOSS, Measure
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import is_lost
 from pipeline.analysis.study.studies import AnyStudy, Compared
+from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
 
@@ -98,6 +99,8 @@ class GroupFit:
     """What runs are compared in."""
     borrowed: int
     """Runs of other parameterizations that count at the base width, where all are one model."""
+    config: RunConfig | None = None
+    """Of one of its runs; None: nobody knows it."""
 
     @property
     def head(self) -> dict[str, str]:
@@ -204,6 +207,7 @@ def _fit_group(key: Any, rows: pd.DataFrame, study: AnyStudy, measure: Compared,
         study.base_level if config is None else config.base_width,
         measure.unit(loss),
         len(rows) - own,
+        config,
     )
 
 

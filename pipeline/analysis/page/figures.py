@@ -51,7 +51,7 @@ def lr_curves(fit: StudyFit) -> "Figure":
         rows = figure.subfigures(len(fit.groups), 1, squeeze=False)[:, 0]
         for row, group in zip(rows, fit.groups, strict=True):
             _draw_row(row, transfer(fit, group), words.group_title(group))
-        _legend(figure, colour_by_width(fit), fit.study.axis)
+        legend(figure, colour_by_width(fit), fit.study.axis)
     return figure
 
 
@@ -84,7 +84,7 @@ def _draw_row(row: "SubFigure", shown: Transfer, title: str) -> None:
         main.set(
             xscale="log", ylim=shown.loss_range, xlabel=xlabel, ylabel=shown.loss_name if column == 0 else ""
         )  # fmt: skip
-        _label_lr_axis(main)
+        label_lr_axis(main)
         strip.set_title(title if column == 0 else "scaled by the fitted exponent", loc="left",
                         fontweight="bold" if column == 0 else "normal")  # fmt: skip
     if not law.estimable:
@@ -155,7 +155,7 @@ def _draw_exponents(axes: "Axes", shown: Transfer) -> None:
     low, high = np.nanmin(bounds), np.nanmax(bounds)
     room = max((high / low) ** 0.15, 1.3)  # on a log axis the same learning rate everywhere would span nothing
     axes.set_ylim(low / room, high * room)
-    _label_lr_axis(axes, "y")
+    label_lr_axis(axes, "y")
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles[::-1],
@@ -177,18 +177,18 @@ def _draw_law(axes: "Axes", law: LawPoints, style: str) -> None:
     axes.plot(*law.line, style, color=law.colour, lw=1.6, label=law.label)
 
 
-def _label_lr_axis(axes: "Axes", which: str = "x") -> None:
-    """Ticks such as 4e-3 at 1, 2, 5 times a power of ten, or powers alone where the axis is long."""
+def label_lr_axis(axes: "Axes", which: str = "x", most: float = 500) -> None:
+    """Ticks such as 4e-3 at 1, 2, 5 times a power of ten, or powers alone where the axis is longer than `most`."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 500 else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < most else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: words.lr(value)))
     axis.set_minor_locator(NullLocator())
 
 
-def _legend(figure: "Figure", colours: dict[float, str], axis: Axis) -> None:
+def legend(figure: "Figure", colours: dict[float, str], axis: Axis) -> None:
     from matplotlib.lines import Line2D
 
     handles: Sequence[Line2D] = [
