@@ -2,6 +2,8 @@
 
 import json
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +122,15 @@ def test_the_panels_hold_the_lines(found, against):
 
 def test_every_quantity_has_a_head():
     assert {part for asked in ASKED.values() for part in asked.parts} == set(figures_over_time.HEADS)
+
+
+def test_the_script_draws_a_study(study, tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[3] / "analysis" / "over_time.py"
+    for quantity, code in (("cosine", 0), ("ntk", 2)):
+        argv = ["over_time.py", str(study.dirs[0]), "--quantity", quantity, "--lr", "1e-2", "--out", str(tmp_path)]
+        monkeypatch.setattr("sys.argv", argv)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+        assert ended.value.code == code
+    assert {path.name for path in tmp_path.iterdir()} == {f"cosine-against-step.{end}" for end in ("pdf", "svg", "png")}
+    assert capsys.readouterr().err.startswith("no ntk at two widths: train with")
