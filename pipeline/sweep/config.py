@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.config import RunConfig
 from pipeline.errors import require
@@ -55,11 +55,15 @@ class SweepConfig(RunConfig):
     profile: str = ""
     """SLURM: the cluster's description, a YAML by path or by its name in slurm/profiles/."""
 
+    # A run's settings as given: what is left open, such as the weight decay, follows the point. In a slot, since it is
+    # no setting of its own; ClassVar keeps it from becoming a field.
+    __slots__ = ("_given",)
+    _given: ClassVar[Mapping[str, Any]]
+
     def __post_init__(self) -> None:
         first = {key: values[0] for key, values in self.grid.items() if values}
         for name, value in _with(self._fields(), first).items():  # what no run has need not be possible
             object.__setattr__(self, name, value)
-        # as given: what is left open, such as the weight decay, follows the point
         object.__setattr__(self, "_given", self._fields())
         super().__post_init__()
 
@@ -81,8 +85,7 @@ class SweepConfig(RunConfig):
     def run(self, **point: Any) -> RunConfig:
         """The run of the study at that point, which may have dotted settings. Raises `RequestError` for one that cannot
         be."""
-        given: Mapping[str, Any] = vars(self)["_given"]
-        return RunConfig(**_with(given, point))
+        return RunConfig(**_with(self._given, point))
 
 
 def _with(settings: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:

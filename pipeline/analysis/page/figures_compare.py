@@ -168,7 +168,7 @@ def value_range(fit: StudyFit, scale: tuple[str, str]) -> tuple[float, float]:
         own = [(runs[list(group.key)] == list(group.key.values())).all(axis=1) for group in groups]
         initial = float(runs["initial_loss"][np.any(own, axis=0)].mean())
         tops += [initial] if initial > max(best) else []
-    low, high = min(best), min(tops)
+    low, high = min([*best, *(w.best_loss for w in widths if _star(w) is not None)]), min(tops)
     room = 0.06 * max(high - low, 1e-3)
     ends = sorted(float(end) for end in shown(fit, np.array([low - room, high + room])))
     return ends[0], ends[1]
