@@ -90,6 +90,8 @@ def _idle(settings: Settings) -> set[str]:
     idle |= {name for entry in OPTIMIZERS.values() for name in entry.settings if name not in own}
     if not settings["weight_decay"]:
         idle |= {"weight_decay_scaling"}
+    if settings.get("stop_after") == settings["steps"]:
+        idle |= {"stop_after"}
     if settings["depth_scaling"] == "none":
         idle |= {"base_depth"}
     return idle

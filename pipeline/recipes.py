@@ -62,9 +62,8 @@ def read_recipe(name: str, known: Collection[str]) -> dict[str, Any]:
         content["data"] = dataclasses.asdict(data_recipe(content["data"]))
     settings: dict[str, Any] = {}
     for key, value in content.items():
-        section = (
-            {f"{key}.{inner}": entry for inner, entry in value.items()} if isinstance(value, dict) else {key: value}
-        )
+        nested = isinstance(value, dict) and key not in known
+        section = {f"{key}.{inner}": entry for inner, entry in value.items()} if nested else {key: value}
         for dotted in section:
             reject_unknown(str(dotted), known, "recipe")
         settings |= section
@@ -213,6 +212,48 @@ def _plain(kind: Any, value: Any) -> Any:
         inner, *_ = typing.get_args(kind)
         return [_plain(inner, entry) for entry in value]
     return value
+
+
+def axes(
+    asked: Mapping[str, Any] | str, cls: type, own: Mapping[str, str], where: str = "--grid."
+) -> dict[str, tuple[Any, ...]]:
+    """Further axes of a grid, as a recipe or its text gives them: settings of `cls` by their keys, or by the last parts
+    of these where one setting has it, with the values that each takes. `own`: settings that are axes by themselves, and
+    the flags of these.
+
+    Raises `RequestError` that names the first key, after `where`, that is unknown or has a value of another type.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    known = keys(cls)
+    asked = parse_recipe(asked) if isinstance(asked, str) else asked
+    if not isinstance(asked, Mapping):
+        raise RequestError(f"{where.rstrip('.')}: expected a mapping of settings to lists of values, got {asked!r}")
+    for name, values in asked.items():
+        key = named_setting(str(name), known, where)
+        if key in own:
+            raise RequestError(f"{where}{name}: say {own[key]}")
+        if key in found:
+            raise RequestError(f"{where}{name}: {key} is given twice")
+        if isinstance(values, str):
+            whole = values.startswith("[[" if typing.get_origin(_field_type(cls, key)) is tuple else "[")
+            values = parse_recipe(values if whole else f"[{values}]")
+        if not isinstance(values, list | tuple):
+            raise RequestError(f"{where}{name}: expected a list of values, got {values!r}")
+        section, _, leaf = key.rpartition(".")
+        each = [typed(cls, {key: value}, where) for value in values]
+        found[key] = tuple(one[section][leaf] if section else one[leaf] for one in each)
+    return found
+
+
+def named_setting(name: str, known: Collection[str], where: str) -> str:
+    """The setting that goes by that key, or by its last part alone. Raises `RequestError` that names it after `where`
+    and says what it could be."""
+    found = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
+    if len(found) > 1:
+        raise RequestError(f"{where}{name}: could be {' or '.join(found)}")
+    if not found:
+        reject_unknown(name, known, where.rstrip(". "))
+    return found[0]
 
 
 def build(cls: type[T], values: Mapping[str, Any]) -> T:

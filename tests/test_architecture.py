@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "data/hub": {"cache", "config", "data", "entries", "errors", "files", "sealed"},
     "models": {"config", "errors", "parameterization", "products", "scaling"},
     "run": {"__init__", "config", "errors", "files", "recipes", "sealed", "strict_yaml"},
-    "analysis/study": {"config", "entries", "errors", "run", "sealed"},
+    "analysis/study": {"config", "entries", "errors", "recipes", "run", "sealed"},
     "analysis/study/tables": {"analysis/study", "config", "console", "errors"},
     "data/preparing": {
         "cache",

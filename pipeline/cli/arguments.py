@@ -13,7 +13,17 @@ from pipeline.config import DataConfig, RunConfig
 from pipeline.entries.texts import unused
 from pipeline.errors import RequestError
 from pipeline.files import expanded
-from pipeline.recipes import build, data_recipe, keys, read_recipe, reject_unknown, settings_parser, shipped, typed
+from pipeline.recipes import (
+    axes,
+    build,
+    data_recipe,
+    keys,
+    read_recipe,
+    reject_unknown,
+    settings_parser,
+    shipped,
+    typed,
+)
 from pipeline.sweep.config import SweepConfig
 
 C = TypeVar("C", bound=RunConfig)
@@ -80,11 +90,13 @@ class Flags:
     def __init__(self, cls: type[C], argv: Sequence[str], own: Collection[str] = ()) -> None:
         """`own` are flags of the verb beside the settings of `cls`; each may be repeated. Raises `RequestError`."""
         lists = [f.name for f in dataclasses.fields(cls) if isinstance(f.default, tuple)]
-        given = _read(argv, keys(cls), {*lists, "config", "data", *own})
+        self.grid = {name[5:]: "" for name in _grid_flags(argv)} if "grid" in keys(cls) else {}
+        given = _read(argv, [*keys(cls), *(f"grid.{name}" for name in self.grid)], {*lists, "config", "data", *own})
         for name in given.keys() & {*lists, "config", "data"}:
             if not all(given[name]):
                 raise RequestError(f"--{name} needs a value")
         self.cls = cls
+        self.grid = {name: given[f"grid.{name}"] for name in self.grid}
         self.help, self.dry_run = "help" in given, "dry_run" in given
         self.own: Mapping[str, list[str]] = {name: given.get(name, []) for name in own}
         self._recipes, self._data = given.get("config", ["quick"]), given.get("data", [""])[-1]
@@ -104,12 +116,30 @@ class Flags:
         settings = _with(settings, over, "")
         if self._data:
             settings |= {f"data.{key}": value for key, value in dataclasses.asdict(data_recipe(self._data)).items()}
-        values = typed(self.cls, _with(settings, self.settings, "--"))
+        settings = _with(settings, self.settings, "--")
+        grid = self._grid(settings.pop("grid", None) or {})
+        values = typed(self.cls, settings) | ({"grid": grid} if grid else {})
         data = build(DataConfig, values.get("data", {}))
         _refuse_unused(data, {key[5:] for key in self.settings if key.startswith("data.")}, "data.")
         if self._print is not None:
             _print_config(self.cls, values, self._print.split(","))
         return build(self.cls, values)
+
+    def _grid(self, asked: Any) -> dict[str, tuple[Any, ...]]:
+        """The further axes: those of a recipe or of ``--grid``, without settings that a flag fixes, and those of flags
+        over them."""
+        found, over = (axes(one, RunConfig, _AXES) for one in (asked, self.grid))
+        if both := next((key for key in over if key in self.settings), None):
+            raise RequestError(f"--{both} and --grid.{both} exclude each other: give one of them")
+        return {key: values for key, values in found.items() if key not in self.settings} | over
+
+
+_AXES = {"width": "--widths", "lr": "--lrs", "param": "--params", "seed": "--seeds"}
+
+
+def _grid_flags(argv: Sequence[str]) -> list[str]:
+    tokens = (token.partition("=")[0] for token in argv)
+    return list(dict.fromkeys(token[2:] for token in tokens if token.startswith("--grid.")))
 
 
 def _with(settings: Mapping[str, Any], later: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def request(argv: Sequence[str]) -> tuple[SweepConfig, tuple[Fraction, ...], boo
     exponents = [exponent for text in flags.own["lr_exponent"] for exponent in _exponents(text)] or [Fraction(0)]
     if len(set(exponents)) < len(exponents):
         raise RequestError(f"--lr_exponent names a value twice: {', '.join(map(str, exponents))}")
-    config = flags.config(over=defaults(flags.settings))
+    config = flags.config(over=defaults([*flags.settings, *(["grid"] if flags.grid else [])]))
     return study(config, flags.settings), tuple(exponents), flags.dry_run
 
 

@@ -14,7 +14,7 @@ from pipeline.analysis.fit.surface import SurfaceFit, predict_cells
 from pipeline.analysis.page import words_ledger, words_surface, words_widths
 from pipeline.analysis.page.tables import to_json
 from pipeline.analysis.page.words_predict import as_json, summary
-from pipeline.analysis.study.axis import AXES
+from pipeline.analysis.study.axis import AXES, WIDTH
 from pipeline.analysis.study.load import load_study
 from pipeline.analysis.study.runs import whole
 from pipeline.cli.arguments import RequestParser, user_path
@@ -78,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
     content = as_json(fitted, predictions)
     said = (summary if len(levels) == 1 and parsed.widths is None else words_widths.summary)(fitted, predictions)
     if parsed.record is not None:
+        require(axis is WIDTH or args.ask is not None, f"--record is about width: leave out --axis {axis.name}")
         path = _ledger(parsed.record, args.dirs)
         lines = ledger.lines(fitted, predictions)
         ledger.append(path, lines)

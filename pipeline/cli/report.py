@@ -3,7 +3,7 @@ figures."""
 
 from collections.abc import Sequence
 
-from pipeline.analysis.page import figures, inside
+from pipeline.analysis.page import figures, figures_compare, inside
 from pipeline.analysis.page.report import render
 from pipeline.analysis.page.summary import summary
 from pipeline.analysis.page.tables import write, write_text
@@ -22,6 +22,8 @@ def main(argv: Sequence[str]) -> int:
     looked = inside.section(fitted)
     page = write_text(folder / "report.html", render(fitted, looked))
     drawn = {"lr_transfer": figures.lr_curves(fitted)} | looked.figures
+    if len(fitted.groups) > 1:
+        drawn["comparison"] = figures_compare.compare_figure(fitted)
     saved = [path for name, figure in drawn.items() for path in figures.save(figure, folder / "figures", name)]
     print(summary(fitted), "", page, *write(fitted, folder), *saved, sep="\n")
     return strict_code(parsed.strict, fitted.study)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.analysis.fit.estimators import DEFAULT, ESTIMATORS
-from pipeline.analysis.fit.study_fit import StudyFit, fit, fit_study
+from pipeline.analysis.fit.study_fit import StudyFit, fit_study
 from pipeline.analysis.fit.surface import SurfaceFit, fit_surfaces
+from pipeline.analysis.study.along import along
 from pipeline.analysis.study.axis import AXES
+from pipeline.analysis.study.load import load_study
 from pipeline.analysis.study.measure import METRICS, VALUES, Measure
-from pipeline.analysis.study.studies import AnyStudy
+from pipeline.analysis.study.studies import AnyStudy, Compared
 from pipeline.analysis.study.tables.columns import NAMES, Ask, parse_columns, parse_list
 from pipeline.analysis.study.tables.read import READERS, is_table
 from pipeline.analysis.study.tables.table import load_tables
@@ -18,7 +20,7 @@ from pipeline.cli.arguments import RequestParser, user_path
 from pipeline.console import plural
 from pipeline.errors import RequestError
 
-_OF_TABLES = ("columns", "axis", "group")
+_OF_TABLES = ("columns", "group")
 _OF_STUDIES = ("metric", "value")
 
 
@@ -31,6 +33,8 @@ class StudyArgs:
     estimator: str
     ask: Ask | None
     """Of tables; None: the sources are study folders."""
+    axes: tuple[str, ...] = ()
+    """Of study folders, by their names; none: width."""
 
     @property
     def dirs(self) -> list[Path]:
@@ -49,14 +53,17 @@ class StudyArgs:
 
     def fit_axes(self) -> StudyFit | SurfaceFit:
         """Along one axis or two. Raises `RequestError`."""
+        measure: Compared = self.measure
         if self.ask is None:
-            return fit(self.dirs, self.measure, self.estimator)
-        table = load_tables(self.sources, self.ask)
-        if table.second is None:
-            return fit_study(table, table.measure, self.estimator)
+            study: AnyStudy = along(load_study(self.dirs), self.axes)
+        else:
+            study = table = load_tables(self.sources, self.ask)
+            measure = table.measure
+        if study.second is None:
+            return fit_study(study, measure, self.estimator)
         if self.estimator != DEFAULT:
             raise RequestError(f"--estimator {self.estimator} knows one axis: two are fitted by {DEFAULT}")
-        return fit_surfaces(table, table.measure)
+        return fit_surfaces(study, measure)
 
 
 def study_parser(verb: str, description: str) -> RequestParser:
@@ -81,6 +88,12 @@ def study_parser(verb: str, description: str) -> RequestParser:
         f"{name}: {entry.help}{' (default)' if name == DEFAULT else ''}" for name, entry in ESTIMATORS.items()
     )
     add("--estimator", choices=tuple(ESTIMATORS), default=DEFAULT, help=kinds)
+    add(
+        "--axis",
+        metavar="NAME[,NAME]",
+        help=f"along which runs differ: {', '.join(AXES)}, or a setting of runs such as warmup_steps, or a column of a "
+        f"table; or two of them (default: {next(iter(AXES))})",
+    )
     tables = parser.add_argument_group("tables of other people's runs")
     tables.add_argument(
         "--columns",
@@ -88,11 +101,6 @@ def study_parser(verb: str, description: str) -> RequestParser:
         metavar="NAME=COLUMN,...",
         help="which column is what, such as width=d_model,lr=peak_lr,loss=val/loss; names: those of --axis, level, "
         + ", ".join(NAMES),
-    )
-    tables.add_argument(
-        "--axis",
-        metavar="NAME[,NAME]",
-        help=f"along which runs differ: {', '.join(AXES)}, or a column; or two of them (default: {next(iter(AXES))})",
     )
     tables.add_argument(
         "--group",
@@ -139,18 +147,18 @@ def study_args(parsed: argparse.Namespace) -> StudyArgs:
         measure = Measure(parsed.metric or "train", parsed.value or "tail")
     except ValueError as error:
         raise RequestError(str(error)) from None
+    axes = parse_list("--axis", parsed.axis, most=2) if parsed.axis else ()
     tables = [source for source in parsed.study if is_table(source)]
     if not tables:
         for source in parsed.study:
             if Path(source).is_file():
                 raise RequestError(f"{source}: tables of runs are files that end in {', '.join(READERS)}")
         _refuse(parsed, _OF_TABLES, f"is for tables of runs: {parsed.study[0]} is none")
-        return StudyArgs(parsed.study, measure, parsed.estimator, None)
+        return StudyArgs(parsed.study, measure, parsed.estimator, None, axes)
     if len(tables) < len(parsed.study):
         other = next(source for source in parsed.study if source not in tables)
         raise RequestError(f"{tables[0]} is a table and {other} is none: fit tables and study folders apart")
     _refuse(parsed, _OF_STUDIES, "is for study folders: of a table say --columns loss=COLUMN")
-    axes = parse_list("--axis", parsed.axis, most=2) if parsed.axis else ()
     group = None if parsed.group is None else parse_list("--group", parsed.group)
     return StudyArgs(parsed.study, measure, parsed.estimator, Ask(parse_columns(parsed.columns or ()), axes, group))
 

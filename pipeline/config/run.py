@@ -63,6 +63,8 @@ class RunConfig:
     last_batch: LastBatchName = "full"
     """What an epoch ends with, where global_batch does not divide it: a full batch that reads on in the next (full), or
     a batch of the examples that are left (short: 157 steps of 64 for 10 000, the last of 16; of vectors alone)."""
+    stop_after: int | None = None
+    """End training after so many steps of the schedule, which stays laid out for `steps`; null: after all of them."""
     warmup_steps: int = 100
     """Steps of warm-up."""
     schedule: ScheduleName = "cosine"
@@ -178,8 +180,13 @@ class RunConfig:
         return LAST_BATCHES[self.last_batch](steps, vectors.n_train, self.global_batch)
 
     @property
+    def last_step(self) -> int:
+        """After which training ends."""
+        return self.steps if self.stop_after is None else self.stop_after
+
+    @property
     def total_tokens(self) -> int:
-        return self.tokens_after(self.steps)
+        return self.tokens_after(self.last_step)
 
     def _steps_of_epochs(self) -> int:
         vectors = self.data.vectors
@@ -273,6 +280,10 @@ class RunConfig:
         require(
             0 <= self.warmup_steps <= self.steps,
             f"--warmup_steps must be 0..steps ({self.steps}), got {self.warmup_steps}",
+        )
+        require(
+            self.stop_after is None or 1 <= self.stop_after <= self.steps,
+            f"--stop_after must be 1..steps ({self.steps}) or null, got {self.stop_after}",
         )
         require(0 <= self.lr_min_ratio <= 1, f"--lr_min_ratio must be 0..1, got {self.lr_min_ratio:g}")
         require(0 <= self.seed < 2**63, f"--seed must not be negative, got {self.seed}")

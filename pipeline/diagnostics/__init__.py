@@ -8,12 +8,14 @@ fixed probe. Norms of vectors are RMS norms |v|_2 / sqrt(dim), per position; the
 positions.
 
 - ``effective`` |(W - R) x|, ``propagating`` |R (x - x_R)|, ``update`` |W x - R x_R|, the norm of their sum
-- ``input`` |x|, ``input_change`` |x - x_R|, ``output`` |W x|, ``cosine`` of W x and R x_R
+- ``input`` |x|, ``input_change`` |x - x_R|, ``output`` |W x|, ``cosine`` of W x and R x_R; ``cosine_other``, that of
+  W x and R x_R at two different positions, over all pairs of positions (paper, Fig. E.6)
 - ``gradient``: RMS of the entries of the last step's gradient, before clipping (`pipeline.training.monitor`)
 - ``operator_norm`` |W|, ``operator_norm_reference`` |R|, ``operator_norm_update`` |W - R| between RMS norms,
-  sqrt(fan_in / fan_out) sigma_max; ``update_rank`` |W - R|_F / |W - R|_2
+  sqrt(fan_in / fan_out) sigma_max; ``update_rank`` |W - R|_F / |W - R|_2; ``update_rms`` c |W - R|_RMS, the RMS of the
+  entries, with c = fan_in products in every sum of a matrix, and c = 1 for embeddings, gains and biases (Fig. 2)
 - ``alignment_effective`` = effective / (operator_norm_update input), ``alignment_propagating`` = propagating /
-  (operator_norm_reference input_change)
+  (operator_norm_reference input_change); ``alignment_rms`` = effective / (update_rms input)
 
 An embedding acts on one-hot vectors of norm 1: its operator norm is the largest RMS of a row. A gain is a diagonal
 matrix on the normalized input, a bias a vector on the constant 1. What is 0 / 0 is left out.

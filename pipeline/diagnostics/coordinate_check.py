@@ -20,7 +20,7 @@ from pipeline.diagnostics.layers import Layer, ShapeOf, inner, layers, normalize
 from pipeline.diagnostics.logits import logit_metrics
 from pipeline.diagnostics.precision import measured
 from pipeline.diagnostics.probe import hooked
-from pipeline.diagnostics.quantities import Quantities
+from pipeline.diagnostics.quantities import OTHERS, Quantities, cosine_of_others
 from pipeline.diagnostics.spectra import Spectra
 from pipeline.diagnostics.sums import Reduce, Sums
 from pipeline.models.roles import Readout
@@ -152,6 +152,9 @@ class CoordinateCheck:
         if "logits" in vectors:
             metrics = logit_metrics(vectors["logits"])
             means |= {name: metrics[key] for key, name in ON_THE_PROBE.items() if key in metrics}
+        for key in [key for key in vectors if key.startswith(f"{OTHERS}/")]:
+            if (cosine := cosine_of_others(vectors[key])) is not None:
+                means[key] = cosine
         return self._spectra.aligned(means) if self._spectra else means
 
     def _pass(

@@ -16,14 +16,17 @@ from pipeline.diagnostics.layers import Layer
 from pipeline.diagnostics.logits import logit_sums
 from pipeline.diagnostics.sums import Sums
 
+OTHERS = "cosine_other"
+
 CHUNK = 2**21  # numbers of a layer's output that are held at once: the size of a cache, since they are read often
 
 
 class Quantities:
-    """Adds what is measured of a layer to `sums`, or takes part with nothing, where the positions are not `counted`."""
+    """Adds what is measured of a layer to `sums`, or takes part with nothing, where the positions are not `counted`.
+    `pairs`: whether positions are several, that may be compared with each other."""
 
-    def __init__(self, sums: Sums, counted: bool) -> None:
-        self.sums, self.counted = sums, counted
+    def __init__(self, sums: Sums, counted: bool, pairs: bool = True) -> None:
+        self.sums, self.counted, self.pairs = sums, counted, pairs
 
     def linear(self, layer: Layer, x: Tensor, x_R: Tensor, W_OI: Tensor, R_OI: Tensor, y: Tensor | None = None) -> None:
         """`y`: the output without bias, where it is at hand."""
@@ -67,7 +70,7 @@ class Quantities:
         """A vector that acts on the constant 1; the same for all positions and ranks."""
         for part, start, end in layer.rows(len(b)):
             name, now, before = f"{part}.bias", b[start:end], b_R[start:end]
-            everywhere = Quantities(self.sums, counted=True)
+            everywhere = Quantities(self.sums, counted=True, pairs=False)
             everywhere._outputs(name, (now - before)[None], torch.zeros_like(now)[None], now[None], before.any())
             everywhere._constant_input(name)
 
@@ -98,13 +101,42 @@ class Quantities:
         self._mean("update", name, update_P, dim)
         self._mean("output", name, output_P, dim)
         # R x_R, of a zero R only rounding errors; its inner product with W x by the law of cosines, from norms
-        before_P = torch.linalg.vector_norm(torch.sub(output, update, out=update), dim=1).double()
+        before = torch.sub(output, update, out=update)
+        before_P = torch.linalg.vector_norm(before, dim=1).double()
         defined_P = (output_P != 0) & (before_P != 0) & starts
         cosine_P = (output_P.square() + before_P.square() - update_P.square()) / (2 * output_P * before_P)
-        self._add(f"cosine/{name}", torch.where(defined_P, cosine_P, 0.0).sum(), defined_P.sum())
+        cosine_P = torch.where(defined_P, cosine_P, 0.0)
+        self._add(f"cosine/{name}", cosine_P.sum(), defined_P.sum())
+        if self.pairs:
+            self._pairs(name, (output, output_P), (before, before_P * starts), cosine_P, defined_P)
+
+    def _pairs(
+        self, name: str, now: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor], same_P: Tensor, defined_P: Tensor
+    ) -> None:
+        """What `cosine_of_others` needs: the sums of the unit vectors of both outputs, which are (P, O) with their
+        norms (P,), how many these are, and what the pairs of a position with itself have in it."""
+        units_O = [(_inverse(norms_P).to(vectors.dtype) @ vectors).double() for vectors, norms_P in (now, before)]
+        counts = [(norms_P != 0).sum() for _, norms_P in (now, before)]
+        rest = torch.stack([*counts, defined_P.sum(), same_P.sum()]).double()
+        value = torch.cat([*units_O, rest])
+        self.sums.vector(f"{OTHERS}/{name}", value if self.counted else torch.zeros_like(value))
 
     def _mean(self, quantity: str, name: str, norms_P: Tensor, dim: int) -> None:
         self._add(f"{quantity}/{name}", norms_P.sum(dtype=torch.float64) / math.sqrt(dim), norms_P.numel())
 
     def _add(self, key: str, total: Tensor, count: Tensor | int) -> None:
         self.sums.add(key, total if self.counted else 0.0, count if self.counted else 0)
+
+
+def _inverse(norms_P: Tensor) -> Tensor:
+    """1 / norm; 0 of none."""
+    return torch.where(norms_P != 0, 1 / norms_P, 0.0)
+
+
+def cosine_of_others(sums: Tensor) -> float | None:
+    """The mean cosine of W x at one position and R x_R at another one, over all ordered pairs; None without any. `sums`
+    as `Quantities` adds them up: (2 O + 4,)."""
+    now_O, before_O = sums[:-4].view(2, -1)
+    now, before, both, same = sums[-4:].tolist()
+    n_pairs = now * before - both
+    return (float(now_O @ before_O) - same) / n_pairs if n_pairs > 0 else None

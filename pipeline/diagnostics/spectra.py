@@ -15,6 +15,7 @@ from pipeline.diagnostics.sums import Sums
 
 PAIRS = {
     "alignment_effective": ("effective", "operator_norm_update", "input"),
+    "alignment_rms": ("effective", "update_rms", "input"),
     "alignment_propagating": ("propagating", "operator_norm_reference", "input_change"),
 }
 
@@ -46,11 +47,11 @@ class Spectra:
                     self._linear(name, *before)
                 case "embedding":
                     self._put(name, *(torch.linalg.vector_norm(A, dim=1).max() / math.sqrt(A.shape[1]) for A in before))
-                    self._put_rank(name, before[2], self._norm(f"{name} rank", before[2], operator_norm))
+                    self._put_change(name, before[2], self._norm(f"{name} rank", before[2], operator_norm))
                 case "norm":
                     largest = [A.abs().max() for A in before]
                     self._put(name, *largest)
-                    self._put_rank(name, before[2], largest[2])
+                    self._put_change(name, before[2], largest[2])
 
     def bias(self, layer: Layer, b: Tensor, b_R: Tensor) -> None:
         for part, start, end in layer.rows(len(b)):
@@ -59,10 +60,11 @@ class Spectra:
             vectors = b[start:end], b_R[start:end], b[start:end] - b_R[start:end]
             norms = [torch.linalg.vector_norm(v) for v in vectors]
             self._put(name, *(norm / math.sqrt(end - start) for norm in norms))
-            self._put_rank(name, vectors[2], norms[2])
+            self._put_change(name, vectors[2], norms[2])
 
     def aligned(self, means: dict[str, float]) -> dict[str, float]:
-        """The same numbers with alignment ratios |A x| / (|A| |x|) for the pairs (W - R, x) and (R, x - x_R)."""
+        """The same numbers with alignment ratios |A x| / (|A| |x|) for the pairs (W - R, x), by operator and by RMS
+        norm of A, and (R, x - x_R)."""
         ratios = {}
         for key in means:
             quantity, _, name = key.partition("/")
@@ -79,7 +81,9 @@ class Spectra:
         self._turn += 1
         if self._turn % self.world == self.rank:
             return True
-        for quantity in ("operator_norm", "operator_norm_reference", "operator_norm_update", "update_rank"):
+        for quantity in (
+            "operator_norm", "operator_norm_reference", "operator_norm_update", "update_rms", "update_rank"
+        ):  # fmt: skip
             self._sums.add(f"{quantity}/{name}", 0.0, 0)
         return False
 
@@ -95,7 +99,7 @@ class Spectra:
             if which == " reference" and self.fixed_reference:
                 self._references[key] = norm
         self._put(name, *norms)
-        self._put_rank(name, difference, norms[2] * math.sqrt(W.shape[0] / W.shape[1]))
+        self._put_change(name, difference, norms[2] * math.sqrt(W.shape[0] / W.shape[1]), summed=W.shape[1])
 
     def _norm(self, key: str, A: Tensor, measure: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
         """From where the last measurement under that key ended."""
@@ -109,8 +113,11 @@ class Spectra:
         self._sums.add(f"operator_norm_reference/{name}", reference, 1)
         self._sums.add(f"operator_norm_update/{name}", update, 1)
 
-    def _put_rank(self, name: str, difference: Tensor, sigma: Tensor) -> None:
-        """|W - R|_F / |W - R|_2, of which there is none where nothing has changed."""
+    def _put_change(self, name: str, difference: Tensor, sigma: Tensor, summed: int = 1) -> None:
+        """The RMS of the entries of W - R times the products that a sum of the layer has, and |W - R|_F / |W - R|_2, of
+        which there is none where nothing has changed."""
+        rms = torch.linalg.vector_norm(difference) / math.sqrt(difference.numel())
+        self._sums.add(f"update_rms/{name}", summed * rms, 1)
         changed = sigma != 0
         rank = torch.where(changed, update_rank(difference, sigma), 0.0)
         self._sums.add(f"update_rank/{name}", rank, changed)

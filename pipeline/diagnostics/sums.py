@@ -24,7 +24,7 @@ class Sums:
         self.device = device
         self._means: dict[str, tuple[list[Number], list[Number]]] = {}
         self._largest: dict[str, list[Tensor]] = {}
-        self._vectors: dict[str, list[Tensor]] = {}
+        self._vectors: dict[str, Tensor] = {}
 
     def add(self, key: str, total: Number, count: Number) -> None:
         totals, counts = self._means.setdefault(key, ([], []))
@@ -36,7 +36,7 @@ class Sums:
         self._largest.setdefault(key, []).append(value)
 
     def vector(self, key: str, value: Tensor) -> None:
-        self._vectors.setdefault(key, []).append(value)
+        self._vectors[key] = self._vectors[key] + value if key in self._vectors else value
 
     def reduced(self, reduce: Reduce, rank: int, world: int) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Means and largest values by name, without those of nothing at all, and the vectors: over all ranks."""
@@ -44,7 +44,7 @@ class Sums:
         largest_RL = torch.zeros(world, len(self._largest), dtype=torch.float64, device=self.device)
         for i, values in enumerate(self._largest.values()):
             largest_RL[rank, i] = torch.stack(values).max()
-        vectors = {key: torch.stack(values).sum(0).double() for key, values in self._vectors.items()}
+        vectors = {key: total.double() for key, total in self._vectors.items()}
         sizes = [means_M2.numel(), largest_RL.numel(), *(vector.numel() for vector in vectors.values())]
         total = reduce(torch.cat([means_M2.flatten(), largest_RL.flatten(), *vectors.values()])).cpu()
         first, second, *rest = torch.split_with_sizes(total, sizes)

@@ -73,7 +73,7 @@ def _checkpoint(run: RunDir, config: RunConfig) -> Checkpoint:
 
 def _why_no_checkpoint(result: RunResult | None, config: RunConfig) -> str:
     if result is None:
-        first = min(config.checkpoint_interval, config.steps)
+        first = min(config.checkpoint_interval, config.last_step)
         return f"it has not come to its first, at step {first}; the same pipeline train command continues it"
     if not config.keep_checkpoint:
         return "it ran with --keep_checkpoint false; delete it and run it again with true"

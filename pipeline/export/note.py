@@ -21,7 +21,7 @@ def write_note(folder: Path, what: Exportable, files: Mapping[str, str]) -> None
         "run": config.run_name,
         "study": config.study,
         "step": what.step,
-        "steps": config.steps,
+        "steps": config.last_step,
         "status": result.status if result else "unfinished",
         "config_hash": config_hash(config),
         "param": config.param,

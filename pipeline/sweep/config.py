@@ -1,8 +1,9 @@
 """Every setting of a study beside those of its runs, and the tables of what may plan and launch it."""
 
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.config import RunConfig
 from pipeline.errors import require
@@ -32,6 +33,9 @@ class SweepConfig(RunConfig):
     """Parameterizations; empty: the one of --param."""
     seeds: tuple[int, ...] = ()
     """Seeds; empty: the one of --seed; adaptive: counted up from the first."""
+    grid: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further axes: {model.n_layer: [2, 4], mult.hidden_lr: [0.5, 1]}; every combination is run. As flags
+    --grid.n_layer 2,4 --grid.mult.hidden_lr 0.5,1."""
     workers: int = 0
     """Worker processes, single-threaded each; 0: one per GPU or, without one, per core."""
     plan: PlanName = "grid"
@@ -51,6 +55,21 @@ class SweepConfig(RunConfig):
     profile: str = ""
     """SLURM: the cluster's description, a YAML by path or by its name in slurm/profiles/."""
 
+    # A run's settings as given: what is left open, such as the weight decay, follows the point. In a slot, since it is
+    # no setting of its own; ClassVar keeps it from becoming a field.
+    __slots__ = ("_given",)
+    _given: ClassVar[Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        first = {key: values[0] for key, values in self.grid.items() if values}
+        for name, value in _with(self._fields(), first).items():  # what no run has need not be possible
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_given", self._fields())
+        super().__post_init__()
+
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(RunConfig)}
+
     @property
     def all_params(self) -> tuple[str, ...]:
         return self.params or (self.param,)
@@ -64,5 +83,15 @@ class SweepConfig(RunConfig):
         require(self.workers >= 0, f"--workers must be 0 or more, got {self.workers}")
 
     def run(self, **point: Any) -> RunConfig:
-        """The run of the study at that point. Raises `RequestError` for one that cannot be."""
-        return RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(RunConfig)} | point)
+        """The run of the study at that point, which may have dotted settings. Raises `RequestError` for one that cannot
+        be."""
+        return RunConfig(**_with(self._given, point))
+
+
+def _with(settings: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with those of `point`, by dotted keys."""
+    found = dict(settings)
+    for key, value in point.items():
+        section, _, name = key.rpartition(".")
+        found[section or name] = dataclasses.replace(found[section], **{name: value}) if section else value
+    return found

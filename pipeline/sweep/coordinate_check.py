@@ -15,10 +15,13 @@ from pipeline.sweep.study import Planned
 STEPS, SEEDS = 10, (0, 1, 2)
 EXAMPLES = 64  # of vectors, on which the check runs: a few of them scatter far
 
-_DEFAULTS = {"study": "coordcheck", "steps": STEPS, "warmup_steps": 0, "lr_min_ratio": 1.0, "keep_checkpoint": False}
+_DEFAULTS = {
+    "study": "coordcheck", "steps": STEPS, "warmup_steps": 0, "lr_min_ratio": 1.0, "keep_checkpoint": False, "grid": {},
+}  # fmt: skip
 _SCHEDULE = {"diagnostics.first", "diagnostics.interval"}
 _OF_SWEEP = {
     "lrs": "give one --lr, and --lr_exponent for how it goes with width",
+    "grid": "a coordinate check is over widths; give every cell a --study of its own",
     "plan": "a coordinate check makes all its runs",
     "target_half_width": "a coordinate check makes all its runs",
     "target_regret": "a coordinate check makes all its runs",
@@ -45,8 +48,8 @@ def study(config: SweepConfig, given: Collection[str]) -> SweepConfig:
         raise RequestError("--widths needs at least two widths to compare, such as --widths 64,128,256,512")
     diagnostics = config.diagnostics
     if not _SCHEDULE & set(given):
-        every = diagnostics.interval or (max(1, config.steps // 20) if config.steps > STEPS else 0)
-        diagnostics = dataclasses.replace(diagnostics, first=min(config.steps, STEPS), interval=every)
+        every = diagnostics.interval or (max(1, config.last_step // 20) if config.last_step > STEPS else 0)
+        diagnostics = dataclasses.replace(diagnostics, first=min(config.last_step, STEPS), interval=every)
     if config.data.vectors and "diagnostics.probe" not in given:
         diagnostics = dataclasses.replace(diagnostics, probe=EXAMPLES)
     return dataclasses.replace(
@@ -56,8 +59,8 @@ def study(config: SweepConfig, given: Collection[str]) -> SweepConfig:
         plan="grid",
         launcher="local",
         profile="",
-        val_interval=config.steps,
-        checkpoint_interval=config.steps,
+        val_interval=config.last_step,
+        checkpoint_interval=config.last_step,
         diagnostics=diagnostics,
     )
 

@@ -63,6 +63,12 @@ def _positive(value: float) -> float:
 
 def check(config: SweepConfig) -> None:
     """Raises `RequestError` for what an adaptive sweep cannot do."""
+    if config.grid:
+        axis = next(iter(config.grid))
+        raise RequestError(
+            f"--plan adaptive plans over widths and params alone: sweep every value of --grid.{axis} as a --study of "
+            "its own"
+        )
     if len(set(config.widths)) < 2:
         raise RequestError("--plan adaptive needs two widths at least: an exponent is a slope over --widths")
     if not 0.001 <= config.target_half_width <= 2:
@@ -85,7 +91,7 @@ def plan(config: SweepConfig) -> Planned:
         last = tuple(_run_of(config, entry) for entry in rounds[-1]["runs"])
         if any(RunDir(run.run_dir).result() is None for run in last):
             return Planned(last, f"round {len(rounds)}, continued: {rounds[-1]['finding']}", followed=True)
-    table = _table(study)
+    table = _table(config)
     proposals: list[tuple[str, Proposal]] = []
     findings = []
     for param in config.all_params:
@@ -124,16 +130,17 @@ def _recorded(study: Path) -> list[dict[str, Any]]:
         raise RequestError(f"{study / PLAN} is damaged ({error}): delete it, the finished runs are kept") from None
 
 
-def _table(study: Path) -> pd.DataFrame:
-    """The finished runs of the study, those of earlier grids included; none yet: no columns."""
-    if not any(study.glob("*/result.json")):
+def _table(config: SweepConfig) -> pd.DataFrame:
+    """The finished runs of the study with these settings, those of earlier grids included; none yet: no columns."""
+    if not any(config.study_dir.glob("*/result.json")):
         return pd.DataFrame()
     try:
-        return load_study([study]).runs
+        study = load_study([config.study_dir])
     except RequestError as error:
         if "no finished runs" in str(error):
             return pd.DataFrame()
         raise
+    return study.runs_like(config)
 
 
 def _too_small(config: SweepConfig, rounds: list[dict[str, Any]], proposals: list[tuple[str, Proposal]]) -> list[str]:
@@ -191,7 +198,7 @@ def _run(config: SweepConfig, param: str, proposal: Proposal) -> RunConfig:
     """The run of a proposal, its learning rate to three digits."""
     lr = float(f"{2**proposal.x:.3g}")
     run = config.run(param=param, width=proposal.width, lr=lr, seed=proposal.seed)
-    records = run.steps // run.log_interval
+    records = run.last_step // run.log_interval
     patience = max(LEAST_PATIENCE, round(PATIENCE * records))
     audited = int(hashlib.sha256(run.run_name.encode()).hexdigest(), 16) % 1000 < 1000 * AUDIT
     return run if audited else dataclasses.replace(run, abort_after=patience)

@@ -96,7 +96,7 @@ def _status(folder: Path, job: Job | None, held: set[int]) -> RunStatus:
     settings = _settings(folder / "config.yaml") or (_settings(job.settings) if job and job.settings else {})
     step, last_seen = _progress(folder / "metrics.jsonl")
     state, reason = _state(folder, job, held)
-    width, steps = int(settings.get("width", 0)), int(settings.get("steps", 0))
+    width, steps = int(settings.get("width", 0)), int(settings.get("stop_after") or settings.get("steps", 0))
     name, log = (job.name, job.log) if job else (None, None)
     return RunStatus(folder.name, width, state, step, steps, last_seen, name, reason, log)
 

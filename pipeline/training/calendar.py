@@ -13,14 +13,14 @@ class Calendar:
         self.saved()
 
     def validates(self, step: int) -> bool:
-        return step == self.config.steps or step % self.config.val_interval == 0
+        return step == self.config.last_step or step % self.config.val_interval == 0
 
     def records(self, step: int) -> bool:
         """Whether there is a record of this step whatever is measured inside the model."""
         return step == 1 or step % self.config.log_interval == 0 or self.validates(step)
 
     def saves(self, step: int) -> bool:
-        return step == self.config.steps or step % self.config.checkpoint_interval == 0
+        return step == self.config.last_step or step % self.config.checkpoint_interval == 0
 
     def saved(self) -> None:
         """There is a checkpoint now, or no need of one: the minutes count from here."""

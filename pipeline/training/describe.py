@@ -29,7 +29,7 @@ def describe(config: RunConfig) -> str:
             "",
             f"# run         {config.run_dir}",
             f"# parameters  {parameter_count(model):,}",
-            f"# tokens      {config.total_tokens:,} ({config.steps} steps of {config.tokens_per_step:,})",
+            f"# tokens      {config.total_tokens:,} ({config.last_step} steps of {config.tokens_per_step:,})",
             f"# FLOPs       {flops:.3g} (forward and backward, without attention's softmax and the optimizer)",
             "#",
             "# role     peak lr        initial std / std at base width",

@@ -138,7 +138,7 @@ class RunMonitor(Monitor):
         inputs, targets = inputs_and_targets(first_samples(module.data, config, d.probe))
         super().__init__(
             inputs if LOSSES[config.loss].scalar else (inputs, targets),
-            when=lambda step: d.checks(step, config.steps),
+            when=lambda step: d.checks(step, config.last_step),
             reference=d.reference,
             initial=draw,
             spectra=d.spectra,
@@ -151,7 +151,11 @@ class RunMonitor(Monitor):
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *arguments: Any) -> None:
         before, step = self._seen, trainer.global_step
         super().on_train_batch_end(trainer, module, *arguments)
-        if self.curvature and step != before and self.config.diagnostics.measures_sharpness(step, self.config.steps):
+        if (
+            self.curvature
+            and step != before
+            and self.config.diagnostics.measures_sharpness(step, self.config.last_step)
+        ):
             assert isinstance(module, TrainingModule)
             sharpness = self.curvature.measure(trainer, module)
             self.values = {**self.values, **sharpness} if self.step == step else sharpness

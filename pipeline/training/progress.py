@@ -9,7 +9,7 @@ class RunProgress:
     """A sink that shows how far a run is: a bar on a terminal, about ten plain lines elsewhere."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.steps, self.every = config.steps, max(1, config.steps // 10)
+        self.steps, self.every = config.last_step, max(1, config.last_step // 10)
         self._bar: Progress | None = None
         self._next = 1
 

@@ -106,8 +106,8 @@ class Recorder(Callback):
             )
         if checkpoint and not bad:
             self._save(trainer, module)
-            self.ending.aborted = abort and step < self.config.steps
-            self.ending.interrupted = stop and not abort and step < self.config.steps
+            self.ending.aborted = abort and step < self.config.last_step
+            self.ending.interrupted = stop and not abort and step < self.config.last_step
         if self.ending.early:
             trainer.should_stop = True
 

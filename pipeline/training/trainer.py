@@ -119,7 +119,7 @@ def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
         devices=config.devices,
         num_nodes=config.num_nodes,
         strategy=strategy_of(config).lightning(config),
-        max_steps=config.steps,
+        max_steps=config.last_step,
         accumulate_grad_batches=1 if sized else config.accumulation,
         callbacks=[*sized, recorder],
         plugins=environment(),
@@ -138,7 +138,7 @@ def _trainer(config: RunConfig, run: RunDir, recorder: Recorder) -> pl.Trainer:
 def _result(run: RunDir, module: TrainingModule, recorder: Recorder, steps: int) -> RunResult:
     status, seconds = recorder.ending.status, recorder.clock.seconds
     tokens = module.config.tokens_after(steps)
-    final = final_values(run.records(), module.config.steps)
+    final = final_values(run.records(), module.config.last_step)
     return RunResult(
         status=status,
         final=final if status == "completed" else dict.fromkeys(final),

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from pipeline.analysis.fit.study_fit import fit
+from pipeline.analysis.inside import over_time
 from pipeline.analysis.inside.lr_rules import ladders, recorded, requests
 from pipeline.analysis.page import figures, figures_inside, inside
 from pipeline.analysis.study.load import load_study
@@ -331,7 +332,7 @@ def test_the_figure_shows_what_was_measured(mlp_study: Path) -> None:
     [((1, 2, 3), [1, 2, 3]), ((5,), [5]), (tuple(range(1, 11)), [1, 2, 3, 6, 10]), ((1, 10, 100, 700, 701, 702), [1, 10, 100, 702])],
 )  # fmt: skip
 def test_few_steps_are_drawn_the_first_and_the_last_among_them(steps: tuple[int, ...], shown: list[int]) -> None:
-    assert figures_inside.shown_steps(steps) == shown
+    assert over_time.shown_steps(steps) == shown
 
 
 def test_the_same_study_draws_the_same_bytes(mlp_study: Path) -> None:

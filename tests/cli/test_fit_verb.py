@@ -169,12 +169,17 @@ def test_runs_still_going_are_left_out_and_counted(tmp_path, capsys):
     assert "(1 unfinished run left out)" in fit(capsys, tmp_path)
 
 
-def test_mixed_recipes_are_refused_with_the_differing_keys(tmp_path, capsys):
-    write_study(tmp_path, noisy(-0.5), widths=(64,))
-    write_run(tmp_path, dataclasses.replace(BASE, lr=0.3, steps=70), 5.0)
-    code, text = say(capsys, "fit", tmp_path)
-    assert code == 2
-    assert "its runs differ in steps (60 in 7 runs, 70 in 1 run" in text
+def test_runs_that_differ_in_settings_are_groups_apart(tmp_path, capsys):
+    write_study(tmp_path, noisy(-0.5))
+    write_study(tmp_path, noisy(0.0), steps=70, model=dataclasses.replace(BASE.model, n_layer=4))
+    text = fit(capsys, tmp_path)
+    assert "SP / AdamW / 60 steps" in text
+    assert "SP / AdamW / 70 steps" in text
+    assert "Groups differ in model.n_layer too, beside what they are called by." in text
+    table = pd.read_csv(tmp_path / "exponents.csv")
+    assert table["steps"].tolist() == [60, 60, 70, 70]
+    optimal = table[table["quantity"] == "optimal"]
+    assert optimal["exponent"].tolist() == pytest.approx([-0.5, 0.0], abs=0.1)
 
 
 def test_the_optimum_saturates_at_the_edge(tmp_path, capsys):

@@ -169,7 +169,7 @@ def test_requests_that_are_wrong(tmp_path, tokens, capsys):
     for argv, says in (
         ((tokens, study), "is a table and"),
         ((study, "--columns", "width=n"), "--columns is for tables of runs"),
-        ((study, "--axis", "tokens"), "--axis is for tables of runs"),
+        ((study, "--axis", "tokens"), "--axis tokens: it is 30720 in all runs of study"),
         ((tokens, "--metric", "val"), "--metric is for study folders: of a table say --columns loss=COLUMN"),
         ((tmp_path / "no.csv",), "no.csv: no such file"),
         ((tmp_path / "runs.txt",), "tables of runs are files that end in .csv"),

@@ -149,6 +149,8 @@ def of_matrix(
         return float(torch.linalg.svdvals(A)[0]) * math.sqrt(A.shape[1] / A.shape[0])
 
     mean = lambda v: float(v.mean())  # noqa: E731
+    diagonal = W.shape[0] == W.shape[1] and bool((torch.diag((W - R).diagonal()) == W - R).all())
+    products = 1 if one_hot or diagonal else W.shape[1]
     values = {
         "effective": mean(rms(x_t @ (W - R).T)),
         "propagating": mean(rms((x_t - x_0) @ R.T)),
@@ -157,12 +159,17 @@ def of_matrix(
         "input_change": mean(size(x_t - x_0)),
         "output": mean(rms(x_t @ W.T)),
         "cosine": mean(F.cosine_similarity(x_t @ W.T, x_0 @ R.T, dim=-1, eps=1e-300)),
+        "cosine_other": cosine_of_pairs(x_t @ W.T, x_0 @ R.T),
+        "update_rms": float(rms((W - R).diagonal() if diagonal else (W - R).flatten())) * products,
         "operator_norm": norm(W),
         "operator_norm_reference": norm(R),
         "operator_norm_update": norm(W - R),
         "update_rank": float(torch.linalg.matrix_norm(W - R) / torch.linalg.svdvals(W - R)[0]),
     }
     values["alignment_effective"] = values["effective"] / (values["operator_norm_update"] * values["input"])
+    values["alignment_rms"] = values["effective"] / (values["update_rms"] * values["input"])
+    if len(x_t) == 1:  # the constant that biases act on
+        del values["cosine_other"]
     if values["input_change"]:
         values["alignment_propagating"] = values["propagating"] / (
             values["operator_norm_reference"] * values["input_change"]
@@ -170,7 +177,13 @@ def of_matrix(
     return {f"{key}/{name}": value for key, value in values.items()}
 
 
-SPECTRAL = ("operator_norm", "alignment", "update_rank")
+def cosine_of_pairs(now: Tensor, before: Tensor) -> float:
+    """Over all pairs of different positions."""
+    cosines_PP = F.normalize(now.flatten(0, -2), dim=1) @ F.normalize(before.flatten(0, -2), dim=1).T
+    return float(cosines_PP[~torch.eye(len(cosines_PP), dtype=torch.bool)].mean())
+
+
+SPECTRAL = ("operator_norm", "alignment", "update_")
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)

@@ -243,3 +243,12 @@ def test_few_runs_are_audited_and_the_others_may_be_aborted(
     assert 8 <= audited <= 36  # 20 expected
     assert {run.abort_after for run in many} == {None, 20}
     assert len({run.run_name for run in many}) == 400
+
+
+def test_runs_of_other_settings_say_nothing(tmp_path: Path) -> None:
+    """A study folder may hold cells of an earlier grid."""
+    settings = {f.name: getattr(BASE, f.name) for f in dataclasses.fields(RunConfig)}
+    config = SweepConfig(**settings | {"out": str(tmp_path), "study": "s", "widths": (64, 128), "plan": "adaptive"})
+    for lr, steps in ((1e-3, BASE.steps), (2e-3, BASE.steps), (4e-3, BASE.steps + 10)):
+        write_run(tmp_path / "s", dataclasses.replace(BASE, lr=lr, steps=steps), 5.0)
+    assert sorted(rounds._table(config)["lr"]) == [1e-3, 2e-3]

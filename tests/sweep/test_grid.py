@@ -1,9 +1,13 @@
 """The grid: its runs, their order, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
+from pipeline.cli.arguments import parse
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
+from pipeline.sweep import rounds
 from pipeline.sweep.grid import cost, grid
 from tests.conftest import changed
 from tests.support.studies import study
@@ -42,3 +46,107 @@ def test_a_wrong_grid_is_one_line(tiny: RunConfig, axes: dict[str, object], line
     with pytest.raises(RequestError) as error:
         grid(study(tiny, **axes))
     assert str(error.value) == line
+
+
+def test_any_setting_is_an_axis(tiny: RunConfig) -> None:
+    runs = grid(
+        study(tiny, lrs=(1e-2,), grid={"model.n_layer": (1, 2), "mult.hidden_lr": (0.5, 1.0), "steps": (6, 12)})
+    )
+    points = {(r.width, r.model.n_layer, r.mult.hidden_lr, r.steps) for r in runs}
+    assert points == {
+        (w, depth, mult, steps) for w in (32, 64) for depth in (1, 2) for mult in (0.5, 1.0) for steps in (6, 12)
+    }
+    assert len({r.run_name for r in runs}) == len(runs) == 16
+    assert [cost(r) for r in runs] == sorted(map(cost, runs), reverse=True)
+    assert all(r.model.head_size == tiny.model.head_size for r in runs)
+
+
+def test_what_is_left_open_follows_the_point() -> None:
+    """The weight decay is the optimizer's where none was given, the micro-batch that of the batch."""
+    config, _ = parse(
+        "sweep",
+        [
+            "--widths",
+            "64",
+            "--lrs",
+            "1e-3",
+            "--params",
+            "sp",
+            "--grid.optimizer",
+            "sgd,adamw,adam",
+            "--grid.global_batch",
+            "8,4",
+        ],
+    )
+    found = {(r.optimizer, r.global_batch): (r.weight_decay, r.micro_batch) for r in grid(config)}
+    assert found == {
+        (name, size): (decay, size) for name, decay in (("sgd", 0), ("adamw", 0.1), ("adam", 0)) for size in (8, 4)
+    }
+    decayed, _ = parse(
+        "sweep", ["--widths", "64", "--lrs", "1", "--weight_decay", "0.2", "--grid.optimizer", "sgd,adamw"]
+    )
+    assert {r.weight_decay for r in grid(decayed)} == {0.2}
+
+
+def test_points_that_differ_in_nothing_are_one_run() -> None:
+    config, _ = parse(
+        "sweep",
+        [
+            "--widths",
+            "64",
+            "--lrs",
+            "1e-3",
+            "--params",
+            "sp",
+            "--grid.optimizer",
+            "sgd,adam",
+            "--grid.betas",
+            "[0.9,0.95],[0.9,0.99]",
+        ],
+    )
+    found = sorted((r.optimizer, r.betas) for r in grid(config))
+    assert found == [("adam", (0.9, 0.95)), ("adam", (0.9, 0.99)), ("sgd", (0.9, 0.95))]
+
+
+def test_axes_come_from_recipes_and_flags_win(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "widths: [64]\nlrs: [1e-3]\ngrid: {model.n_layer: [1, 2], steps: [100, 200], grad_clip: [null, 1.0]}\n"
+    )
+    argv = ["--config", "quick", "--config", str(recipe), "--params", "sp", "--steps", "50", "--grid.n_layer", "3"]
+    config, _ = parse("sweep", argv)
+    assert {(r.model.n_layer, r.steps, r.grad_clip) for r in grid(config)} == {(3, 50, None), (3, 50, 1.0)}
+    one, _ = parse("train", argv[:4])
+    assert (one.model.n_layer, one.steps) == (2, 200)
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--grid.n_layr", "2,4"], "--grid: unknown key n_layr, did you mean model.n_layer?"),
+        (["--grid.depth", "2,4"], "--grid: unknown key depth, did you mean model.n_layer?"),
+        (["--grid.name", "a,b"], "--grid.name: could be model.name or data.name"),
+        (["--grid.width", "32,64"], "--grid.width: say --widths"),
+        (["--grid.n_layer", "2,x"], "--grid.model.n_layer: expected an integer, got 'x'"),
+        (["--grid.n_layer"], "--grid.n_layer: expected one argument"),
+        (["--grid.n_layer", "2", "--grid.model.n_layer", "3"], "--grid.model.n_layer: model.n_layer is given twice"),
+        (["--grid.n_layer", "2,2"], "--grid.model.n_layer names a value twice: 2, 2"),
+        (["--grid.devices", "1,2"], "--grid.devices changes nothing in these runs: leave it out"),
+        (["--steps", "9", "--grid.steps", "1,2"], "--steps and --grid.steps exclude each other: give one of them"),
+        (
+            ["--grid.warmup_steps", "10,300"],
+            "--warmup_steps must be 0..steps (200), got 300 (at width 64, param sp, lr 0.001, seed 0, warmup_steps 300)",
+        ),
+    ],
+)
+def test_a_wrong_axis_is_one_line(argv: list[str], line: str) -> None:
+    with pytest.raises(RequestError) as error:
+        grid(parse("sweep", ["--widths", "64", "--lrs", "1e-3", "--params", "sp", *argv])[0])
+    assert str(error.value) == line
+
+
+def test_an_adaptive_plan_refuses_further_axes(tiny: RunConfig) -> None:
+    with pytest.raises(
+        RequestError, match=r"^--plan adaptive plans over widths and params alone: .*--grid.model.n_layer"
+    ):
+        rounds.check(study(tiny, plan="adaptive", grid={"model.n_layer": (1, 2)}))

@@ -28,10 +28,12 @@ from pipeline.models import gpt
 from pipeline.models.init import initialize_
 from pipeline.run.directory import RunDir
 from pipeline.scaling import scaling_of
+from pipeline.sweep import status
 from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.recorder import Recorder
 from pipeline.training.trainer import train
 from tests.conftest import changed
+from tests.support.runs import at_step
 
 TIMINGS = {"tokens_per_second"}
 
@@ -46,6 +48,42 @@ def start_cli(config: RunConfig, path: Path, *flags: str) -> subprocess.Popen[st
     path.write_text(yaml.safe_dump(run_settings(config)))
     command = [sys.executable, "-m", "pipeline", "train", "--config", str(path), *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_run_that_stops_early_is_the_beginning_of_the_longer_one(tiny: RunConfig) -> None:
+    train(tiny)
+    stopped = changed(tiny, stop_after=7)
+    assert stopped.run_name != tiny.run_name == changed(tiny, stop_after=12).run_name
+    result = train(stopped)
+    assert (result.status, result.steps, result.tokens) == ("completed", 7, 7 * 64)
+    assert stopped.total_tokens == result.tokens
+    first = [{k: v for k, v in r.items() if not k.startswith("val_")} for r in curve(stopped)]
+    assert first == [{k: v for k, v in r.items() if not k.startswith("val_")} for r in curve(tiny)[:7]]
+    assert [r["step"] for r in curve(stopped) if "val_loss" in r] == [5, 7]
+    assert result.final["final_train_loss"] == first[-1]["loss"]
+
+
+def test_a_run_that_stops_early_resumes(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = changed(tiny, stop_after=9)
+    whole = changed(stopped, out=str(tmp_path / "whole"))
+    train(whole)
+
+    def ask(recorder: Recorder, trainer: Any) -> None:
+        recorder.stop.asked = True
+
+    with monkeypatch.context() as patched:
+        at_step(6, ask, patched)
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped)
+    assert status.look(stopped.study_dir).runs[0].steps == 9
+    assert train(stopped).steps == 9
+    assert curve(stopped) == curve(whole)
+
+
+@pytest.mark.parametrize("stop_after", [0, 13])
+def test_stopping_beyond_the_schedule_is_refused(tiny: RunConfig, stop_after: int) -> None:
+    with pytest.raises(RequestError, match=rf"^--stop_after must be 1..steps \(12\) or null, got {stop_after}$"):
+        changed(tiny, stop_after=stop_after)
 
 
 def test_records_and_result(tiny: RunConfig) -> None:

@@ -20,6 +20,7 @@ from pipeline import __version__
 from pipeline.analysis.fit.fitted import QUANTITIES, Fitted, Quantity
 from pipeline.analysis.fit.predict import LrPrediction
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
+from pipeline.analysis.study.load import Study
 from pipeline.analysis.study.measure import Measure
 from pipeline.config import default_settings
 from pipeline.entries.optimizers import OPTIMIZERS
@@ -80,7 +81,7 @@ class Line:
     widths: tuple[int, ...]
     """That were trained when it was made."""
     settings: Mapping[str, Any]
-    """What changes the mathematics of the runs and is the same in all (`load.Study.recipe`)."""
+    """What changes the mathematics of the runs and is the same in all (`load.Study.recipe_of`)."""
     data: str
     """`data_hash` of the runs it rests on."""
 
@@ -213,9 +214,17 @@ def _line(fitted: StudyFit, one: LrPrediction, now: datetime) -> Line:
         safe=one.safe,
         recommended=dataclasses.asdict(one.recommended),
         widths=tuple(int(width) for width in group.grid.runs.widths),
-        settings=_plain(fitted.study.recipe),
+        settings=_plain(_recipe(fitted, group)),
         data=data_hash(group),
     )
+
+
+def _recipe(fitted: StudyFit, group: GroupFit) -> Mapping[str, Any]:
+    """The settings that the group's runs share."""
+    study = fitted.study
+    if not isinstance(study, Study):
+        return study.recipe
+    return study.recipe_of(study.runs[(study.runs[list(group.key)] == list(group.key.values())).all(axis=1)])
 
 
 def _distribution(fitted: Fitted, quantity: Quantity, one: LrPrediction) -> Predicted | None:

@@ -2,13 +2,14 @@
 
 import shlex
 
+import pandas as pd
+
 from pipeline.analysis.fit.predict import LrPrediction
-from pipeline.analysis.study.load import GROUP, Study
+from pipeline.analysis.study.load import Study
 from pipeline.analysis.study.studies import AnyStudy
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.parameterization import rules
 from pipeline.parameterization.rules import Width
-from pipeline.run.directory import RunDir
 
 
 def role_lrs(study: AnyStudy, one: LrPrediction) -> dict[str, float]:
@@ -17,7 +18,8 @@ def role_lrs(study: AnyStudy, one: LrPrediction) -> dict[str, float]:
     lr, group = one.recommended.lr, one.group
     if lr is None or not isinstance(study, Study):
         return {}
-    width = Width(int(one.width), study.config.base_width, study.config.d_out)
+    config = study.config_of(_runs(study, one))
+    width = Width(int(one.width), config.base_width, config.d_out)
     parameterization, family = rules.get(group.param), OPTIMIZERS[group.optimizer].family
     return {role: lr * parameterization.lr_factor(role, family, width) for role in rules.ROLES}
 
@@ -27,10 +29,13 @@ def command(study: AnyStudy, one: LrPrediction) -> str | None:
     and for runs from elsewhere."""
     if one.recommended.lr is None or not isinstance(study, Study):
         return None
-    of_group = study.runs
-    for key in GROUP:
-        of_group = of_group[of_group[key] == getattr(one.group, key)]
-    run = str(of_group["run"].iloc[0])
-    folder = next(folder for folder in study.dirs if (folder / run).is_dir())
-    config = shlex.quote(str(RunDir(folder / run).config_file))
+    config = shlex.quote(str(study.directory(str(_runs(study, one)["run"].iloc[0])).config_file))
     return f"pipeline train --config {config} --width {one.width:g} --lr {one.recommended.lr:.4g}"
+
+
+def _runs(study: Study, one: LrPrediction) -> pd.DataFrame:
+    """Of the group."""
+    runs = study.runs
+    for key, value in one.group.key.items():
+        runs = runs[runs[key] == value]
+    return runs

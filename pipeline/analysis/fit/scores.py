@@ -18,8 +18,7 @@ from pipeline.analysis.fit.measured import Measured, Regret, Unmeasured, edge, o
 from pipeline.analysis.fit.study_fit import runs_of
 from pipeline.analysis.study.load import GROUP, Study
 from pipeline.analysis.study.runs import Floats
-from pipeline.analysis.study.stability import TRAJECTORY, Rule
-from pipeline.entries.losses import LOSSES
+from pipeline.analysis.study.stability import TRAJECTORY
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl
 from pipeline.run.directory import RunDir
@@ -121,10 +120,11 @@ def score(study: Study, lines: Sequence[Line]) -> Scored:
     whose record of starts is damaged."""
     scores: list[Score] = []
     waiting: list[Waiting] = []
-    of_study = [line for line in lines if line.same_recipe(study.recipe)]
-    for line in of_study:
-        here = (study.runs["width"] == line.width) & (study.runs[GROUP] == list(line.group)).all(axis=1)
-        rows = study.runs[here]
+    alike = [_of_recipe(study, line) for line in lines]
+    of_study = [(line, rows) for line, rows in zip(lines, alike, strict=True) if rows is not None]
+    for line, of_recipe in of_study:
+        here = (of_recipe["width"] == line.width) & (of_recipe[GROUP] == list(line.group)).all(axis=1)
+        rows = of_recipe[here]
         for quantity in QUANTITIES:
             predicted = line.predicted(quantity)
             if predicted is None:
@@ -132,6 +132,14 @@ def score(study: Study, lines: Sequence[Line]) -> Scored:
             found = _score(study, rows, line, quantity, predicted)
             scores.append(found) if isinstance(found, Score) else waiting.append(found)
     return Scored(tuple(scores), tuple(waiting), len(lines) - len(of_study))
+
+
+def _of_recipe(study: Study, line: Line) -> "pd.DataFrame | None":
+    """The runs of the line's settings; None: the study has none."""
+    settings = [study.settings_of(run) for run in study.runs["run"]]
+    same = {id(one): line.same_recipe(one) for one in {id(one): one for one in settings}.values()}
+    here = np.array([same[id(one)] for one in settings], dtype=np.bool_)
+    return study.runs[here] if here.any() else None
 
 
 def first_start(study: Study, rows: pd.DataFrame) -> datetime | None:
@@ -172,7 +180,7 @@ def _score(study: Study, rows: pd.DataFrame, line: Line, quantity: Quantity, pre
     if line.measure.column not in rows:
         return Waiting(line, quantity, Unmeasured.FEW)
     runs = runs_of(rows, line.measure)
-    published = Rule(LOSSES[line.loss].judged, study.config.n_classes)
+    published = study.rule(line.loss, rows)
     by = estimators.ESTIMATORS.get(line.estimator)  # may be gone since
     rule = TRAJECTORY if by is None or by.max_stable else published
     measured = optimum(runs) if quantity == "optimal" else edge(runs, rule)

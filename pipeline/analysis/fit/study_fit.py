@@ -16,13 +16,15 @@ from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import Fitted, FittedWidth, Lr, Quantity
 from pipeline.analysis.fit.theory import Predicted, predicted
 from pipeline.analysis.study.axis import Axis
+from pipeline.analysis.study.cells import in_order
 from pipeline.analysis.study.clipping import Clipping
 from pipeline.analysis.study.grid import Curve, Edge, Grid, GridWidth, Optimum, grid_of
-from pipeline.analysis.study.load import GROUP, load_study
+from pipeline.analysis.study.load import GROUP, Study, load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS, Measure
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import is_lost
 from pipeline.analysis.study.studies import AnyStudy, Compared
+from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
 
@@ -92,10 +94,14 @@ class GroupFit:
     predicted: dict[Quantity, Predicted]
     width_step: int
     """Every width is a multiple of it."""
+    base_level: float
+    """Of the axis, at which scaled learning rates are the base group's own."""
     unit: str
     """What runs are compared in."""
     borrowed: int
     """Runs of other parameterizations that count at the base width, where all are one model."""
+    config: RunConfig | None = None
+    """Of one of its runs; None: nobody knows it."""
 
     @property
     def head(self) -> dict[str, str]:
@@ -153,7 +159,14 @@ def fit_study(study: AnyStudy, measure: Compared, estimator: str = estimators.DE
     grouped = study.runs.groupby(list(study.group)) if study.group else [((), study.runs)]
     groups = [_fit_group(key, rows, study, measure, chosen) for key, rows in grouped]
     order = {name: place for place, name in enumerate(rules.TABLE)}
-    groups.sort(key=lambda group: (order.get(group.param, len(order)), group.optimizer, group.loss))
+    groups.sort(
+        key=lambda group: (
+            order.get(group.param, len(order)),
+            group.optimizer,
+            group.loss,
+            *map(in_order, group.key.values()),
+        )
+    )
     return StudyFit(study, measure, chosen, tuple(groups))
 
 
@@ -176,9 +189,10 @@ def runs_of(rows: pd.DataFrame, measure: Compared) -> Runs:
 def _fit_group(key: Any, rows: pd.DataFrame, study: AnyStudy, measure: Compared, estimator: Estimator) -> GroupFit:
     param, optimizer, loss = (rows[name].iloc[0] if rows[name].nunique() == 1 else "" for name in GROUP)
     own = len(rows)
-    if study.config is not None:
-        rows = _with_base_width(rows, study.runs)
-    grid = grid_of(runs_of(rows, measure), study.rule(loss), estimator.max_stable, study.axis.wander)
+    config = study.config_of(rows) if isinstance(study, Study) else None
+    if isinstance(study, Study):
+        rows = _with_base_width(rows, study)
+    grid = grid_of(runs_of(rows, measure), study.rule(loss, rows), estimator.max_stable, study.axis.wander)
     return GroupFit(
         study.axis,
         dict(zip(study.group, key, strict=True)),
@@ -189,10 +203,12 @@ def _fit_group(key: Any, rows: pd.DataFrame, study: AnyStudy, measure: Compared,
         grid,
         estimator.fit(grid),
         # theory is about a model, and no table says what was trained
-        {} if study.config is None else predicted(study.config, param, optimizer, loss, _clipping(grid, rows)),
-        study.level_step,
+        {} if config is None else predicted(config, param, optimizer, loss, _clipping(grid, rows)),
+        study.level_step if config is None else config.width_step,
+        study.base_level if config is None else config.base_width,
         measure.unit(loss),
         len(rows) - own,
+        config,
     )
 
 
@@ -209,14 +225,17 @@ def _clipping(grid: Grid, rows: pd.DataFrame) -> dict[Quantity, Clipping]:
     }
 
 
-def _with_base_width(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """With the base width's runs of the other parameterizations of its optimizer and loss, where the group trained that
-    width itself: there all are one model (design, section 4), and the same points trained twice count once."""
+def _with_base_width(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """With the base width's runs of the other parameterizations of its optimizer, loss and settings, where the group
+    trained that width itself: there all are one model (design, section 4), and the same points trained twice count
+    once."""
     if not (rows["width"] == rows["base_width"]).any():
         return rows
-    one = rows.iloc[0]
+    one, runs = rows.iloc[0], study.runs
     alike = (runs["optimizer"] == one["optimizer"]) & (runs["loss"] == one["loss"])
     others = runs[alike & (runs["width"] == runs["base_width"]) & (runs["param"] != one["param"])]
+    recipe = study.settings_of(one["run"])
+    others = others[[study.settings_of(run) == recipe for run in others["run"]]]
     both = pd.concat([rows, others]).drop_duplicates(["width", "lr", "seed"], keep="first")
     ordered: pd.DataFrame = both.sort_values(["width", "lr", "seed"], kind="stable")
     return ordered

@@ -29,7 +29,7 @@ QUANTITIES = (
     "effective", "propagating", "update", "input", "input_change", "output", "gradient",
     "operator_norm", "operator_norm_reference", "operator_norm_update",
     "alignment_effective", "alignment_propagating", "update_rank",
-    "query", "key", "value", "attention_entropy", "attention_logit", "sparsity",
+    "query", "key", "value", "attention_entropy", "attention_logit", "sparsity", "update_rms", "alignment_rms",
 )  # fmt: skip
 """Positive quantities per weight, of which a width exponent means something."""
 
@@ -111,6 +111,8 @@ class Ladder:
     """Of learning rates that no rule gave."""
     recorded_places: Mapping[str, Place] = field(default_factory=dict)
     """What weights.json says of the weights; empty: the runs are older than that file."""
+    cell: Mapping[str, str] = field(default_factory=dict)
+    """Settings beside parameterization, optimizer and loss that tell its runs from others of the study."""
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
@@ -264,6 +266,7 @@ def table(found: Sequence[Ladder], of: str = "weights") -> pd.DataFrame:
             "param": f.param,
             "optimizer": f.optimizer,
             "loss": f.loss,
+            **f.cell,
             "lr": f.lr,
             "lr_exponent": "" if f.lr_exponent is None else str(f.lr_exponent),
             "quantity": e.quantity,

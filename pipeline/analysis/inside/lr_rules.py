@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.inside.check import Ladder, Records
+from pipeline.analysis.study.cells import in_order
 from pipeline.analysis.study.load import GROUP, Study
 from pipeline.entries.kinds import Place
 from pipeline.errors import RequestError
@@ -47,15 +48,23 @@ def ladders(study: Study, records: Mapping[str, Records]) -> list[Ladder]:
     runs = study.runs[study.runs["run"].isin(records)]
     asked = [request for folder in study.dirs for request in requests(folder)]
     found: list[Ladder] = []
-    for key, rows in runs.groupby(GROUP, sort=False):
-        for lr, exponent in _rules(rows, asked, study.config.base_width):
-            at = rows["width"].map(lambda n, lr=lr, e=exponent: lr * (n / study.config.base_width) ** float(e))
+    for key, rows in runs.groupby(list(study.group), sort=False):
+        base = int(rows["base_width"].iloc[0])
+        for lr, exponent in _rules(rows, asked, base):
+            at = rows["width"].map(lambda n, lr=lr, e=exponent, base=base: lr * (n / base) ** float(e))
             own = rows[np.isclose(rows["lr"], at, rtol=1e-6, atol=0)]
             clean = Fraction(exponent).limit_denominator(12)
             rule = clean if abs(float(clean) - float(exponent)) < 1e-6 else None
             found += ladder(key, own, lr, rule, study, records)
     order = list(rules.TABLE)
-    return sorted(found, key=lambda f: (order.index(f.param), f.optimizer, f.loss, -(f.lr_exponent or 0), f.lr))
+    return sorted(
+        found,
+        key=lambda f: (
+            *(order.index(f.param), f.optimizer, f.loss),
+            *map(in_order, f.cell.values()),
+            *(-(f.lr_exponent or 0), f.lr),
+        ),
+    )
 
 
 def ladder(
@@ -71,12 +80,10 @@ def ladder(
     widths = tuple(sorted(rows["width"].unique().tolist()))
     if len(widths) < 2:
         return
-    param, optimizer, loss = key
-    first = rows["run"].iloc[0]
-    folder = next(path for path in study.dirs if (path / first / "config.yaml").is_file())
+    param, optimizer, loss, *_ = key
     by_point = {(int(row["width"]), int(row["seed"])): row for row in rows.to_dict("records")}
     bad = Counter(width for (width, _), row in by_point.items() if row["status"] == "diverged")
-    run = RunDir(folder / first)
+    run = study.directory(rows["run"].iloc[0])
     yield Ladder(
         param,
         optimizer,
@@ -90,6 +97,7 @@ def ladder(
         dict(bad),
         name,
         _places(run),
+        dict(zip(study.cells, key[len(GROUP) :], strict=True)),
     )
 
 

@@ -53,7 +53,7 @@ def lr_curves(fit: StudyFit, published: Published | None = None) -> "Figure":
         rows = figure.subfigures(len(fit.groups), 1, squeeze=False)[:, 0]
         for row, group, slopes in zip(rows, fit.groups, published or [()] * len(fit.groups), strict=True):
             _draw_row(row, transfer(fit, group), words.group_title(group), slopes)
-        _legend(figure, colour_by_width(fit), fit.study.axis)
+        legend(figure, colour_by_width(fit), fit.study.axis)
     return figure
 
 
@@ -190,18 +190,18 @@ def _draw_slopes(axes: "Axes", law: LawPoints, slopes: Collection[float]) -> Non
         axes.plot(widths, line, ":", color=law.colour, lw=1.2, alpha=0.8, label=label, zorder=1)
 
 
-def label_lr_axis(axes: "Axes", which: str = "x") -> None:
-    """Ticks such as 4e-3 at 1, 2, 5 times a power of ten, or powers alone where the axis is long."""
+def label_lr_axis(axes: "Axes", which: str = "x", most: float = 500) -> None:
+    """Ticks such as 4e-3 at 1, 2, 5 times a power of ten, or powers alone where the axis is longer than `most`."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 500 else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < most else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: words.lr(value)))
     axis.set_minor_locator(NullLocator())
 
 
-def _legend(figure: "Figure", colours: dict[float, str], axis: Axis) -> None:
+def legend(figure: "Figure", colours: dict[float, str], axis: Axis) -> None:
     from matplotlib.lines import Line2D
 
     handles: Sequence[Line2D] = [

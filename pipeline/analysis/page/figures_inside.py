@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.analysis.inside.check import Ladder, Slope
+from pipeline.analysis.inside.over_time import rows_of, shown_steps
 from pipeline.analysis.page import words, words_inside
 from pipeline.analysis.page.figures import STYLE
 from pipeline.analysis.page.transfer import width_colours
 from pipeline.analysis.study.runs import Floats
-from pipeline.entries.kinds import FIRST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,6 @@ HEADS = {
 }
 _COLOURS = ("Blues", "Greens", "Purples")  # of the columns, from light to dark over the steps
 PREDICTED_COLOUR = "#d55e00"
-MOST_STEPS = 5
 
 
 def coordinate_figure(ladder: Ladder) -> "Figure":
@@ -40,7 +39,11 @@ def coordinate_figure(ladder: Ladder) -> "Figure":
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    rows = [label for label in _rows(ladder) if any(ladder.group(q, label, ladder.steps[-1]) for q in COLUMNS)]
+    rows = [
+        label
+        for label in rows_of(ladder, ladder.labels)
+        if any(ladder.group(q, label, ladder.steps[-1]) for q in COLUMNS)
+    ]
     steps = shown_steps(ladder.steps)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 0.9 + 1.45 * len(rows)), layout="constrained")
@@ -49,7 +52,7 @@ def coordinate_figure(ladder: Ladder) -> "Figure":
         for place, label in enumerate(rows):
             for column, quantity in enumerate(COLUMNS):
                 axes = grid[place, column]
-                colours = _shades(_COLOURS[column], len(steps))
+                colours = shades(_COLOURS[column], len(steps))
                 _panel(axes, ladder, quantity, label, steps, colours)
                 if place == 0:
                     axes.set_title(HEADS[quantity], pad=6)
@@ -65,7 +68,10 @@ def name_of(ladder: Ladder) -> str:
     """File name of its figure."""
     exponent = "mixed" if ladder.lr_exponent is None else str(ladder.lr_exponent).replace("/", "_")
     loss = f"-{ladder.loss}" if words.label(ladder.loss) else ""
-    return f"coordcheck-{ladder.param}-{ladder.optimizer}{loss}-lr{words.lr(ladder.lr)}-n{exponent}"
+    cell = "".join(
+        f"-{key.rpartition('.')[2]}{re.sub('[^A-Za-z0-9.+-]', '_', value)}" for key, value in ladder.cell.items()
+    )
+    return f"coordcheck-{ladder.param}-{ladder.optimizer}{loss}{cell}-lr{words.lr(ladder.lr)}-n{exponent}"
 
 
 def title_of(text: str) -> str:
@@ -73,25 +79,7 @@ def title_of(text: str) -> str:
     return re.sub(rf"\^([{words.MINUS}\d/]+)$", lambda power: f"$^{{{power[1].replace(words.MINUS, '-')}}}$", text)
 
 
-def shown_steps(steps: Sequence[int]) -> list[int]:
-    """At most five of them, evenly on a log scale, the first and the last included."""
-    if len(steps) <= MOST_STEPS:
-        return list(steps)
-    wanted = np.geomspace(steps[0], steps[-1], MOST_STEPS)
-    return sorted({min(steps, key=lambda step, at=at: abs(math.log(step / at))) for at in wanted})  # type: ignore[misc]
-
-
-def _rows(ladder: Ladder) -> list[str]:
-    """Groups of matrices and norms in the order of the forward pass."""
-    known = ladder.config.kind.groups
-    found = [label for label in known if label in ladder.labels]
-    # with one block, all that reads the embedding is in it
-    return found + [
-        label for label in ladder.labels if label.endswith(FIRST) and label.removesuffix(FIRST) not in found
-    ]
-
-
-def _shades(name: str, n: int) -> list[str]:
+def shades(name: str, n: int) -> list[str]:
     import matplotlib as mpl
     from matplotlib.colors import to_hex
 
@@ -178,7 +166,7 @@ def _limits(axes: "Axes") -> None:
 def _legend(figure: "Figure", steps: Sequence[int]) -> None:
     from matplotlib.lines import Line2D
 
-    greys = _shades("Greys", len(steps))
+    greys = shades("Greys", len(steps))
     handles = [
         Line2D([], [], color=colour, lw=1.5, marker="o", ms=2.6, label=f"step {step}")
         for step, colour in zip(steps, greys, strict=True)

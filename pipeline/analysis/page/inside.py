@@ -17,7 +17,7 @@ from pipeline.analysis.inside.lr_rules import ladder, ladders, recorded, request
 from pipeline.analysis.page import figures, figures_inside, words, words_inside
 from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.page.words_regime import calibration_words, regime_words
-from pipeline.analysis.study.load import GROUP, Study, load_study
+from pipeline.analysis.study.load import Study, load_study
 from pipeline.console import wrapped
 from pipeline.errors import RequestError
 
@@ -73,7 +73,7 @@ def telling(every: Sequence[Ladder]) -> list[Ladder]:
     run diverged, else of the smallest one."""
     by_kind: dict[tuple[object, ...], list[Ladder]] = {}
     for f in every:
-        by_kind.setdefault((f.param, f.optimizer, f.loss, f.lr_exponent), []).append(f)
+        by_kind.setdefault((f.param, f.optimizer, f.loss, *f.cell.values(), f.lr_exponent), []).append(f)
     chosen = []
     for of_kind in by_kind.values():
         stable = [f for f in of_kind if not f.diverged and len(f.widths) == max(len(g.widths) for g in of_kind)]
@@ -178,10 +178,10 @@ def _chosen(fit: StudyFit, records: Mapping[str, Records]) -> dict[str, Ladder]:
 def _ladder_at(
     fit: StudyFit, group: GroupFit, lr_of: Mapping[float, float], name: str, records: Mapping[str, Records]
 ) -> list[Ladder]:
-    key = tuple(getattr(group, column) for column in GROUP)
+    key = tuple(group.key.values())
     assert isinstance(fit.study, Study), "it has records"
     runs = fit.study.runs
-    of_group = np.all([runs[column] == value for column, value in zip(GROUP, key, strict=True)], axis=0)
+    of_group = np.all([runs[column] == value for column, value in group.key.items()], axis=0)
     own = runs[of_group & runs["run"].isin(records)]
     near = [math.isclose(lr, lr_of[width], rel_tol=1e-9) for width, lr in zip(own["width"], own["lr"], strict=True)]
     return list(ladder(key, own[near], math.nan, None, fit.study, records, name))

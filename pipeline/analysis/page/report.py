@@ -15,6 +15,7 @@ from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.page import charts, inside, words
 from pipeline.analysis.page.phrases import phrases
 from pipeline.analysis.page.transfer import transfer
+from pipeline.analysis.study.load import GROUP
 from pipeline.errors import RequestError
 
 _LEFT = "left for good"
@@ -133,12 +134,17 @@ def _runs_header(fit: StudyFit) -> tuple[str, ...]:
     if fit.study.config is None:
         return (*_key(fit), fit.study.axis.noun, "lr", "seed", "status", fit.measure.name)
     losses = ("initial loss", "training loss", "validation loss")
-    return ("", "optimizer", fit.study.axis.noun, "lr", "seed", "status", *losses, "seconds")
+    return ("", "optimizer", *_cells(fit), fit.study.axis.noun, "lr", "seed", "status", *losses, "seconds")
 
 
 def _key(fit: StudyFit) -> tuple[str, ...]:
     """The columns that tell a table's families apart."""
     return tuple(fit.study.group)
+
+
+def _cells(fit: StudyFit) -> tuple[str, ...]:
+    """The columns that tell families apart beside parameterization, optimizer and loss."""
+    return tuple(name for name in fit.study.group if name not in GROUP)
 
 
 def _runs(fit: StudyFit) -> Iterable[tuple[object, ...]]:
@@ -156,6 +162,7 @@ def _runs(fit: StudyFit) -> Iterable[tuple[object, ...]]:
         yield (
             words.label(run["param"]),
             words.label(run["optimizer"]),
+            *(run[name] for name in _cells(fit)),
             run["width"],
             words.lr(run["lr"]),
             run["seed"],

@@ -98,7 +98,7 @@ class Transfer:
 
 def transfer(fit: StudyFit, group: GroupFit) -> Transfer:
     """What is shown of `group`; colours and the loss axis are those of the whole study."""
-    colours, base_width = colour_by_width(fit), whole(fit.study.base_level)
+    colours, base_width = colour_by_width(fit), whole(group.base_level)
     return Transfer(
         curves=tuple(LossCurve(w, colours[w.width], base_width) for w in group.widths),
         loss_name=fit.measure.name,

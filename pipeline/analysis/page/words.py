@@ -1,12 +1,13 @@
 """Words and numbers for people, with typographic signs; `plain` turns them into ASCII."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import Lr
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.study.axis import WIDTH, Axis
+from pipeline.analysis.study.cells import WIDTH_OF_MODEL, is_setting
 from pipeline.analysis.study.load import GROUP
 from pipeline.console import table
 from pipeline.entries.losses import LOSSES
@@ -46,21 +47,53 @@ def label(name: str) -> str:
     return _LABELS.get(name, entry.label if entry else name)
 
 
+_CELLS: dict[str, str | dict[str, str]] = {
+    WIDTH_OF_MODEL: "width {}",
+    "model.n_layer": "{} layers",
+    "steps": "{} steps",
+    "stop_after": {"null": "to the last step", "": "stopped after step {}"},
+    "warmup_steps": {"0": "no warm-up", "": "{} warm-up steps"},
+    "global_batch": "batch {}",
+    "grad_clip": {"null": "no clipping", "": "clipping at {}"},
+    "model.train_norms": {"true": "trainable norms", "false": "fixed norms"},
+    "model.qk_norm": {"true": "qk-norm", "false": "no qk-norm"},
+    "data.name": "{}",
+}
+"""How people write a setting's value; of several wordings that of the value, else that of none."""
+
+
+def cell(name: str, value: str) -> str:
+    """How people write the value of a setting, or of a column of a table: ``4 layers``, ``hidden lr x 0.5``."""
+    text = _CELLS.get(name)
+    if isinstance(text, dict):
+        text = text.get(value, text.get(""))
+    if text is not None:
+        return text.format(value)
+    if not is_setting(name):
+        return label(value)
+    section, _, leaf = name.rpartition(".")
+    plain_name = leaf.replace("_", " ")
+    if value in ("true", "false", "null"):
+        return plain_name if value == "true" else f"no {plain_name}"
+    return f"{plain_name} {TIMES} {value}" if section == "mult" else f"{plain_name} {value}"
+
+
 def group_title(group: GroupFit) -> str:
-    return title(group.head.values())
+    return title(group.head)
 
 
-def title(names: Iterable[str]) -> str:
-    """Of a family of curves, by what it is called."""
-    return " · ".join(part for part in map(label, names) if part) or "All runs"
+def title(family: Mapping[str, str]) -> str:
+    """Of a family of curves, by what makes it one."""
+    parts = (label(value) if name in GROUP else cell(name, value) for name, value in family.items())
+    return " · ".join(part for part in parts if part) or "All runs"
 
 
 def under(group: GroupFit) -> str:
     """``Under SP with AdamW``: how a sentence on a group begins."""
     said = [f"under {label(group.param)}"] if group.param else []
     said += [f"with {label(group.optimizer)}"] if group.optimizer else []
-    others = [value for name, value in group.key.items() if name not in GROUP and value]
-    said += [f"in {', '.join(others)}"] if others else []
+    others = {name: cell(name, value) for name, value in group.key.items() if name not in GROUP and value}
+    said += [f"{'at' if all(map(is_setting, others)) else 'in'} {', '.join(others.values())}"] if others else []
     return capital(" ".join(said)) if said else "Over all runs"
 
 

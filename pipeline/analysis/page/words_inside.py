@@ -79,9 +79,12 @@ def lr_rule(ladder: Ladder) -> str:
 
 
 def title(ladder: Ladder) -> str:
-    parts = [words.label(ladder.param), words.label(ladder.optimizer)]
-    parts += [words.label(ladder.loss)] if words.label(ladder.loss) else []
-    return " · ".join([*parts, lr_rule(ladder)])
+    return f"{family(ladder)} · {lr_rule(ladder)}"
+
+
+def family(ladder: Ladder) -> str:
+    """What its runs have in common but the learning rate."""
+    return words.title({"param": ladder.param, "optimizer": ladder.optimizer, "loss": ladder.loss, **ladder.cell})
 
 
 def subtitle(ladder: Ladder) -> str:

@@ -26,7 +26,7 @@ def summary(fit: SurfaceFit) -> str:
     for group in fit.groups:
         header = (*(axis.noun for axis in group.axes), "optimal lr (95 %)", "max-stable lr (95 %)", "runs")
         rows = [header, *map(_row, group.fits)]
-        lines += ["", words.title(group.key.values()), *words.aligned(rows), ""]
+        lines += ["", words.title(group.key), *words.aligned(rows), ""]
         lines += words.aligned([("along", "exponent of the optimum", "95 % interval"), *_exponents(group)])
         for note in _notes(group):
             lines += wrapped(note, "  - ")
@@ -135,7 +135,7 @@ def prediction(fit: SurfaceFit, predictions: Sequence[CellPrediction]) -> str:
     lines += [line for note in fit.study.notes for line in wrapped(note, "  - ")]
     for one in predictions:
         where = f"{_at(one.group, one.cell)} ({'trained' if one.trained else 'not trained'})"
-        lines += ["", f"{words.title(one.group.key.values())}, {where}"]
+        lines += ["", f"{words.title(one.group.key)}, {where}"]
         lines += [line for warning in _warnings(one) for line in wrapped(f"! {warning}", "  ")]
         lines += [
             f"  optimal lr      {of_level(one.optimal, one.level)}",

@@ -1,18 +1,19 @@
-"""Study folders -> one table, a row per finished run. Refuses what must not be compared; says what it left out."""
+"""Study folders -> one table, a row per finished run. Keeps apart what must not be compared; says what it left out."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 
 from pipeline.analysis.study.axis import WIDTH, Axis
+from pipeline.analysis.study.cells import Settings, in_order, telling, text, value, varying
 from pipeline.analysis.study.stability import Rule, left_for_good, lost_ground
 from pipeline.analysis.study.table import Row, rows
-from pipeline.config import RunConfig, counted_settings, default_settings
+from pipeline.config import RunConfig, counted_settings
 from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
@@ -21,45 +22,81 @@ from pipeline.run.result import FAILED
 GROUP = ["param", "optimizer", "loss"]
 """Columns whose values make one family of curves."""
 POINT = [*GROUP, "width", "lr", "seed"]
-"""Columns that tell the runs of a study apart; every other setting must be the same in all of them ..."""
+"""Columns that tell the runs of a recipe apart; every other setting that differs between runs keeps them apart."""
 _OF_A_RUN = ("result.json", "metrics.jsonl")
 _NAMED = 5  # of the runs that are left out
 _SPELLED = ("data.name", "data.path", "data.tokenizer")  # what the same data may be called
-_WITH_OPTIMIZER = {"weight_decay", "betas", "eps", "momentum"}  # ... except these, the same among runs of one optimizer
+_WITH_OPTIMIZER = {"weight_decay", "betas", "eps", "momentum"}  # what usually follows the optimizer
 
 
 @dataclass(frozen=True)
 class Study:
-    """The finished runs of one or more study folders, all of one recipe.
+    """The finished runs of one or more study folders.
 
     `runs` has one row per run, ordered by `POINT`: run, param, optimizer, loss, width, base_width, lr, seed, status
     (completed, diverged, aborted), initial_loss, final_train_loss, final_val_loss (of the training loss, in nats for
     cross-entropy; nan: not finite), last_train_loss, best_train_loss, best_val_loss (of what was recorded),
     final_train_accuracy, final_val_accuracy (nan without classes), steps, tokens, seconds, tokens_per_second,
-    parameters, diverged_at (step or nan), clipped_share (`clipping.clipped_share`), left_for_good and lost_ground.
+    parameters, diverged_at (step or nan), clipped_share (`clipping.clipped_share`), left_for_good and lost_ground; and
+    the settings `cells`.
     """
 
     dirs: tuple[Path, ...]
     runs: pd.DataFrame
     config: RunConfig
-    """Of the first run; all but `POINT` and what follows the optimizer holds for every run."""
+    """Of the first run; `config_of` is that of given ones."""
     n_unfinished: int
     """Runs without a result: still going, or interrupted."""
     n_failed: int
     """Runs that ended in an error: no evidence about learning rates."""
     left_out: tuple[str, ...] = ()
     """All of these, and runs that are of no use: the name of each, and why."""
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+    """By run, all that counts apart from `POINT`; empty: those of `config`."""
+    cells: tuple[str, ...] = ()
+    """Settings that keep families apart beside `GROUP`, which runs have as columns of texts."""
+    along: tuple[str, ...] = ()
+    """Further settings that differ between families and do not tell more of them apart."""
 
     axis: ClassVar[Axis] = WIDTH
     second: ClassVar[Axis | None] = None
-    group: ClassVar[tuple[str, ...]] = tuple(GROUP)
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        return (*GROUP, *self.cells)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if not self.left_out:
-            return ()
-        more = f"; and {len(self.left_out) - _NAMED} others" if len(self.left_out) > _NAMED else ""
-        return (f"Left out: {'; '.join(self.left_out[:_NAMED])}{more}.",)
+        said = []
+        if self.left_out:
+            more = f"; and {len(self.left_out) - _NAMED} others" if len(self.left_out) > _NAMED else ""
+            said.append(f"Left out: {'; '.join(self.left_out[:_NAMED])}{more}.")
+        if self.along:
+            said.append(f"Groups differ in {', '.join(self.along)} too, beside what they are called by.")
+        return tuple(said)
+
+    def settings_of(self, run: str) -> Settings:
+        """What counts of a run, apart from `POINT`."""
+        return self.settings.get(run, self._of_config)
+
+    @cached_property
+    def _of_config(self) -> Settings:
+        return {key: value for key, value in counted_settings(self.config).items() if key not in POINT}
+
+    def config_of(self, rows: pd.DataFrame) -> RunConfig:
+        """Of the first of some runs; those of one group differ in `POINT` alone."""
+        return self.config if not self.dirs else self.directory(str(rows["run"].iloc[0])).config()
+
+    def runs_like(self, config: RunConfig) -> pd.DataFrame:
+        """The runs with the settings of `config`, whatever their points; the data may be spelled otherwise."""
+        wanted = counted_settings(config)
+        keys = (set().union(*self.settings.values()) | wanted.keys()) - {*POINT, *_SPELLED}
+        alike = {id(one): all(value(one, key) == value(wanted, key) for key in keys) for one in self.settings.values()}
+        return self.runs[[alike[id(self.settings[run])] for run in self.runs["run"]]]
+
+    def directory(self, run: str) -> RunDir:
+        """Of a run of one of the folders."""
+        return RunDir(next(path for path in self.dirs if (path / run).is_dir()) / run)
 
     @property
     def name(self) -> str:
@@ -85,20 +122,25 @@ class Study:
         said = (("Licence", data.license), ("Citation", data.citation))
         return " ".join([f"{data.name}.", *(f"{name}: {value}" for name, value in said if value)])
 
-    def rule(self, loss: str) -> Rule:
-        """When a run with that training loss failed although it ended with a finite loss."""
-        return Rule(LOSSES[loss].judged, self.config.n_classes)
+    def rule(self, loss: str, rows: pd.DataFrame) -> Rule:
+        """When one of these runs, of that training loss, failed although it ended with a finite loss."""
+        return Rule(LOSSES[loss].judged, self.config_of(rows).n_classes)
 
     @property
     def recipe(self) -> dict[str, Any]:
         """The settings that all runs share."""
-        own = {*POINT, *(_WITH_OPTIMIZER if self.runs["optimizer"].nunique() > 1 else ())}
-        return {key: value for key, value in counted_settings(self.config).items() if key not in own}
+        return self.recipe_of(self.runs)
+
+    def recipe_of(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """The settings that these runs share; what follows the optimizer, where the study has one alone."""
+        every = [self.settings_of(run) for run in rows["run"]] if self.settings else [self.settings_of("")]
+        left = {*varying(every), *(_WITH_OPTIMIZER if self.runs["optimizer"].nunique() > 1 else ())}
+        return {key: found for key, found in every[0].items() if key not in left}
 
 
 def load_study(study_dirs: Sequence[Path]) -> Study:
-    """Reads every run of the folders. Raises `RequestError` for a missing or empty folder, an unreadable run, runs of
-    different recipes, and the same point (`POINT`) trained twice."""
+    """Reads every run of the folders. Raises `RequestError` for a missing or empty folder, an unreadable run, and
+    the same point (`POINT`) of a recipe trained twice."""
     study_dirs = list({path.resolve(): path for path in study_dirs}.values())
     run_dirs = {study_dir: _run_dirs(study_dir) for study_dir in study_dirs}
     found = [{**row, "run_dir": folder / row["run"]} for folder in study_dirs for row in rows(folder, run_dirs[folder])]
@@ -109,14 +151,28 @@ def load_study(study_dirs: Sequence[Path]) -> Study:
     if not finished:
         others = f" ({n_unfinished} unfinished, {n_failed} failed)" if n_unfinished or n_failed else ""
         raise RequestError(f"{where}: no finished runs{others}; run `pipeline sweep` on this study first")
-    _require_one_recipe(finished, where)
-    _require_distinct_points(finished)
+    recipes = _recipes(finished)
+    _require_distinct_points(finished, recipes)
+    cells, along = telling([tuple(row[key] for key in GROUP) for row in finished], recipes)
     for row in finished:
         row["left_for_good"] = left_for_good(row.pop("records_above"))
         row["lost_ground"] = lost_ground(row.pop("share_lost"), row.pop("noises_lost"))
-    runs = pd.DataFrame(finished).drop(columns=["settings", "data", "run_dir"]).sort_values(POINT, ignore_index=True)
+    runs = pd.DataFrame(finished).drop(columns=["settings", "data", "run_dir"])
+    for key in cells:
+        runs[key] = [text(value(recipe, key)) for recipe in recipes]
+    runs = runs.sort_values([*GROUP, *cells, "width", "lr", "seed"], ignore_index=True, key=_sortable)
     config = RunDir(finished[0]["run_dir"]).config()
-    return Study(tuple(study_dirs), runs, config, n_unfinished, n_failed, left_out)
+    settings = {row["run"]: recipe for row, recipe in zip(finished, recipes, strict=True)}
+    beside = [key for key in along if key not in _WITH_OPTIMIZER]
+    kept_apart = (settings, tuple(cells), tuple(beside))
+    return Study(tuple(study_dirs), runs, config, n_unfinished, n_failed, left_out, *kept_apart)
+
+
+def _sortable(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    if column.dtype.kind in "if" or column.name in GROUP:
+        return column
+    order = {cell: place for place, cell in enumerate(sorted(column.unique(), key=in_order))}
+    return column.map(order)
 
 
 def _left_out(run_dirs: Mapping[Path, Sequence[Path]], ended: Mapping[Path, str]) -> tuple[str, ...]:
@@ -145,45 +201,24 @@ def _run_dirs(study_dir: Path) -> list[Path]:
     return found
 
 
-def _require_one_recipe(finished: Sequence[Row], where: str) -> None:
-    """All runs must share every setting but those of `POINT`; what follows the optimizer, among runs of one optimizer.
-    Data are the same where their content is, however their path is spelled."""
-    # runs of one recipe differ in nothing but their points: a few distinct recipes stand for thousands of runs
-    recipes: dict[str, list[Row]] = {}
-    spelled: dict[str, dict[str, Any]] = {}  # by fingerprint, as in the first run on these data
+def _recipes(finished: Sequence[Row]) -> list[Settings]:
+    """Of every run the settings apart from those of `POINT`, one object per recipe. Data are the same where their
+    content is, however their path is spelled."""
+    spelled: dict[str, Settings] = {}  # by fingerprint, as in the first run on these data
+    known: dict[str, Settings] = {}
+    found = []
     for row in finished:
         settings = {key: value for key, value in json.loads(row["settings"]).items() if key not in POINT}
         if row["data"]:
             settings |= spelled.setdefault(row["data"], {key: settings[key] for key in _SPELLED})
-        recipes.setdefault(json.dumps([row["optimizer"], settings], sort_keys=True), []).append(row)
-    by_optimizer: dict[str, list[str]] = {}
-    for recipe in recipes:
-        by_optimizer.setdefault(json.loads(recipe)[0], []).append(recipe)
-    settings_of = {recipe: json.loads(recipe)[1] for recipe in recipes}
-    defaults = default_settings()
-    shared = set().union(*settings_of.values()) - _WITH_OPTIMIZER
-    must_agree = [(key, list(recipes)) for key in sorted(shared)]
-    must_agree += [(key, members) for key in sorted(_WITH_OPTIMIZER) for members in by_optimizer.values()]
-    differences = []
-    for key, members in must_agree:
-        counts: Counter[str] = Counter()
-        for recipe in members:
-            counts[repr(settings_of[recipe].get(key, defaults.get(key)))] += len(recipes[recipe])
-        if len(counts) > 1:
-            common = counts.most_common()
-            odd = next(
-                recipes[r][0] for r in members if repr(settings_of[r].get(key, defaults.get(key))) == common[-1][0]
-            )
-            values = ", ".join(f"{value} in {n} run{'s' * (n > 1)}" for value, n in common)
-            differences.append(f"{key} ({values}, such as {odd['run']})")
-    if differences:
-        raise RequestError(f"{where}: keep one study folder per recipe; its runs differ in {'; '.join(differences)}")
+        found.append(known.setdefault(json.dumps(settings, sort_keys=True), settings))
+    return found
 
 
-def _require_distinct_points(finished: Sequence[Row]) -> None:
+def _require_distinct_points(finished: Sequence[Row], recipes: Sequence[Settings]) -> None:
     seen: dict[tuple[Any, ...], Path] = {}
-    for row in finished:
-        point = tuple(row[key] for key in POINT)
+    for row, recipe in zip(finished, recipes, strict=True):
+        point = (*(row[key] for key in POINT), id(recipe))
         if point in seen:
             raise RequestError(f"the same point was trained twice: remove one of {seen[point]} and {row['run_dir']}")
         seen[point] = row["run_dir"]

@@ -81,8 +81,7 @@ class AnyStudy(Protocol):
 
     @property
     def config(self) -> RunConfig | None:
-        """Of the first run of a study of ours: all but the point and what follows the optimizer holds for all; None:
-        nobody knows it."""
+        """Of the first run of a study of ours; None: nobody knows it."""
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -96,5 +95,5 @@ class AnyStudy(Protocol):
     def about(self) -> str:
         """Data and licence, or the table's source."""
 
-    def rule(self, loss: str) -> Rule:
-        """When a run that ended with a finite loss still failed."""
+    def rule(self, loss: str, rows: pd.DataFrame) -> Rule:
+        """When one of these runs, of that training loss, still failed although it ended with a finite loss."""

@@ -25,7 +25,7 @@ from pipeline.processes import Task, WorkerDied, Workers, cores, end_with_parent
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
 from pipeline.sweep.config import SweepConfig
-from pipeline.sweep.grid import cost, summary, unfinished
+from pipeline.sweep.grid import cell, cost, summary, unfinished
 from pipeline.sweep.study import Jobs, Planned, Submit, study_lock
 from pipeline.training.health import handle_stop_signals
 
@@ -127,7 +127,7 @@ class Crew:
         """Why runs failed."""
         workers = self._started()
         failures: dict[str, str] = {}
-        status = _Status(len(runs), min(len(runs), self._count))
+        status = _Status(self._config, len(runs), min(len(runs), self._count))
         self._say = status.say
         try:
             pending = {workers.submit(_train, run): run for run in runs}
@@ -219,9 +219,9 @@ def _train_apart(run: RunConfig) -> RunResult:
 class _Status:
     """A line per finished run, and the time left: a bar on a terminal, in the lines elsewhere."""
 
-    def __init__(self, total: int, workers: int) -> None:
-        self.total, self.workers, self.done = total, workers, 0
-        self.seconds: dict[int, list[float]] = {}  # by width
+    def __init__(self, config: SweepConfig, total: int, workers: int) -> None:
+        self.config, self.total, self.workers, self.done = config, total, workers, 0
+        self.unit_seconds: dict[int, list[float]] = {}  # per unit of cost, by width
         self.unit_cost: list[float] = []  # seconds per unit of cost
         self.progress = Progress(total, "run")
         self.say, self.close = self.progress.say, self.progress.close
@@ -232,10 +232,11 @@ class _Status:
         self.progress.at(self.done)
         said = f"failed: {reason}" if result is None else str(result)
         if result is not None and result.status == "completed":
-            self.seconds.setdefault(run.width, []).append(seconds)
+            self.unit_seconds.setdefault(run.width, []).append(seconds / cost(run))
             self.unit_cost.append(seconds / cost(run))
         left = f"  about {duration(self.left)} left" if self.left and not self.progress.terminal else ""
-        name = f"{run.param:>4} width {run.width:<5} lr {run.lr:<8.3g} seed {run.seed}"
+        where = cell(self.config, run)
+        name = f"{run.param:>4} width {run.width:<5} lr {run.lr:<8.3g} seed {run.seed}{where and f'  {where}'}"
         self.say(f"[{self.done}/{self.total}] {name}  {said}  ({seconds:.0f} s){left}")
 
     def refresh(self, pending: dict[Task[_Outcome], RunConfig]) -> None:
@@ -248,6 +249,6 @@ class _Status:
         self.progress.at(self.done, f"about {duration(self.left)} left")
 
     def _estimate(self, run: RunConfig) -> float:
-        """Seconds a run takes: the mean of its width so far, else scaled by cost from the runs that ended."""
-        known = self.seconds.get(run.width)
-        return sum(known) / len(known) if known else cost(run) * max(self.unit_cost)
+        """Seconds a run takes, by its cost: at the mean of its width so far, else at the worst of all that ended."""
+        known = self.unit_seconds.get(run.width)
+        return cost(run) * (sum(known) / len(known) if known else max(self.unit_cost))

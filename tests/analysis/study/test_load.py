@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.analysis.study import load
+from pipeline.analysis.study import cells
 from pipeline.analysis.study import table as rows
 from pipeline.analysis.study.load import POINT, load_study
 from pipeline.analysis.study.table import CACHE
@@ -84,19 +84,7 @@ def test_an_unreadable_run_is_named_in_one_line(tmp_path, file, content):
     assert "\n" not in str(caught.value)
 
 
-def test_mixed_recipes_are_refused_with_the_differing_keys(tmp_path):
-    write_study(tmp_path, valley(-0.5), widths=(64,), lrs=(4e-3, 8e-3))
-    odd = dataclasses.replace(BASE, lr=1.6e-2, steps=70, model=dataclasses.replace(BASE.model, n_layer=3))
-    write_run(tmp_path, odd, 5.0)
-    with pytest.raises(RequestError) as caught:
-        load_study([tmp_path])
-    message = str(caught.value)
-    assert "steps (60 in 2 runs, 70 in 1 run, such as sp-adamw-w64-lr1.6e-2" in message
-    assert "model.n_layer (2 in 2 runs, 3 in 1 run" in message
-    assert "seq_len" not in message
-
-
-def test_what_follows_the_optimizer_may_differ_between_optimizers_only(tmp_path):
+def test_what_follows_the_optimizer_keeps_runs_of_one_optimizer_apart(tmp_path):
     write_study(tmp_path, valley(-0.5), widths=(64,), lrs=(4e-3,))
     write_study(tmp_path, valley(-0.5), widths=(64,), lrs=(0.5,), optimizer="sgd", weight_decay=0.0)
     study = load_study([tmp_path])
@@ -104,9 +92,12 @@ def test_what_follows_the_optimizer_may_differ_between_optimizers_only(tmp_path)
     assert "weight_decay" not in study.recipe
     assert study.recipe["model.n_layer"] == 2
     assert not set(POINT) & study.recipe.keys()
+    assert study.group == ("param", "optimizer", "loss")
+    assert study.notes == ()
     write_run(tmp_path, dataclasses.replace(BASE, lr=8e-3, weight_decay=0.01), 5.0)
-    with pytest.raises(RequestError, match="weight_decay"):
-        load_study([tmp_path])
+    study = load_study([tmp_path])
+    assert study.group == ("param", "optimizer", "loss", "weight_decay")
+    assert sorted(study.runs["weight_decay"]) == ["0", "0.01", "0.1"]
 
 
 def test_the_same_point_twice_is_refused_naming_both(tmp_path):
@@ -188,9 +179,9 @@ def test_a_cache_that_holds_something_else_is_read_past(tmp_path, monkeypatch):
 
 def grown(monkeypatch, value=False):
     """As if `RunConfig` had gained a setting, with runs that have another value of it than its default."""
-    settings, defaults = load.counted_settings, load.default_settings
+    settings, defaults = rows.counted_settings, cells.default_settings
     monkeypatch.setattr(rows, "counted_settings", lambda c: settings(c) | ({"nesterov": value} if value else {}))
-    monkeypatch.setattr(load, "default_settings", lambda: defaults() | {"nesterov": False})
+    monkeypatch.setattr(cells, "default_settings", lambda: defaults() | {"nesterov": False})
 
 
 def test_a_study_is_read_after_the_settings_have_grown(tmp_path, monkeypatch):
@@ -204,8 +195,7 @@ def test_a_study_is_read_after_the_settings_have_grown(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(table(tmp_path), first)
     grown(monkeypatch, value=True)
     write_run(tmp_path, dataclasses.replace(BASE, lr=1e-3, width=64), 5.0)
-    with pytest.raises(RequestError, match="nesterov \\(False in 2 runs, True in 1 run"):
-        load_study([tmp_path])
+    assert table(tmp_path)["nesterov"].tolist() == ["false", "false", "true"]
 
 
 def on_data(folder, lr, path, fingerprint):
@@ -220,8 +210,9 @@ def test_the_same_data_may_be_spelled_in_several_ways(tmp_path):
     on_data(tmp_path, 2e-3, "./corpus.txt", "aa")
     assert len(table(tmp_path)) == 2
     on_data(tmp_path, 4e-3, "other.txt", "bb")
-    with pytest.raises(RequestError, match=r"data\.path \('corpus.txt' in 2 runs, 'other.txt' in 1 run"):
-        load_study([tmp_path])
+    study = load_study([tmp_path])
+    assert study.runs["data.name"].tolist() == ["corpus", "corpus", "other"]
+    assert study.notes == ("Groups differ in data.path too, beside what they are called by.",)
 
 
 def test_a_run_without_its_settings_is_said_to_be_left_out(tmp_path):

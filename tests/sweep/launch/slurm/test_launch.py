@@ -25,6 +25,17 @@ from tests.support.studies import finish
 SCRIPTS = shipped_folder("slurm")
 
 
+def test_further_axes_are_tasks_of_the_widths_arrays(config: SweepConfig, fake: FakeSlurm) -> None:
+    grown = dataclasses.replace(config, grid={"model.n_layer": (1, 2), "mult.hidden_lr": (0.5, 1.0)})
+    assert submit(grown) == 0
+    arrays = [call for call in fake.calls("sbatch") if any(word.startswith("--array=") for word in call)]
+    assert [next(word for word in call if word.startswith("--array=")) for call in arrays] == ["--array=0-7"] * 2
+    manifests = (Path(config.out) / config.study / "slurm" / "manifests").iterdir()
+    settings = [load_run(Path(line))[0] for file in manifests for line in file.read_text().splitlines()]
+    assert {run.run_name for run in settings} == {run.run_name for run in grid(grown)}
+    assert {(run.model.n_layer, run.mult.hidden_lr) for run in settings} == {(1, 0.5), (1, 1.0), (2, 0.5), (2, 1.0)}
+
+
 def test_one_array_per_width_and_a_report_after_them(
     config: SweepConfig, fake: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
