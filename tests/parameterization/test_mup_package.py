@@ -147,8 +147,7 @@ def test_training_gives_the_packages_function(name: str, width: int) -> None:
     """The strongest form: with equal initial functions, the logits stay equal, step by step."""
     pair = build(width, OPTIMIZERS[name])
     train = Examples(*digits("train"))
-    train.x = train.x.double()
-    probe = train.x[:BATCH]
+    probe = train.x[:BATCH].double()
 
     def logits() -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -162,6 +161,7 @@ def test_training_gives_the_packages_function(name: str, width: int) -> None:
         scale = theirs.abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8 * scale)
         x, y = train[np.arange(step * BATCH, (step + 1) * BATCH)]
+        x = x.double()
         pair.optimizer.zero_grad()
         linear_loss(pair.ours(x), pair.ours.readout.weight, y).loss.backward()
         pair.optimizer.step()
