@@ -146,6 +146,8 @@ class RunConfig:
         object.__setattr__(self, "data", self.data.found())
         if self.epochs is not None:
             object.__setattr__(self, "steps", self._steps_of_epochs())
+        if self.embedding_init == "neox" and not self.kind.embeds:
+            object.__setattr__(self, "embedding_init", "constant")
         if self.weight_decay is None:
             object.__setattr__(self, "weight_decay", OPTIMIZERS[self.optimizer].weight_decay)
         if self.micro_batch is None:

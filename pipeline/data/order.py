@@ -1,6 +1,7 @@
 """The seeded order in which training reads its samples: a pure function, so that a step number is all the state there
 is."""
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
@@ -12,6 +13,9 @@ from pipeline.entries.last_batches import LAST_BATCHES
 
 Indices = NDArray[np.int64]
 Batch = TypeVar("Batch", covariant=True)
+
+
+_SMALL = 2**16  # samples of an epoch whose order is made at once: a batch's costs more than a small model's step
 
 
 class Samples(Protocol[Batch]):
@@ -56,6 +60,11 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+@functools.lru_cache(maxsize=4)
+def _permutation(size: int, key: int) -> Indices:
+    return permute(np.arange(size), size, key)
+
+
 def sample_order(consumed: Indices, size: int, seed: int) -> Indices:
     """The samples that an endless training run reads at the given places of its sequence.
 
@@ -66,7 +75,8 @@ def sample_order(consumed: Indices, size: int, seed: int) -> Indices:
     order = np.empty_like(consumed)
     for epoch in np.unique(epochs):
         members = epochs == epoch
-        order[members] = permute(offsets[members], size, seeded(seed, epoch))
+        key, places = seeded(seed, epoch), offsets[members]
+        order[members] = _permutation(size, key)[places] if size <= _SMALL else permute(places, size, key)
     return order
 
 

@@ -59,6 +59,9 @@ class Kind:
     """In units of the width squared, for relative costs."""
     theory: Callable[[Any], dict[str, Any]]
     """The settings of `theory.network.Setting` that follow from the model."""
+    embeds: bool
+    """Whether its first layer is an embedding, whose initial std `embedding_init` may have shrink; else it is drawn as
+    by `constant`."""
     exported: bool
     """Whether its weights are those of an architecture of litgpt's: ``litgpt_config(model, width, seq_len)`` of the
     module."""
@@ -248,6 +251,7 @@ KINDS: dict[str, Kind] = {
             width_step=lambda c: int(c.model.head_size),
             weights_per_layer=lambda c: 4 + 2 * (c.model.mlp_ratio or 4),
             theory=_gpt_in_theory,
+            embeds=True,
             exported=True,
             groups=("embedding", "norms", "q", "k", "v", "attn.proj", "mlp.fc", "mlp.proj", "readout"),
             place=_in_gpt,
@@ -263,6 +267,7 @@ KINDS: dict[str, Kind] = {
             width_step=lambda c: 1,
             weights_per_layer=lambda c: 1,
             theory=_mlp_in_theory,
+            embeds=False,
             exported=False,
             groups=("input", "norms", "first hidden", "hidden", "readout"),
             place=_in_mlp,
