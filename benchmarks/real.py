@@ -60,6 +60,8 @@ _GPT = (
 )
 _MOMENTUM = f"{_INDEX} --base_width 48 --model.n_layer 2"
 _DECAY = "--optimizer adamw --weight_decay 0.1"
+_FASHION = "--config mlp-fashion-mnist --base_width 48 --epochs null --steps 150 --val_sequences 1000 --log_interval 1"
+_ONCE = "--config mlp-multi-index-published --base_width 64"
 _WIDE, _NARROW, _GPT_WIDTHS = ((32, 64, 128, 256), 1024), ((16, 32, 64, 128), 512), ((8, 16, 32, 64), 256)
 
 RECIPES = {
@@ -81,6 +83,18 @@ RECIPES = {
             "digits-adam-x4", f"{_DIGITS} --model.n_layer 5 --global_batch 16 --optimizer adam", (-13, -3), *_NARROW, 2
         ),
         Recipe("index-momentum", f"{_MOMENTUM} --global_batch 32 --optimizer sgd --momentum 0.9", (-5, 3), *_NARROW),
+        # of these the scales of the law have seen nothing
+        Recipe("fashion-sgd", f"{_FASHION} --model.n_layer 6", (-7, 2), *_NARROW),
+        Recipe("fashion-adam", f"{_FASHION} --model.n_layer 4 --optimizer adam", (-12, -3), *_NARROW),
+        Recipe("index-once", f"{_ONCE} --model.n_layer 4", (-4, 5), *_WIDE),
+        Recipe("digits-norms", f"{_DIGITS} --model.n_layer 5 --model.norm rmsnorm {_DECAY}", (-11, -1), *_NARROW),
+        Recipe(
+            "gpt-fixed-norms",
+            f"{_GPT} --model.train_norms false --global_batch 8 --steps 80 --warmup_steps 8",
+            (-9, 1),
+            *_GPT_WIDTHS,
+        ),
+        Recipe("gpt-sgd", f"{_GPT} --optimizer sgd --global_batch 8 --steps 80 --warmup_steps 8", (-4, 6), *_GPT_WIDTHS),
     )
 }
 
