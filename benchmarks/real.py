@@ -58,6 +58,7 @@ _GPT = (
     "--config quick --base_width 24 --model.vocab_size 512 --model.head_size 8 --seq_len 32 --val_sequences 32"
     " --val_interval 80"
 )
+_SHORT = " --global_batch 8 --steps 80 --warmup_steps 8"
 _MOMENTUM = f"{_INDEX} --base_width 48 --model.n_layer 2"
 _DECAY = "--optimizer adamw --weight_decay 0.1"
 _FASHION = "--config mlp-fashion-mnist --base_width 48 --epochs null --steps 150 --val_sequences 1000 --log_interval 1"
@@ -71,7 +72,7 @@ RECIPES = {
         Recipe("index-adam", f"{_INDEX} --base_width 64 --optimizer adam", (-11, -2), *_WIDE),
         Recipe("digits-sgd", f"{_DIGITS} --model.n_layer 4 --optimizer sgd", (-6, 1), *_NARROW),
         Recipe("digits-adamw", f"{_DIGITS} --model.n_layer 4 {_DECAY}", (-11, -3), *_NARROW),
-        Recipe("gpt-adamw", f"{_GPT} --global_batch 8 --steps 80 --warmup_steps 8", (-8, 1), *_GPT_WIDTHS),
+        Recipe("gpt-adamw", f"{_GPT}{_SHORT}", (-8, 1), *_GPT_WIDTHS),
         Recipe("digits-adam", f"{_DIGITS} --model.n_layer 3 --global_batch 32 --optimizer adam", (-11, -3), *_NARROW),
         Recipe("index-adamw-deep", f"{_INDEX} --base_width 48 --model.n_layer 5 {_DECAY}", (-11, -3), *_NARROW),
         Recipe("digits-mse", f"{_DIGITS} --model.n_layer 4 --loss mse --optimizer sgd", (-10, -2), *_NARROW),
@@ -90,11 +91,11 @@ RECIPES = {
         Recipe("digits-norms", f"{_DIGITS} --model.n_layer 5 --model.norm rmsnorm {_DECAY}", (-11, -1), *_NARROW),
         Recipe(
             "gpt-fixed-norms",
-            f"{_GPT} --model.train_norms false --global_batch 8 --steps 80 --warmup_steps 8",
+            f"{_GPT} --model.train_norms false{_SHORT}",
             (-9, 1),
             *_GPT_WIDTHS,
         ),
-        Recipe("gpt-sgd", f"{_GPT} --optimizer sgd --global_batch 8 --steps 80 --warmup_steps 8", (-4, 6), *_GPT_WIDTHS),
+        Recipe("gpt-sgd", f"{_GPT} --optimizer sgd{_SHORT}", (-4, 6), *_GPT_WIDTHS),
     )
 }
 

@@ -73,5 +73,6 @@ def apply_parameterization(
 def build_optimizer(config: RunConfig, groups: list[dict[str, Any]]) -> Optimizer:
     """The optimizer of a run (`pipeline.entries.optimizers`) on these groups. Raises `KeyError` for an unknown name."""
     entry = OPTIMIZERS[config.optimizer]
-    optimizer: Optimizer = load(entry.build)(groups, **{name: getattr(config, name) for name in entry.settings})
+    settings = {name: getattr(config, name) for name in entry.settings}
+    optimizer: Optimizer = load(entry.build)(groups, **settings, **entry.options)
     return optimizer

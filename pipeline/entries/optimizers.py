@@ -1,7 +1,7 @@
 """Optimizers: one entry each. An optimizer that takes parameter groups as torch's do needs nothing else."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.parameterization.rules import Family
@@ -17,8 +17,8 @@ class Optimizer:
     family: Family
     """Whose learning-rate factors of the parameterizations hold for it."""
     build: str
-    """``module:class``, called with the parameter groups and `settings`. Groups carry their role as ``name``, so that
-    a class may treat roles differently."""
+    """``module:class``, called with the parameter groups, `settings` and `options`. Groups carry their role as
+    ``name``, so that a class may treat roles differently."""
     settings: frozenset[str]
     """The names of the settings that it is called with; others of `OWN` are refused where they are not at their
     default."""
@@ -26,9 +26,13 @@ class Optimizer:
     """Tensors of a weight's size that it keeps."""
     weight_decay: float = 0.0
     """Where none is given."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else it is called with."""
     decouples: Callable[[Any], bool] = lambda c: False
     """Whether its weight decay is decoupled; where not, there must be none."""
 
+
+_FUSED = {"fused": True}  # one pass over a weight and its moments, on CPUs too
 
 OPTIMIZERS: dict[str, Optimizer] = {
     entry.name: entry
@@ -41,9 +45,18 @@ OPTIMIZERS: dict[str, Optimizer] = {
             frozenset({"betas", "eps"}),
             moments=lambda c: 2,
             weight_decay=0.1,
+            options=_FUSED,
             decouples=lambda c: True,
         ),
-        Optimizer("adam", "Adam", "adam", "torch.optim:Adam", frozenset({"betas", "eps"}), moments=lambda c: 2),
+        Optimizer(
+            "adam",
+            "Adam",
+            "adam",
+            "torch.optim:Adam",
+            frozenset({"betas", "eps"}),
+            moments=lambda c: 2,
+            options=_FUSED,
+        ),
         Optimizer(
             "sgd",
             "SGD",

@@ -17,7 +17,7 @@ from pipeline.run.result import Record, RunResult, final_values
 from pipeline.training.checkpoint.files import newest_first, prune
 from pipeline.training.health import handle_stop_signals
 from pipeline.training.loop import shorten
-from pipeline.training.machine import check_devices
+from pipeline.training.machine import check_devices, keep_freed_memory
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.mirrors import WandbMirror
 from pipeline.training.module import TrainingModule
@@ -39,6 +39,7 @@ def train(config: RunConfig, *, show_progress: bool = True) -> RunResult:
         return done
     if not any(plugin.creates_processes_externally for plugin in environment()):
         check_devices(config.devices)
+    keep_freed_memory()
     data = open_data(config)
     module = TrainingModule(config, data)
     try:
