@@ -1,0 +1,103 @@
+"""Measured exponents as a table, published ones beside them: ``python analysis/measured.py runs/A runs/B ... [--metric
+train_accuracy] [--estimator paper] --out FILE.csv``.
+
+Every study is fitted by itself. A row per group and quantity: optimal, max_stable, and finite, the largest learning
+rate whose loss stays finite, which alone ends the published runs under squared losses.
+"""
+
+import csv
+import io
+import math
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pipeline
+from pipeline.analysis.fit.edgelaw import edge_law
+from pipeline.analysis.fit.fitted import QUANTITIES
+from pipeline.analysis.page import words
+from pipeline.analysis.page.tables import write_text
+from pipeline.analysis.page.words_published import published
+from pipeline.analysis.study.runs import Runs
+from pipeline.analysis.study.stability import Cause, Labels, intervals
+from pipeline.cli.studies import StudyArgs, study_args, study_parser
+from pipeline.console import table
+from pipeline.errors import RequestError
+
+HEAD = ("study", "group", "quantity", "widths", "runs", "exponent", "ci_low", "ci_high",
+        "published", "inside", "source")  # fmt: skip
+PUBLISHED_AS = {"optimal": "optimal", "max_stable": "max_stable", "finite": "max_stable"}
+
+Law = tuple[int, float, float, float]
+"""Widths, exponent, its 95 % interval."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = study_parser("measured", __doc__ or "")
+    parser.prog = "measured.py"
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, as CSV")
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parsed = parser.parse_args(given)
+        args = study_args(parsed)
+        rows = [row for source in args.sources for row in _rows(replace(args, sources=[source]))]
+        path = write_text(parsed.out, _csv(rows, given, args))
+    except RequestError as error:
+        print(error, file=sys.stderr)
+        return 2
+    shown = [HEAD[:-1], *(row[:-1] for row in rows)]
+    print(*table([[words.plain(str(cell)) for cell in row] for row in shown]), "", path, sep="\n")
+    return 0
+
+
+def _rows(args: StudyArgs) -> Iterator[tuple[Any, ...]]:
+    """Of one study."""
+    fit = args.fit()
+    for group, known in zip(fit.groups, published(fit), strict=True):
+        runs, fitted = group.grid.runs, group.fitted.laws
+        laws: dict[str, Law] = {
+            quantity: (law.n_widths, law.exponent, law.ci_low, law.ci_high)
+            for quantity, law in ((quantity, fitted[quantity]) for quantity in QUANTITIES)
+        }
+        for quantity, (widths, exponent, low, high) in (laws | {"finite": finite(runs)}).items():
+            numbers = ["" if math.isnan(value) else f"{value:.3f}" for value in (exponent, low, high)]
+            measured = (fit.study.name, words.plain(words.group_title(group)), quantity, widths, len(runs), *numbers)
+            said = {(one.exponent, one.source) for one in known if one.quantity == PUBLISHED_AS[quantity]}
+            for value, source in sorted(said):
+                yield (
+                    *measured,
+                    f"{value:g}",
+                    "" if math.isnan(low) else "yes" if low <= value <= high else "no",
+                    source,
+                )
+            if not said:
+                yield (*measured, "", "", "")
+
+
+def finite(runs: Runs) -> Law:
+    """Of the largest learning rate below which every run's loss stays finite."""
+    cause = np.where(np.isfinite(runs.loss), Cause.STABLE, Cause.LOST)
+    n = len(runs.widths)
+    seen = intervals(runs, Labels(cause, np.full(n, -math.inf), np.full(n, math.nan), np.zeros(n, dtype=np.bool_)))
+    law = edge_law(seen)
+    if law is None:
+        return len(seen.estimable_widths), math.nan, math.nan, math.nan
+    low, median, high = law.exponent.quantiles([0.025, 0.5, 0.975])
+    return len(seen.estimable_widths), median, low, high
+
+
+def _csv(rows: list[tuple[Any, ...]], given: list[str], args: StudyArgs) -> str:
+    text = io.StringIO()
+    print(f"# {shlex.join(['python', 'analysis/measured.py', *given])}", file=text)
+    print(f"# width-scaling-pipeline {pipeline.__version__}; by {args.measure.name}; intervals hold 95 %", file=text)
+    csv.writer(text, lineterminator="\n").writerows([HEAD, *rows])
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
