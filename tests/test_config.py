@@ -113,3 +113,8 @@ def test_the_lanes_are_shared_out_evenly() -> None:
 
 def test_few_heads_use_fewer_kv_heads() -> None:
     changed(RunConfig(), width=64, model_kv_heads=4)
+
+
+@pytest.mark.parametrize("key", ["stall_minutes", "checkpoint_minutes", "grad_clip", "abort_after"])
+def test_what_may_be_null_may_be(key: str) -> None:
+    assert getattr(RunConfig(**{key: None}), key) is None

@@ -295,7 +295,7 @@ class RunConfig:
             value = getattr(self, key)
             require(value is None or value > 0, f"--{key} must be positive or null, got {value}")
         minutes = self.stall_minutes
-        require(minutes is None or minutes <= 1e8, f"--stall_minutes must be at most 1e8, or null, got {minutes:g}")
+        require(minutes is None or minutes <= 1e8, f"--stall_minutes must be at most 1e8, or null, got {minutes}")
         self.mult.check()
         require(
             self.abort_after is None or self.abort_after >= 1,

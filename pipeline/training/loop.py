@@ -34,7 +34,7 @@ class ShortLoop(_TrainingEpochLoop):
         trainer, module, recorder = self.trainer, self.trainer.lightning_module, self.recorder
         assert isinstance(module, TrainingModule)
         optimizer = trainer.optimizers[0]
-        step = Descent(module, optimizer) if Descent.suits(module) else _autograd
+        step = Descent(module, optimizer) if Descent.suits(module) else by_autograd
         taken = self.automatic_optimization.optim_progress.optimizer.step.total
         while taken.completed < self.max_steps and not trainer.should_stop:
             batches = [trainer.strategy.batch_to_device(next(data_fetcher)[0]) for _ in range(module.accumulation)]
@@ -45,7 +45,7 @@ class ShortLoop(_TrainingEpochLoop):
             recorder.on_train_batch_end(trainer, module)
 
 
-def _autograd(
+def by_autograd(
     module: TrainingModule, optimizer: Optimizer, batches: Sequence[Batch], before: Callable[[], None] | None
 ) -> None:
     """An optimizer step. `before` it the parameters have the gradient, summed up over micro-batches, not clipped
@@ -55,5 +55,5 @@ def _autograd(
         torch.autograd.backward(module.training_step(batch, 0) / len(batches))
     if before is not None:
         before()
-    module.configure_gradient_clipping(optimizer)
+    module.clip_gradients()
     optimizer.step()

@@ -116,8 +116,11 @@ class TrainingModule(pl.LightningModule):
         return self.config.diagnostics.on and not LOSSES[self.config.loss].scalar  # they are logits of classes
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        if zero.is_zero(self.trainer):  # it clips in its own step
-            return
+        if not zero.is_zero(self.trainer):  # it clips in its own step
+            self.clip_gradients()
+
+    def clip_gradients(self) -> None:
+        """To `--grad_clip`, if it says so; their norm before it is kept."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         self.last_gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
