@@ -1,13 +1,14 @@
 """`pipeline report`: one self-contained HTML page with the study's answer, charts and tables, and the figures; once, or
 again and again while a sweep goes."""
 
+import math
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.analysis.page import figures, figures_compare, inside
-from pipeline.analysis.page.report import LATEST, render
+from pipeline.analysis.page.report import render
 from pipeline.analysis.page.summary import summary
 from pipeline.analysis.page.tables import write, write_text
 from pipeline.cli.studies import StudyArgs, add_out, add_strict, folder_of, strict_code, study_args, study_parser
@@ -16,6 +17,9 @@ from pipeline.sweep.status import going
 
 SHARE = 60
 """A page that is watched costs a second of computing in so many at most."""
+POLL, LOOKS = 5, 2
+"""Seconds between looks at whether the sweep goes, and looks in a row that say no, after which it has ended: between
+two rounds of a plan, and before the first, nothing is held for a moment."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,11 +57,10 @@ def _watch(args: StudyArgs, out: Path | None) -> None:
     os.nice(19)
     known: list[Path] = []
     idle = 0
-    while idle < 2:  # between two rounds of a plan nothing is held for a moment
+    while idle < LOOKS:
         begun = time.process_time()
-        idle = 0 if any(going(path) for path in args.dirs) else idle + 1
         ended = sorted(file for path in args.dirs for file in path.glob("*/result.json"))
-        if ended != known and not idle:
+        if ended != known:
             known = ended
             try:
                 fitted = args.fit()
@@ -65,4 +68,9 @@ def _watch(args: StudyArgs, out: Path | None) -> None:
                 print(f"{time.strftime('%T')} {page}: {len(fitted.study.runs)} runs", flush=True)
             except RequestError as error:  # none is of use yet; what is wrong for good is said at the end
                 print(f"{time.strftime('%T')} {error}", flush=True)
-        time.sleep(max(min(LATEST, 5), SHARE * (time.process_time() - begun)) if not idle else 2)
+        pause = SHARE * (time.process_time() - begun)
+        for _ in range(max(1, math.ceil(pause / POLL))):
+            time.sleep(POLL)
+            idle = 0 if any(going(path) for path in args.dirs) else idle + 1
+            if idle == LOOKS:
+                break

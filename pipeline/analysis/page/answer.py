@@ -18,7 +18,7 @@ SAID = 4
 """That of them which the sentence names."""
 
 _SAME = 0.25  # an exponent smaller than that is no move worth a rule
-UNKNOWN = "not known"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)

@@ -141,10 +141,10 @@ def best_losses(fit: StudyFit, shown: Sequence[Shown], size: Point = (560, 280))
     values = [v for _, best in found for v in [*best.low, *best.high]]
     widths = sorted({n for _, best in found for n in best.widths})
     name = figures_compare.name_of(fit)
-    label = f"Best {name} against {axis.noun}: " + "; ".join(
-        f"{one.title}: {', '.join(f'{v:.4g} at {words.level(n)}' for n, v in zip(best.widths, best.values, strict=True))}"
-        for one, best in found
-    )
+    label = f"Best {name} against {axis.noun}"
+    for one, best in found:
+        pairs = zip(best.widths, best.values, strict=True)
+        label += f"; {one.title}: {', '.join(f'{value:.4g} at {words.level(n)}' for n, value in pairs)}"
     room = 0.08 * (max(values) - min(values)) or 0.1
     panel = Panel.of(
         size, label, (widths[0] / 1.3, widths[-1] * 1.3), (min(values) - room, max(values) + room),

@@ -40,7 +40,9 @@ class Scale:
             return [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for steps in ((1, 2, 5), (1, 3), (1,)):
-            found = [k * 10.0**p for p in powers for k in steps if self.low <= k * 10.0**p * 1.0000001 <= self.high]
+            found = [
+                k * 10.0**p for p in powers for k in steps if self.low * 0.999999 <= k * 10.0**p <= self.high * 1.000001
+            ]
             if len(found) <= most:
                 return found
         return found[:: -(-len(found) // most)]
