@@ -82,6 +82,16 @@ def look(folder: Path) -> StudyStatus:
     return StudyStatus(study, runs, reports, next((its.silence for its in known if its.silence), None))
 
 
+def going(folder: Path) -> bool:
+    """Whether a process of this machine or a launcher works on the study. Where locks cannot be seen (not on Linux),
+    only launchers tell."""
+    study, held = folder.resolve(), _held_inodes()
+    if any(_inode(lock) in held for lock in (study / ".lock", *study.glob("*/.lock"))):
+        return True
+    jobs = (job for name in LAUNCHERS for job in launcher(name).jobs(study).runs.values())
+    return any(job.state in ("queued", "running") for job in jobs)
+
+
 def statuses(study: Path, jobs: Mapping[str, Job]) -> list[RunStatus]:
     """Every run that has a directory or was submitted, by width and name."""
     files = ("config.yaml", "metrics.jsonl", "result.json")

@@ -357,12 +357,11 @@ def test_a_gpts_figure_has_a_row_per_kind_of_matrix(tmp_path: Path) -> None:
 
 
 def test_the_report_has_a_section_on_what_was_recorded(mlp_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("plotly")
     assert main(["report", str(mlp_study)]) == 0
     assert "coordcheck-sp-sgd-lr1e-3-n-1_2.svg" in capsys.readouterr().out
     page = (mlp_study / "report.html").read_text()
     assert "<h2>Inside</h2>" in page
-    assert page.index("<h2>Inside</h2>") < page.index("<h2>Runs and recipe</h2>")
+    assert page.index("<h2>Inside</h2>") < page.index("<h2>What ran</h2>")
     assert '<svg class="drawing"' in page
     assert "The readout explodes as n<sup>0.5" in page
     assert "Regime: controlled divergence" in page

@@ -6,8 +6,10 @@ import re
 import pandas as pd
 import pytest
 
+from pipeline.analysis.page.words import TIMES
 from pipeline.cli import main
 from tests.support.foreign_table import runs
+from tests.support.html import Page
 from tests.support.synthetic_study import valley, write_study
 
 
@@ -76,20 +78,27 @@ def test_predict_takes_the_same_table(tokens, capsys):
 
 
 def test_report_draws_the_axis(tokens, capsys):
-    pytest.importorskip("plotly")
     out = tokens.parent / "elsewhere"
     code, _ = say(capsys, "report", tokens, "--columns", "tokens=D", "--out", out)
     assert code == 0
     assert (out / "figures" / "lr_transfer.svg").is_file()
     assert not (tokens.parent / "sweep-fit").exists()
-    page = (out / "report.html").read_text()
-    body, charts = page.split("<script>")[0].split("</style>")[1], re.search(r"const charts = (.*);\n", page)[1]
-    assert "Learning rate against token budget: sweep.csv" in body
-    assert "1B, 2B, 4B, 8B tokens" in body
-    assert not re.search(r"\bwidths?\b(?!-scaling)", body)
-    assert "8B tokens" in charts
-    assert "token budget D" in charts
-    assert "width 8" not in charts
+    found = Page((out / "report.html").read_text())
+    labels = " ".join(value for _, name, value in found.attributes if name == "aria-label")
+    assert "Learning rate against token budget: sweep.csv" in found.text
+    assert "1B, 2B, 4B, 8B tokens" in found.text
+    assert not re.search(r"\bwidths?\b(?!-scaling)", found.text + labels)
+    assert "8B tokens" in labels
+    assert "token budget D" in found.text
+    assert [row[0] for row in found.tables[0][1:]] == [
+        "1B",
+        "2B",
+        "4B",
+        "8B",
+        f"16B 2{TIMES}",
+        f"32B 4{TIMES}",
+        f"64B 8{TIMES}, unchecked",
+    ]
 
 
 def test_one_group_of_a_table_without_names(tmp_path, capsys):

@@ -1,263 +1,187 @@
-"""The report's interactive charts as plotly's plain data: {"data": [...], "layout": {...}}. Knows plotly's format, not
-plotly."""
+"""The charts of the page but the first: loss against learning rate, best losses, exponents. Places and numbers are
+the fit's; everything drawn has a title that says its numbers."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 
-from pipeline.analysis.fit.fitted import Lr
-from pipeline.analysis.fit.study_fit import WidthFit
-from pipeline.analysis.page import words
-from pipeline.analysis.page.transfer import LossCurve, Transfer
-from pipeline.analysis.study.axis import Axis
+from pipeline.analysis.fit.fitted import LEVEL
+from pipeline.analysis.fit.study_fit import GroupFit, StudyFit, WidthFit
+from pipeline.analysis.page import figures_compare, palette, words
+from pipeline.analysis.page.answer import Shown
+from pipeline.analysis.page.svg import Drawing, Panel, Point, Scale, apart
+from pipeline.analysis.page.verdicts import Verdict
 from pipeline.analysis.study.stability import MARGIN, Cause
 
-Chart = dict[str, Any]
-
-_AXIS: dict[str, Any] = {
-    "gridcolor": "#e6e6e6",
-    "linecolor": "#999",
-    "showline": True,
-    "ticks": "outside",
-    "zeroline": False,
-}
-_LAYOUT: dict[str, Any] = {
-    "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
-    "paper_bgcolor": "#fff",
-    "plot_bgcolor": "#fff",
-    "margin": {"l": 56, "r": 12, "t": 44, "b": 48},
-    "hoverlabel": {"bgcolor": "#fff", "font": {"color": "#222"}},
-    "legend": {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
-}
+_SMALL: Point = (360, 262)
 
 
-def loss_curves(shown: Transfer) -> Chart:
-    """Final loss against the base learning rate, a line per width."""
-    return {"data": _curve_traces(shown, 0.0), "layout": _curve_layout(shown, "learning rate")}
+# ---------------------------------------------------------------------------------------------------------------------
+# Loss against learning rate
 
 
-def scaled_curves(shown: Transfer) -> Chart:
-    """The same against lr * (n / n_base)^-exponent, with buttons for the exponent: fitted (if any), 0, -1/2, -1."""
-    law = shown.optimal.law
-    choices = [("fitted", law.exponent)] if law.estimable else []
-    choices += [("0", 0.0), (f"{words.MINUS}1/2", -0.5), (f"{words.MINUS}1", -1.0)]
+@dataclass(frozen=True)
+class Scaling:
+    """Learning rates times (n / n_base)^-exponent, an exponent per group."""
 
-    def title(exponent: float) -> str:
-        ratio = f"{words.symbol(shown.axis)}/{words.level(shown.base_width)}"
-        return f"learning rate {words.TIMES} ({ratio})<sup>{words.number(-exponent)}</sup>"
-
-    traces = {exponent: _curve_traces(shown, exponent) for _, exponent in choices}
-    buttons = [
-        {
-            "label": name,
-            "method": "update",
-            "args": [
-                {"x": [trace["x"] for trace in traces[exponent]]},
-                {"xaxis.title.text": title(exponent), "xaxis.autorange": True},
-            ],
-        }
-        for name, exponent in choices
-    ]
-    menu = {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom",
-            "pad": {"t": 0, "b": 2}, "showactive": True, "buttons": buttons, "font": {"size": 12}}  # fmt: skip
-    first = choices[0][1]
-    layout = _curve_layout(shown, title(first)) | {"updatemenus": [menu], "showlegend": False}
-    return {"data": traces[first], "layout": layout}
+    key: str
+    name: str
+    exponents: dict[int, float]
+    """By place."""
 
 
-def exponents(shown: Transfer) -> Chart:
-    """Optimal and max-stable (as published: minimal unstable) learning rate against width, with the fitted power
-    laws."""
-    data: list[dict[str, Any]] = []
-    for law, dash in ((shown.optimal, "solid"), (shown.edge, "dash")):
-        widths, (ends, line) = [width for width, _ in law.points], law.line
-        faces = ["#fff" if n in law.hollow else law.colour for n in widths]
-        data += [
-            {
-                "x": ends, "y": line, "mode": "lines", "line": {"color": law.colour, "dash": dash},
-                "name": law.label, "legendgroup": law.name, "hoverinfo": "skip",
-            },
-            {
-                "x": widths, "y": [lr.value for _, lr in law.points], "mode": "markers",
-                "text": [
-                    f"{words.at(shown.axis, n)}<br>{law.name} {words.lr_with_interval(lr)}" for n, lr in law.points
-                ],
-                "marker": {"color": faces, "size": 9, "line": {"color": law.colour, "width": 2}},
-                "name": law.name, "legendgroup": law.name, "showlegend": False,
-                "hovertemplate": "%{text}<extra></extra>",
-                "error_y": _error_bars([lr for _, lr in law.points], law.colour),
-            },
-        ]  # fmt: skip
-    data.append(
-        {  # the grid's bracket of the edge: from the last stable to the smallest unstable learning rate
-            "x": [w.width for w in shown.brackets],
-            "y": [w.edge.min_unstable_lr for w in shown.brackets],
-            "mode": "markers",
-            "marker": {"opacity": 0},
-            "showlegend": False,
-            "legendgroup": shown.edge.name,
-            "hoverinfo": "skip",
-            "error_y": {
-                "type": "data",
-                "symmetric": False,
-                "width": 0,
-                "thickness": 6,
-                "color": "rgba(213,94,0,0.25)",
-                "array": [0] * len(shown.brackets),
-                "arrayminus": [w.edge.min_unstable_lr - w.edge.last_stable_lr for w in shown.brackets],
-            },
-        }
+def scalings(shown: Sequence[Shown]) -> list[Scaling]:
+    """As they are; by the fitted exponent, and by theory's, where a group has one."""
+    none = {one.place: 0.0 for one in shown}
+    found = [Scaling("raw", "learning rate", none)]
+    fitted = {one.place: one.group.optimal.exponent for one in shown if one.group.optimal.estimable}
+    theory = {
+        one.place: float(one.group.predicted["optimal"].exponent) for one in shown if "optimal" in one.group.predicted
+    }
+    if fitted:
+        found.append(Scaling("fit", "scaled by the fit", none | fitted))
+    if theory:
+        found.append(Scaling("theory", "scaled by theory", none | theory))
+    return found
+
+
+def curves(fit: StudyFit, shown: Sequence[Shown], scaling: Scaling, size: Point = _SMALL) -> Markup:
+    """Loss against learning rate, a line per width, of one group or of several on shared axes."""
+    low, high = value_range(fit, shown[0].group)
+    scale = {
+        (one.place, w.width): float((w.width / one.group.base_level) ** -scaling.exponents[one.place])
+        for one in shown
+        for w in one.group.widths
+    }
+    lrs = [lr * scale[one.place, w.width] for one in shown for w in one.group.widths for lr in w.curve.lrs]
+    axis, base = fit.study.axis, words.level(shown[0].group.base_level)
+    symbol = words.symbol(axis)
+    powers = {words.number(-scaling.exponents[one.place]) for one in shown}
+    power = powers.pop() if len(powers) == 1 else "own exponent"
+    title = "learning rate" if scaling.key == "raw" else f"learning rate {words.TIMES} ({symbol}/{base})^{power}"
+    names = " and ".join(one.title for one in shown)
+    label = f"{fit.measure.name} against {title}, {names}; " + "; ".join(
+        f"best at {words.at(axis, w.width)}: {words.known(w.best)}" for one in shown for w in one.group.widths
     )
-    beyond = [w.edge.last_stable_lr for w in shown.beyond]
-    if beyond:
-        data.append({
-            "x": [w.width for w in shown.beyond], "y": beyond, "mode": "markers",
-            "marker": {"symbol": "triangle-up-open", "color": shown.edge.colour, "size": 11},
-            "name": "stable up to the grid's end",
-            "text": [words.at(shown.axis, w.width) for w in shown.beyond],
-            "hovertemplate": "%{text}<br>stable up to %{y:.2e}, the largest tried<extra></extra>",
-        })  # fmt: skip
-    values = [lr.value for law in (shown.optimal, shown.edge) for _, lr in law.points] + beyond
-    layout = _LAYOUT | {
-        "xaxis": _AXIS
-        | {
-            "type": "log",
-            "title": {"text": shown.axis.title},
-            "tickvals": shown.widths,
-            "ticktext": list(map(words.level, shown.widths)),
-        },
-        "yaxis": _AXIS | {"type": "log", "title": {"text": "learning rate"}, **_lr_ticks(np.array(values))},
-        "legend": _LAYOUT["legend"] | {"orientation": "v"},
-        "margin": _LAYOUT["margin"] | {"l": 70, "t": 64},
-    }
-    return {"data": data, "layout": layout}
+    top = 26 + 11 * sum(any(w.unstable) for one in shown for w in one.group.widths)
+    panel = Panel.of(
+        (size[0], size[1] + top - 26), label, (min(lrs) / 1.3, max(lrs) * 1.3), (low, high),
+        margins=(top, 10, 36, 44), x_title=title, y_title=fit.measure.name, most=5,
+    )  # fmt: skip
+    row = 0
+    for one in shown:
+        for i, w in enumerate(one.group.widths):
+            classes, by = f"{palette.named((one.place, _strength(fit, w)))}", scale[one.place, w.width]
+            _curve(panel, one, w, classes, by, high)
+            crosses = np.flatnonzero(w.unstable)
+            for at in crosses:
+                where = (panel.x(float(w.curve.lrs[at]) * by), 22.0 + 11 * row)
+                panel.drawing.cross(f"x {classes}", where, _said(one, w, int(at)))
+            row += bool(len(crosses))
+            del i
+    return panel.drawing.element()
 
 
-def _error_bars(points: Sequence[Lr], colour: str) -> dict[str, Any]:
-    if not all(lr.has_interval for lr in points):
-        return {"visible": False}
-    up, down = [lr.high - lr.value for lr in points], [lr.value - lr.low for lr in points]
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": up,
-        "arrayminus": down,
-        "color": colour,
-        "thickness": 1.5,
-        "width": 3,
-    }
+def _curve(panel: Panel, one: Shown, w: WidthFit, classes: str, by: float, high: float) -> None:
+    finite = np.flatnonzero(np.isfinite(w.curve.losses))
+    points = [(float(w.curve.lrs[i]) * by, float(w.curve.losses[i])) for i in finite]
+    panel.drawing.line(f"line thin {classes}", panel.many(points))
+    for i, point in zip(finite, points, strict=True):
+        if point[1] <= high:
+            panel.drawing.mark(one.place, f"m {classes}", panel.at(*point), _said(one, w, int(i)), 2.6)
+    if w.best is not None and math.isfinite(w.best_loss):
+        said = f"{one.title}, {words.at(one.group.axis, w.width)}: best at {words.lr_with_interval(w.best)}"
+        panel.drawing.star(f"m {classes}", panel.at(w.best.value * by, w.best_loss), said)
 
 
-def _curve_layout(shown: Transfer, xtitle: str) -> dict[str, Any]:
-    rows = len(shown.curves)
-    return _LAYOUT | {
-        "yaxis": _AXIS | {"title": {"text": shown.loss_name}, "range": list(shown.loss_range), "domain": [0, 0.86]},
-        "yaxis2": {
-            "domain": [0.88, 1],
-            "range": [rows - 0.2, -0.8],
-            "showgrid": False,
-            "zeroline": False,
-            "fixedrange": True,
-            "tickvals": [(rows - 1) / 2],
-            "ticktext": ["unstable"],
-            "tickfont": {"size": 11, "color": "#666"},
-        },
-        "xaxis": _lr_axis(shown, xtitle),
-    }
-
-
-def _curve_traces(shown: Transfer, exponent: float) -> list[dict[str, Any]]:
-    traces = []
-    for place, curve in enumerate(shown.curves):
-        traces += [_line(shown, curve, exponent), _crosses(shown, curve, exponent, place)]
-    return traces + [_star(shown, curve, exponent) for curve in shown.curves]
-
-
-def _line(shown: Transfer, curve: LossCurve, exponent: float) -> dict[str, Any]:
-    places = np.flatnonzero(curve.finite)
-    return {
-        "x": (curve.lrs[places] * curve.scale(exponent)).tolist(),
-        "y": curve.losses[places].tolist(),
-        "text": [_hover(shown.axis, curve.fit, int(place)) for place in places],
-        "hovertemplate": "%{text}<extra></extra>",
-        "mode": "lines+markers",
-        "line": {"color": curve.colour, "width": 2},
-        "marker": {"color": curve.colour, "size": 6},
-        "name": words.at(shown.axis, curve.fit.width),
-        "legendgroup": str(curve.fit.width),
-    }
-
-
-def _star(shown: Transfer, curve: LossCurve, exponent: float) -> dict[str, Any]:
-    width, stars = curve.fit.width, [] if curve.star is None else [curve.star]
-    return {
-        "x": [lr.value * curve.scale(exponent) for lr in stars],
-        "y": [curve.fit.best_loss for _ in stars],
-        "text": [f"{words.at(shown.axis, width)}<br>optimum there: {words.lr_with_interval(lr)}" for lr in stars],
-        "hovertemplate": "%{text}<extra></extra>",
-        "mode": "markers",
-        "marker": {
-            "symbol": "star", "size": 15, "color": curve.colour, "line": {"color": "#fff", "width": 1}, "opacity": 1
-        },
-        "legendgroup": str(width),
-        "showlegend": False,
-    }  # fmt: skip
-
-
-def _crosses(shown: Transfer, curve: LossCurve, exponent: float, place: int) -> dict[str, Any]:
-    unstable = np.flatnonzero(curve.fit.unstable)
-    return {
-        "x": (curve.lrs[unstable] * curve.scale(exponent)).tolist(),
-        "y": [place] * len(unstable),
-        "yaxis": "y2",
-        "text": [_hover(shown.axis, curve.fit, int(i)) for i in unstable],
-        "hovertemplate": "%{text}<extra></extra>",
-        "mode": "markers",
-        "marker": {"symbol": "x-thin", "size": 7, "line": {"color": curve.colour, "width": 2}},
-        "legendgroup": str(curve.fit.width),
-        "showlegend": False,
-    }
-
-
-def _hover(axis: Axis, w: WidthFit, place: int) -> str:
+def _said(one: Shown, w: WidthFit, place: int) -> str:
     """Learning rate, loss and seeds of one point of the curve, and what it is unstable by."""
     curve, n, cause = w.curve, int(w.curve.n_seeds[place]), Cause(int(w.grid.cause[place]))
-    seeds = f"{n} seed{'s' * (n > 1)}"
-    if cause is Cause.LOST:
-        outcome = f"unstable in {curve.n_lost[place]} of {seeds}"
-    else:
-        reason = _reason(axis, w, place, cause)
-        outcome = f"loss {curve.losses[place]:.3f}, {seeds}{reason and f'<br>unstable: {reason}'}"
-    best = "<br>best of those tried" if place == w.optimum.index else ""
-    return f"{words.at(axis, w.width)}<br>lr {words.lr(float(curve.lrs[place]))}<br>{outcome}{best}"
-
-
-def _reason(axis: Axis, w: WidthFit, place: int, cause: Cause) -> str:
-    accuracy = w.curve.accuracies[place]
-    return {
+    seeds, axis = f"{n} seed{'s' * (n > 1)}", one.group.axis
+    accuracy = curve.accuracies[place]
+    why = {
         Cause.STABLE: "",
-        Cause.WIDTH: f"nothing at this {axis.noun} trains as well as at a {axis.smaller} one",
-        Cause.LEFT: "left, or lost ground, for good",
-        Cause.FAILED: f"more than {MARGIN:g} above the best {w.optimum.loss:.3f}"
+        Cause.WIDTH: f"; unstable: nothing at this {axis.noun} trains as well as at a {axis.smaller} one",
+        Cause.LEFT: "; unstable: left, or lost ground, for good",
+        Cause.FAILED: f"; unstable: more than {MARGIN:g} above the best {w.optimum.loss:.3f}"
         if math.isnan(accuracy)
-        else f"accuracy {accuracy:.0%}",
+        else f"; unstable: accuracy {accuracy:.0%}",
+        Cause.LOST: f"; unstable in {curve.n_lost[place]} of {seeds}",
     }[cause]
+    loss = f" loss {curve.losses[place]:.4g}, {seeds}" if math.isfinite(curve.losses[place]) else ""
+    head = f"{one.title}, {words.at(axis, w.width)}, lr {words.lr(float(curve.lrs[place]))}:"
+    return head + (loss + why).removeprefix(";")
 
 
-def _lr_axis(shown: Transfer, title: str) -> dict[str, Any]:
-    ticks = _lr_ticks(np.concatenate([curve.lrs for curve in shown.curves]))
-    return _AXIS | {"type": "log", "title": {"text": title}, **ticks}
+def _strength(fit: StudyFit, w: WidthFit) -> int:
+    return widths_of(fit).index(w.width)
 
 
-def _lr_ticks(lrs: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
-    """Ticks such as 4e-3, far enough beyond the data for zooming out and for scaled axes: 1, 2, 5 or powers of ten
-    alone."""
-    lrs = lrs[np.isfinite(lrs)]
-    if not len(lrs):
-        return {}
-    low, high = math.floor(math.log10(lrs.min())) - 3, math.ceil(math.log10(lrs.max())) + 3
-    steps = (1, 2, 5) if lrs.max() / lrs.min() < 500 else (1,)
-    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
-    return {"tickvals": ticks, "ticktext": [words.lr(tick) for tick in ticks]}
+def widths_of(fit: StudyFit) -> list[float]:
+    """All of the study, narrowest first."""
+    return sorted({w.width for group in fit.groups for w in group.widths})
+
+
+def value_range(fit: StudyFit, group: GroupFit) -> tuple[float, float]:
+    """Of what is minimized, in panels of the group's scale (`figures_compare.value_range`)."""
+    low, high = figures_compare.value_range(fit, figures_compare.scale_of(group))
+    return (1 - high, 1 - low) if fit.measure.is_accuracy else (low, high)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Best losses and exponents
+
+
+def best_losses(fit: StudyFit, shown: Sequence[Shown], size: Point = (560, 280)) -> Markup:
+    """The best value of every group against width, with the spread of its seeds."""
+    axis, found = fit.study.axis, [(one, figures_compare.best_of(fit, one.group)) for one in shown]
+    values = [v for _, best in found for v in [*best.low, *best.high]]
+    widths = sorted({n for _, best in found for n in best.widths})
+    name = figures_compare.name_of(fit)
+    label = f"Best {name} against {axis.noun}"
+    for one, best in found:
+        pairs = zip(best.widths, best.values, strict=True)
+        label += f"; {one.title}: {', '.join(f'{value:.4g} at {words.level(n)}' for n, value in pairs)}"
+    room = 0.08 * (max(values) - min(values)) or 0.1
+    panel = Panel.of(
+        size, label, (widths[0] / 1.3, widths[-1] * 1.3), (min(values) - room, max(values) + room),
+        x_ticks=apart(widths, 6), x_title=axis.title, y_title=f"best {name}", margins=(24, 12, 36, 52),
+    )  # fmt: skip
+    for one, best in found:
+        classes = f"g{one.place}"
+        panel.drawing.line(f"line {classes}", panel.many(list(zip(best.widths, best.values, strict=True))))
+        for n, value, low, high in zip(best.widths, best.values, best.low, best.high, strict=True):
+            panel.drawing.line(f"bar {classes}", panel.many([(n, low), (n, high)]))
+            panel.drawing.mark(
+                one.place, f"m {classes}", panel.at(n, value), f"{one.title}, {words.at(axis, n)}: {value:.4g}"
+            )
+    return panel.drawing.element()
+
+
+def reach(all_verdicts: Sequence[Verdict]) -> tuple[float, float]:
+    """Of a line that shows all of these, from about -1 to 0 at least."""
+    ends = [v for one in all_verdicts for v in (one.low, one.value, one.high, one.expected) if not math.isnan(v)]
+    return max(-2.5, min([-1.15, *ends])) - 0.1, min(1.5, max([0.15, *ends])) + 0.1
+
+
+def exponent(verdict: Verdict, place: int, ends: tuple[float, float]) -> Markup:
+    """The interval of an exponent on a line between `ends`, theory's as an upright stroke."""
+    width, height = 260.0, 34.0
+    scale = Scale(*ends, 4, width - 4, log=False)
+    theory = "" if math.isnan(verdict.expected) else f", theory {words.number(verdict.expected)}"
+    drawing = Drawing(
+        width, height, f"{verdict.name}: {verdict.measured}, {100 * LEVEL:g} % {verdict.interval}{theory}"
+    )
+    for tick, text in ((-1.0, f"{words.MINUS}1"), (-0.5, f"{words.MINUS}1/2"), (0.0, "0")):
+        drawing.line("grid", [(scale(tick), 2), (scale(tick), 22)])
+        drawing.text("tick", (scale(tick), 33), text, "middle")
+    if not math.isnan(verdict.low):
+        drawing.line(f"bar g{place}", [(scale(verdict.low), 12), (scale(verdict.high), 12)])
+    if not math.isnan(verdict.expected):
+        drawing.line("theory", [(scale(verdict.expected), 3), (scale(verdict.expected), 21)])
+    if not math.isnan(verdict.value):
+        drawing.mark(place, f"m g{place}", (scale(verdict.value), 12))
+    return drawing.element("forest")

@@ -216,10 +216,10 @@ def _draw_laws(axes: "Axes", fit: StudyFit, quantity: Quantity) -> None:
             [n * aside for n in ends], [law.lr_at(n) for n in ends], color=look.colour, ls=look.style, label=label
         )
     _width_axis(axes, fit.study.axis, widths)
-    axes.set_yscale("log")
     name = fit.estimator.edge_name if quantity == "max_stable" else "optimal"
     axes.set_ylabel(f"{name} learning rate")
-    if values:
+    if values:  # matplotlib cannot draw a log axis of nothing
+        axes.set_yscale("log")
         axes.set_ylim(min(values) / 1.4, max(values) * 1.4)
         label_lr_axis(axes, "y")
     columns = 1 if len(fit.groups) <= 4 else 2

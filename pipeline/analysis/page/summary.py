@@ -20,11 +20,11 @@ def summary(fit: StudyFit) -> str:
             lines += ["", *wrapped(say.answer(group), "  ")]
         for note in say.notes(group):
             lines += wrapped(note, "  - ")
-    lines += ["", *wrapped(said, "  ")] if (said := _best_losses(fit)) else []
+    lines += ["", *wrapped(said, "  ")] if (said := best_losses(fit)) else []
     return words.plain("\n".join(lines))
 
 
-def _best_losses(fit: StudyFit) -> str:
+def best_losses(fit: StudyFit) -> str:
     """At the widest width that all groups have: what the choice of a parameterization costs. Empty where it cannot be
     compared."""
     known = [{w.width: w.best_loss for w in group.widths if w.best is not None} for group in fit.groups]

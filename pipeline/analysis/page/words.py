@@ -106,6 +106,16 @@ def lr(value: float) -> str:
     return f"{mantissa}e{int(exponent)}" if int(exponent) else mantissa
 
 
+def rate(value: float) -> str:
+    """A learning rate in two digits, as one would type it: ``8.6e-4``, ``0.49``, ``16``."""
+    if not math.isfinite(value):
+        return DASH
+    mantissa, exponent = f"{value:.1e}".split("e")
+    if -1 <= int(exponent) <= 2:
+        return f"{float(f'{value:.2g}'):g}"
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
 def number(value: float, digits: int = 2) -> str:
     """A signed number with a proper minus sign, never minus zero."""
     if not math.isfinite(value):

@@ -49,3 +49,8 @@ def by_criterion(group: GroupFit) -> list[str]:
         f"By the published criterion the edge is another: the curve crosses {what} at {where}{slope}, on a shoulder "
         "where training is still stable."
     ]
+
+
+def seen(group: GroupFit) -> list[float]:
+    """Widths at which a run was stable and another one, above it, was not."""
+    return [w.width for w in group.widths if not w.edge.censored]

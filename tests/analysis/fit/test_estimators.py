@@ -58,11 +58,11 @@ def test_it_is_fitted_and_written(folder, capsys):
 
 
 def test_it_reports(folder, capsys):
-    pytest.importorskip("plotly")
     say(capsys, "report", folder)
     page = (folder / "report.html").read_text()
     assert "Intervals hold 95 %; what the estimator does not tell is left out." in page
-    assert "max-stable: \\u22121.00" in page
+    assert "max-stable rate" in page
+    assert "<b>\u22121.00</b>" in page
 
 
 def test_it_predicts(folder, capsys):

@@ -1,39 +1,22 @@
-import builtins
 import dataclasses
 import json
 import math
 import re
-from html.parser import HTMLParser
+import shutil
 
 import pytest
 from markupsafe import Markup
 
 from pipeline.analysis.fit.study_fit import fit
-from pipeline.analysis.page import inside, report
-from pipeline.analysis.page.words import MINUS
+from pipeline.analysis.page import inside, ran, report
+from pipeline.analysis.page.answer import answer
+from pipeline.analysis.page.words import MINUS, TIMES
 from pipeline.cli import report as verb
 from pipeline.config import DataConfig
 from pipeline.errors import RequestError
+from tests.support.html import Page
 from tests.support.synthetic_coordinates import MLP, write_coordinates
 from tests.support.synthetic_study import BASE, valley, write_run, write_study
-
-pytest.importorskip("plotly")
-
-
-class Page(HTMLParser):
-    """Elements, attributes and text of a page; contents of scripts apart."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.attributes, self.text, self.scripts, self._inside = [], [], [], None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.attributes += [(tag, name, value) for name, value in attrs]
-        self._inside = tag
-
-    def handle_data(self, data):
-        (self.scripts if self._inside == "script" else self.text).append(data)
 
 
 @pytest.fixture(scope="module")
@@ -43,71 +26,152 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(study):
-    return report.render(fit([study]))
+def fitted(study):
+    return fit([study])
 
 
-def charts_of(page):
-    return json.loads(re.search(r"const charts = (.*);\n", page)[1])
+@pytest.fixture(scope="module")
+def page(fitted):
+    return report.render(fitted)
 
 
 def test_main_writes_the_page_the_tables_and_the_figures(study, capsys):
     assert verb.main([str(study)]) == 0
     printed = capsys.readouterr().out
-    for name in (
-        "report.html",
-        "exponents.csv",
-        "figures/lr_transfer.pdf",
-        "figures/lr_transfer.svg",
-        "figures/lr_transfer.png",
-    ):
+    figures = [f"figures/lr_transfer.{kind}" for kind in ("pdf", "svg", "png")]
+    for name in ("report.html", "exponents.csv", *figures):
         assert (study / name).stat().st_size > 0
         assert str(study / name) in printed
 
 
-def test_the_page_fetches_nothing(page):
+def test_the_page_is_light_and_fetches_nothing(page):
+    assert len(page.encode()) < 300_000
     found = Page(page)
-    assert not [a for a in found.attributes if a[1] in ("src", "href", "srcset", "data", "action")]
+    assert [value for _, name, value in found.attributes if name == "href" and not value.startswith("#")] == []
+    assert not [a for a in found.attributes if a[1] in ("src", "srcset", "data", "action")]
     assert not [a for a in found.attributes if a[0] in ("link", "iframe", "img")]
     style = page[page.index("<style>") : page.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
+    assert "{{" not in page
 
 
 def test_the_same_study_gives_the_same_bytes(study, page):
     assert report.render(fit([study])) == page
 
 
-def test_the_answer_is_made_of_the_numbers(page):
-    text = " ".join(" ".join(Page(page).text).split())
-    found = re.search(
-        r"Under SP with AdamW the optimal learning rate is (\S+) \((\S+) to (\S+)\) at width 64 and (\S+) \((\S+) to "
-        r"(\S+)\) "
-        rf"at width 256: exponent {MINUS}0\.(?:49|50|51) ± ",
-        text,
-    )
+def test_the_first_table_is_the_answer(fitted, page):
+    tables = Page(page).tables
+    for group, rows in zip(fitted.groups, tables, strict=False):
+        header, *body = rows
+        assert [" ".join(cell.split()) for cell in header] == [
+            "width", "learning rate(the best)", "costsat most,nats", "stableup to", "runsbehind it",
+        ]  # fmt: skip
+        for row, cells in zip(answer(fitted, group).rows, body, strict=True):
+            level = f"{row.width}" + (
+                "" if row.times == 1 else f" {row.times}{TIMES}" + ", unchecked" * (row.times == 8)
+            )
+            assert cells == [level, f"{row.lr} ({row.best})", row.cost, row.stable, str(row.runs)]
+
+
+def test_sentences_and_sections(page):
+    text = Page(page).text
+    assert "Under SP with AdamW, divide the rate by 1.4 with every doubling of the width" in text
+    found = re.search(rf"exponent {MINUS}0\.(?:49|50|51) ± ", text)
     assert found
-    low_64, high_64, low_256, high_256 = (float(found[place]) for place in (2, 3, 5, 6))
-    assert low_64 <= 8e-3 <= high_64
-    assert low_256 <= 4e-3 <= high_256
-    assert "License" not in text
+    assert "± the posterior's standard deviation" in text  # where it is used it is explained
+    for heading in (
+        "Loss against learning rate", "How rates move with width, and what limits that", "What was stable",
+        "Loss while training", "Side by side", "Inside", "Per width", "What ran",
+    ):  # fmt: skip
+        assert f"<h2>{heading}</h2>" in page
     assert "Public domain" in text
     assert "State of the Union addresses" in text
     assert "width-scaling-pipeline 0." in text
+    assert "Device-hours" in text
+    assert "refresh" not in page
 
 
-def test_the_charts_hold_the_curves_and_the_scalings(page):
-    charts = charts_of(page)
-    assert list(charts) == ["g0-0", "g0-1", "g0-2", "g1-0", "g1-1", "g1-2"]
-    curves, scaled = charts["g0-0"], charts["g0-1"]
-    assert curves["data"][0]["x"] == pytest.approx([1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2])
-    assert curves["data"][1]["x"] == pytest.approx([3.2e-2, 6.4e-2])
-    buttons = scaled["layout"]["updatemenus"][0]["buttons"]
-    assert [button["label"] for button in buttons] == ["fitted", "0", f"{MINUS}1/2", f"{MINUS}1"]
-    inverse = buttons[3]["args"][0]["x"][4]  # the line of width 256: lr * (256 / 64)^1
-    assert inverse == pytest.approx([4 * lr for lr in curves["data"][4]["x"]])
-    for chart_id in charts:
-        assert f'id="{chart_id}"' in page
+def test_figures_tables_and_toggles_are_labelled(page):
+    found = Page(page)
+    drawings = [attributes for tag, attributes in found.elements if tag == "svg"]
+    assert len(drawings) > 10
+    assert all(one["role"] == "img" and len(one["aria-label"]) > 10 for one in drawings)
+    assert {attributes.get("scope") for tag, attributes in found.elements if tag == "th"} == {"col", "row"}
+    pressed = [attributes["aria-pressed"] for tag, attributes in found.elements if tag == "button"]
+    assert pressed == ["true", "false", "true", "false", "false"]
+    ids = [value for _, name, value in found.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for _, name, value in found.attributes if name == "href"} <= set(ids)
+    headings = [int(tag[1]) for tag, _ in found.elements if re.fullmatch(r"h\d", tag)]
+    assert headings[0] == 1
+    assert headings.count(1) == 1
+    spoken = found.elements[0][1]
+    assert spoken == {"lang": "en"}
+
+
+def test_the_stability_map_counts_seeds(fitted, page):
+    table = next(rows for rows in Page(page).tables if rows[0][0].startswith("rate"))
+    assert table[0][1:] == ["64", "128", "256"]
+    assert [row[0] for row in table[1:]] == ["6.4e-2", "3.2e-2", "1.6e-2", "8e-3", "4e-3", "2e-3", "1e-3"]
+    by_rate = {row[0]: row[1:] for row in table[1:]}
+    assert by_rate["6.4e-2"] == ["0/1"] * 3
+    assert by_rate["8e-3"][0] == "1/1 ★"
+    assert by_rate["4e-3"][2] == "1/1 ★"
+
+
+def test_a_page_of_a_sweep_that_goes_reads_itself_anew(study, fitted, tmp_path):
+    page = report.render(fitted, going=True)
+    assert f'<meta http-equiv="refresh" content="{report.LATEST}">' in page
+    assert "Still going: 42 runs have ended" in Page(page).text
+    write_study(tmp_path, valley(-0.5), widths=(64, 128))
+    next(tmp_path.glob("*/result.json")).unlink()
+    page = report.render(fit([tmp_path]))
+    assert "refresh" not in page
+    assert "Not whole: 1 runs have no result, and 13 have." in Page(page).text
+
+
+def test_watch_writes_as_runs_finish_and_once_more_at_the_end(study, capsys, monkeypatch):
+    looks = iter([True] * 30 + [False, True, False, False])  # between rounds nothing goes for a moment
+    monkeypatch.setattr(verb, "going", lambda path: next(looks))
+    monkeypatch.setattr(verb.os, "nice", lambda by: 0)
+    monkeypatch.setattr(verb, "SHARE", 1e-3)
+    monkeypatch.setattr(verb.figures, "save", lambda *_: [])
+    slept, written = [], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 10:  # a run finishes
+            name = next(study.glob("*/result.json"))
+            (study / "again").mkdir()
+            shutil.copy(name, study / "again")
+
+    monkeypatch.setattr(verb.time, "sleep", sleep)
+    monkeypatch.setattr(verb, "write_text", lambda path, text: written.append("refresh" in text) or path)
+    try:
+        assert verb.main([str(study), "--watch"]) == 0
+    finally:
+        shutil.rmtree(study / "again")
+    assert written == [True, True, False]
+    assert slept == [verb.POLL] * 34
+    assert "42 runs" in capsys.readouterr().out
+
+
+def test_watch_pauses_for_what_a_page_takes(study, monkeypatch):
+    looks, clock = iter([True] * 23 + [False] * 2), iter([0.0, 2.0, 2.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr(verb, "going", lambda path: next(looks))
+    monkeypatch.setattr(verb.os, "nice", lambda by: 0)
+    monkeypatch.setattr(verb.time, "process_time", lambda: next(clock))  # two seconds
+    monkeypatch.setattr(verb.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(verb, "write_text", lambda path, text: path)
+    verb._watch(verb.study_args(verb.study_parser("report", "").parse_args([str(study)])), None)
+    assert next(clock) == 2.0  # 24 looks, 120 seconds, then one short pause: 4 readings of the clock
+    assert next(clock) == 2.0
+
+
+def test_watch_says_what_is_missing(tmp_path):
+    with pytest.raises(RequestError, match="no such study folder"):
+        verb.main([str(tmp_path / "none"), "--watch"])
 
 
 def test_hostile_values_are_escaped(tmp_path):
@@ -119,7 +183,7 @@ def test_hostile_values_are_escaped(tmp_path):
     assert "<img" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "<h1>Learning rate against width: a&lt;b&gt;&amp;c</h1>" in page
-    assert report._script_json({"name": hostile}).count("<") == 0
+    Page(page)
 
 
 def test_no_name_becomes_a_script(tmp_path):
@@ -133,7 +197,7 @@ def test_no_name_becomes_a_script(tmp_path):
     page = report.render(found)
     assert "<h2>Inside</h2>" in page
     assert "<script>alert" not in page
-    assert page.count("&lt;script&gt;alert(1)") == 4  # title and heading, licence and citation
+    assert page.count("&lt;script&gt;alert(1)") == 7  # title, heading, three commands, licence and citation
     part = inside.Part(hostile, hostile, [f"n^2 {hostile}"], inside.Drawing(hostile, "0 0 1 1", 1.0, Markup("</svg>")))
     page = report.render(found, inside.Section([part]))
     assert "<script>alert" not in page
@@ -143,21 +207,40 @@ def test_no_name_becomes_a_script(tmp_path):
 def test_what_was_left_out_and_what_is_not_known_is_said(tmp_path):
     write_study(tmp_path, lambda config: math.nan if config.width == 256 else valley(0.0)(config), lrs=(4e-3, 8e-3))
     write_run(tmp_path, dataclasses.replace(BASE, lr=1.0), 5.0, status="failed")
-    text = " ".join(Page(report.render(fit([tmp_path]))).text)
+    text = Page(report.render(fit([tmp_path]))).text
     assert "1 failed run left out" in text
     assert "Width 256 took no part in the fit of the optimum: nothing trained stably there" in text
     assert "extend the grid upwards" in text
-    assert "nan" not in text
+    assert not re.search(r"\bnan\b", text)
 
 
-def test_without_plotly_it_says_what_to_install(study, monkeypatch):
-    real_import = builtins.__import__
+def test_several_studies_stand_side_by_side(tmp_path):
+    for name, steps, best in (("a", 60, 8e-3), ("b", 120, 4e-3)):
+        write_study(tmp_path / name, valley(-0.5, best), widths=(64, 128), params=("sp", "mup"), steps=steps)
+    fitted = fit([tmp_path / "a", tmp_path / "b"])
+    page = Page(report.render(fitted))
+    assert len(fitted.groups) == 4
+    compared = next(rows for rows in page.tables if rows[0][:2] == ["group", "width 64"])
+    assert [row[0] for row in compared[1:]] == [
+        "SP · AdamW · 60 steps", "SP · AdamW · 120 steps", "μP · AdamW · 60 steps", "μP · AdamW · 120 steps",
+    ]  # fmt: skip
+    for group, row in zip(fitted.groups, compared[1:], strict=True):
+        assert [float(cell) for cell in row[1:]] == pytest.approx([w.optimum.loss for w in group.widths], abs=5e-4)
+    overlaid = [one for tag, one in page.elements if tag == "svg" and one["aria-label"].count("steps") >= 4]
+    assert overlaid  # all groups on shared axes
 
-    def no_plotly(name, *args, **kwargs):
-        if name.startswith("plotly"):
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", no_plotly)
-    with pytest.raises(RequestError, match=r"needs plotly: pip install 'width-scaling-pipeline\[report\]'"):
-        report.render(fit([study]))
+def test_what_ran(study, fitted):
+    run = study / fitted.study.runs["run"].iloc[0]
+    start = {"time": "2026-01-02T03:04:05+00:00", "host": "a", "step": 0, "processes": 2}
+    (run / "starts.jsonl").write_text(json.dumps(start) + '\n{"time": "torn')
+    text = " ".join(" ".join(pair) for pair in ran.pairs(fitted))
+    assert "Started 2026-01-02 03:04 UTC" in text
+    assert "Hardware 1 machine, 1 device a run" in text
+    assert "FLOPs about" in text
+    assert "Runs 42 used (" in text
+    hours = (4.2 * 41 + 2 * 4.2) / 3600  # one of the runs had two processes
+    assert f"Device-hours {hours:.2g} of training" in text
+    runs = fitted.study.runs
+    flops = 6 * sum(int(n) * int(tokens) for n, tokens in zip(runs["parameters"], runs["tokens"], strict=True))
+    assert f"about {flops:.1e}".replace("e+", "e") in text
