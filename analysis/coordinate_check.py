@@ -1,5 +1,5 @@
-"""Draws the coordinate check (paper, Fig. 4 and E.16) of a study, and prints its exponents beside predicted and published
-ones: ``python analysis/coordinate_check.py runs/STUDY [--lr LR] [--published "Figure 4"] [--out DIR]``."""
+"""Draws the coordinate check (paper, Fig. 4 and E.16) of a study, and prints its exponents beside predicted and
+published ones: ``python analysis/coordinate_check.py runs/STUDY [--lr LR] [--published "Figure 4"] [--out DIR]``."""
 
 import math
 import sys

@@ -1,15 +1,17 @@
-"""A figure or table of the paper by its number, trained and drawn (the entries: `analysis/figures.yaml`):
-``python analysis/figure.py list``, ``... train F.14 [--size laptop|full] [-- FLAGS OF pipeline]``, ``... draw F.14``."""
+"""A figure or table of the paper by its number, trained and drawn as `analysis/figures.yaml` says: ``python
+analysis/figure.py list``, ``... train F.14 [--size laptop|full] [-- FLAGS OF pipeline]``, ``... draw F.14``."""
 
 import difflib
+import functools
 import itertools
 import math
 import re
 import runpy
 import shlex
+import string
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,18 @@ from pipeline.cli import main as cli
 from pipeline.cli.arguments import RequestParser
 from pipeline.console import table
 from pipeline.errors import RequestError, require
+from pipeline.files import write_atomic
 from pipeline.strict_yaml import parse_recipe
 
 HERE = Path(__file__).parent
 SIZES = ("laptop", "full")
-_FAMILY = {"lr_transfer": exponents, "compare": exponents, "coordinate_check": checks, "over_time": checks}
-"""What the scripts that draw studies are given published numbers of."""
+_NUMBERS: Mapping[str, Callable[[str], Sequence[object]]] = {
+    "lr_transfer": lambda item: exponents(item=item),
+    "compare": lambda item: exponents(item=item),
+    "coordinate_check": checks,
+    "over_time": checks,
+}
+"""What was published under a figure or table, by the script that shows it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Command:
     argv: tuple[str, ...]
 
 
+@functools.cache
 def book() -> Mapping[str, Any]:
     """What `figures.yaml` says."""
     content: Mapping[str, Any] = parse_recipe((HERE / "figures.yaml").read_bytes())
@@ -131,10 +140,9 @@ def _flags(study: str, size: str) -> tuple[str, str]:
     entry = book()["studies"][study]
     entry = entry if isinstance(entry, Mapping) else {"flags": entry}
     own, verb, below, last = entry.get("flags", ""), entry.get("verb", "sweep"), "", entry.get(size, "")
-    if over := re.match(r"\{([\w-]+)\}", own):
-        if over[1] in book()["studies"]:
-            verb, below = _flags(over[1], size)
-            own = own[over.end() :]
+    if (over := re.match(r"\{([\w-]+)\}", own)) and over[1] in book()["studies"]:
+        verb, below = _flags(over[1], size)
+        own = own[over.end() :]
     return verb, " ".join(part for part in (below, own.strip(), last) if part)
 
 
@@ -154,23 +162,16 @@ def drawings(figure: Figure, size: str, runs: Path, out: Path) -> list[list[str]
     found: list[list[str]] = []
     for line in figure.draw:
         script, *words = _words(line)
-        words = [str(runs / size / name(word, size)) if _is_study(word) else word for word in words]
-        if (numbers := _FAMILY.get(script)) and numbers(item=figure.title):
-            words += ["--published", figure.title]
-        found.append([script, *dict.fromkeys(words[:_first_flag(words)]), *words[_first_flag(words) :]])
+        studies = dict.fromkeys(str(runs / size / name(word, size)) for word in words if _is_study(word))
+        flags = [word for word in words if not _is_study(word)]
+        if script in _NUMBERS and _NUMBERS[script](figure.title):
+            flags += ["--published", figure.title]
+        found.append([script, *studies, *flags])
     unique = [list(one) for one in dict.fromkeys(map(tuple, found))]  # laptops have the same data for several
     drawn = [one for one in unique if one[0] != "pipeline"]
-    for letter, one in zip(_letters(), drawn, strict=False):
+    for letter, one in zip(string.ascii_lowercase, drawn, strict=False):
         one += ["--out", str(out / letter if len(drawn) > 1 else out)]
     return unique
-
-
-def _first_flag(words: Sequence[str]) -> int:
-    return next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
-
-
-def _letters() -> Iterator[str]:
-    return iter("abcdefghijklmnop")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked, rest = (asked[: asked.index("--")], asked[asked.index("--") + 1 :]) if "--" in asked else (asked, [])
     parser = RequestParser(prog="figure.py", description=__doc__)
     add = parser.add_argument
-    add("verb", choices=("list", "train", "draw"))
+    add("verb", choices=("list", "train", "draw", "readme"), help="readme: write the table of analysis/README.md anew")
     add("figure", nargs="?", help='such as 5, F.14 or "Table F.1"')
     add("--size", choices=SIZES, default="laptop", help="as published, or one that a laptop finishes (default: laptop)")
     add("--runs", type=Path, default=Path("runs/paper"), help="folder of the studies, by size (default: %(default)s)")
@@ -191,6 +192,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser.parse_args(asked)
         require(not rest or args.verb == "train", f"what follows -- goes to pipeline, which {args.verb} does not need")
+        if args.verb == "readme":
+            write_atomic(HERE / "README.md", readme((HERE / "README.md").read_text()))
+            return 0
         if args.verb == "list":
             print(*table([(one.title, one.shows) for one in entries().values()], lead=""), sep="\n")
             return 0
@@ -222,7 +226,8 @@ def _draw(figure: Figure, size: str, runs: Path, out: Path, dry_run: bool) -> in
     """Raises `RequestError` for a figure that is not drawn, and for studies that nobody trained."""
     require(figure.draw, f"{figure.title} is not drawn: {figure.why}")
     for script, *argv in drawings(figure, size, runs, out):
-        print(f"$ {shlex.join([script, *argv] if script == 'pipeline' else ['python', f'analysis/{script}.py', *argv])}")
+        said = [script] if script == "pipeline" else ["python", f"analysis/{script}.py"]
+        print(f"$ {shlex.join([*said, *argv])}", flush=True)
         if dry_run:
             continue
         for folder in (runs / size / name(study, size) for study in figure.studies):
@@ -239,21 +244,30 @@ def _draw(figure: Figure, size: str, runs: Path, out: Path, dry_run: bool) -> in
 # The table of `analysis/README.md`
 
 
-def readme_table() -> list[str]:
+MARKS = ("<!-- figures -->", "<!-- /figures -->")
+
+
+def readme_table() -> str:
     """Every figure and table, as Markdown."""
-    lines = ["| item | shows | train | draw | run | drawn |", "|---|---|---|---|---|---|"]
+    lines = ["| item | what it shows | train | draw | run | drawn |", "|---|---|---|---|---|---|"]
     for one in entries().values():
         asked = f'"{one.id}"' if " " in one.id else one.id
-        train = f"`train {asked}`" if one.studies else "nothing to train"
-        fetch = dict.fromkeys(place(study, "full").get("fetch", "") for study in one.studies)
-        drawn = "y" if one.draw and not one.why else f"n: {one.why}" if not one.draw else f"as text: {one.why}"
         cells = (
-            f"{one.title}", one.shows + (f" ({one.note})" if one.note else ""), train,
-            f"`draw {asked}`" if one.draw else "-", "y" if one.studies or one.draw else "n", drawn,
-        )  # fmt: skip
+            one.title,
+            one.shows + (f" ({one.note})" if one.note else ""),
+            f"`train {asked}`" if one.studies else "",
+            f"`draw {asked}`" if one.draw else "",
+            "y" if one.studies else f"n: {one.why}" if one.why else "nothing to train",
+            "n" if not one.draw else "as text" if all(line.startswith("pipeline ") for line in one.draw) else "y",
+        )
         lines.append("| " + " | ".join(cells) + " |")
-        _ = fetch
-    return lines
+    return "\n".join(lines)
+
+
+def readme(text: str) -> str:
+    """The text with the table between its marks."""
+    before, rest = text.split(MARKS[0])
+    return f"{before}{MARKS[0]}\n{readme_table()}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
 
 
 if __name__ == "__main__":

@@ -277,9 +277,12 @@ def settings_parser(cls: type, parser: Any = None, skip: Collection[str] = ()) -
 _parser = functools.cache(settings_parser)
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _field_type(cls: Any, key: str) -> Any:
     for name in key.split("."):
-        cls = typing.get_type_hints(cls)[name]
+        cls = _hints(cls)[name]
     return cls
 
 

@@ -123,8 +123,8 @@ def add_published(parser: RequestParser) -> None:
         "--published",
         default="auto",
         metavar="ITEM",
-        help="published exponents to show: auto, those of the studies' own parameterization, optimizer, loss, model and "
-        'data (default); off; or those of a figure or table of the paper, such as "Fig 5" or "Table F.1"',
+        help="published exponents to show: auto, those of the studies' own parameterization, optimizer, loss, model "
+        'and data (default); off; or those of a figure or table of the paper, such as "Fig 5" or "Table F.1"',
     )
 
 

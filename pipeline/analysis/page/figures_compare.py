@@ -31,7 +31,7 @@ _MARKS = "osD^v<>P"
 @dataclass(frozen=True)
 class Look:
     """Of a group in panels that hold all of them: a colour for its family but the loss, a dash for the loss (Fig.
-    F.18)."""
+    F.18); where losses are all that differs, a colour for them too."""
 
     title: str
     colour: str
@@ -47,7 +47,7 @@ def looks(fit: StudyFit) -> list[Look]:
     return [
         Look(
             words.group_title(group),
-            _COLOURS[colour[_key(family)] % len(_COLOURS)],
+            _COLOURS[(colour[_key(family)] if len(colour) > 1 else style[group.loss]) % len(_COLOURS)],
             _STYLES[style[group.loss] % len(_STYLES)],
             _MARKS[style[group.loss] % len(_MARKS)],
         )

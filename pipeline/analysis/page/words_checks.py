@@ -8,8 +8,8 @@ from pipeline.analysis.page import words, words_inside
 from pipeline.analysis.published import checks
 from pipeline.console import table
 
-_LAYERS = {"embedding": "input", "norms": "vector", "last norm": "vector", "mlp": "hidden", "readout": "output"}
-"""What the paper calls a layer -> what theory does."""
+_GROUPS = {"last norm": "norms", "mlp": "mlp.fc", "output": "readout"}
+"""What the paper calls a layer -> the group of weights, where its name is another; hidden ones are many groups."""
 _AFTER = " after step "
 
 
@@ -43,4 +43,7 @@ def _is_of(row: Mapping[str, str], ladder: Ladder) -> bool:
 
 
 def _is_layer(row: Mapping[str, str], e: Slope) -> bool:
-    return _LAYERS.get(row["layer"], row["layer"]) == (e.place.layer or "").rstrip("1")
+    layer = row["layer"]
+    if layer == "hidden":
+        return (e.place.layer or "").rstrip("1") == layer
+    return _GROUPS.get(layer, layer) == e.place.group
