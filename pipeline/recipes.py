@@ -277,12 +277,10 @@ def settings_parser(cls: type, parser: Any = None, skip: Collection[str] = ()) -
 _parser = functools.cache(settings_parser)
 
 
-_hints = functools.cache(typing.get_type_hints)
-
-
+@functools.cache
 def _field_type(cls: Any, key: str) -> Any:
     for name in key.split("."):
-        cls = _hints(cls)[name]
+        cls = typing.get_type_hints(cls)[name]
     return cls
 
 

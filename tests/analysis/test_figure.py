@@ -18,7 +18,6 @@ from pipeline.cli.arguments import parse
 from pipeline.cli.coordcheck import request
 from pipeline.errors import RequestError
 from pipeline.models.build import build
-from pipeline.recipes import shipped
 from pipeline.sweep.coordinate_check import plan
 from pipeline.sweep.grid import grid
 from tests.support.synthetic_study import valley, write_study
@@ -111,19 +110,6 @@ def test_published_settings():
     assert one("mnist/adam-mup-ce", "laptop").mult.input_lr == 256 / 64
     assert one("cifar10/sgd-variants-20").epochs == 20
     assert one("multi-index/two-layers-mse").loss == "mse_scalar"
-
-
-GPT = sorted(name for name in shipped("model_configs") if name.startswith("gpt-"))
-
-
-@pytest.mark.parametrize("name", GPT)
-def test_recipes_over_pythia_build_at_every_width(name):
-    below = {"gpt-mse": ["gpt-sgd-clip"], "gpt-full-align-sgd": ["gpt-sgd-clip"]}.get(name, [])
-    flags = [part for recipe in ("pythia-adamw", *below, name) for part in ("--config", recipe)]
-    planned = grid(parse("sweep", flags)[0])
-    for width in {run.width for run in planned}:
-        with torch.device("meta"):
-            build(next(run for run in planned if run.width == width))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
