@@ -3,16 +3,18 @@ sets or depths (paper, Fig. 5, 7, F.18): ``python analysis/compare.py runs/A run
 DIR]``."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.analysis.page import figures
 from pipeline.analysis.page.figures_compare import best_figure, compare_figure
+from pipeline.analysis.page.words_published import asked, beside
 from pipeline.analysis.study.load import load_study
-from pipeline.cli.studies import study_args, study_parser
+from pipeline.cli.studies import add_published, study_args, study_parser
 from pipeline.errors import RequestError
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = study_parser("compare", __doc__ or "")
     parser.prog = "compare.py"
     parser.add_argument(
@@ -23,19 +25,21 @@ def main() -> int:
         "accuracy where all runs have one (default: loss)",
     )
     parser.add_argument("--out", type=Path, help="folder for the figure (default: figures/ in the first study)")
+    add_published(parser)
     try:
-        parsed = parser.parse_args()
+        parsed = parser.parse_args(argv)
         if parsed.metric is None and parsed.what != "loss" and (parsed.what == "accuracy" or _classes(parsed.study)):
             parsed.metric = "train_accuracy"
         fitted = study_args(parsed).fit()
         if parsed.what == "accuracy" and not fitted.measure.is_accuracy:
             raise RequestError(f"--what accuracy: --metric {parsed.metric} is a loss")
+        found = asked(fitted, parsed.published)
         figure = best_figure(fitted) if parsed.what == "best" else compare_figure(fitted)
         paths = figures.save(figure, parsed.out or fitted.study.folder / "figures", f"compare-{parsed.what}")
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
-    print(*paths, sep="\n")
+    print(*beside(fitted, found), "", *paths, sep="\n")
     return 0
 
 

@@ -3,6 +3,7 @@ learning rate beside the published ones: ``python analysis/linear_model.py [--wi
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ PARAMS = ("sp", "ntp", "mup")
 WIDEST = 2**22
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = RequestParser(prog="linear_model.py", description=__doc__)
     add = parser.add_argument
     add("--widths", default="64,128,256,512,1024,2048,4096,8192,16384", help="default: %(default)s")
@@ -30,7 +31,7 @@ def main() -> int:
     add("--steps", type=int, default=1000, help="steps that are to stay finite (default: %(default)s)")
     add("--out", type=Path, default=Path("figures"), help="folder for the table and the figures (default: %(default)s)")
     try:
-        args = parser.parse_args()
+        args = parser.parse_args(argv)
         widths, params = _widths(args.widths), _params(args.params)
         for name in ("seeds", "steps"):
             require(getattr(args, name) >= 1, f"--{name} must be at least 1, got {getattr(args, name)}")

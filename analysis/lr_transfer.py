@@ -2,41 +2,31 @@
 ``python analysis/lr_transfer.py runs/STUDY [--published auto|off|"Fig 5"] [--out DIR]``."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.analysis.page import figures
-from pipeline.analysis.page.words_published import beside, published
-from pipeline.analysis.published import item_of
-from pipeline.cli.studies import study_args, study_parser
+from pipeline.analysis.page.words_published import asked, beside
+from pipeline.cli.studies import add_published, study_args, study_parser
 from pipeline.errors import RequestError
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = study_parser("lr_transfer", __doc__ or "")
     parser.prog = "lr_transfer.py"
     parser.add_argument("--out", type=Path, help="folder for the figure (default: figures/ in the first study)")
-    parser.add_argument(
-        "--published",
-        default="auto",
-        metavar="ITEM",
-        help="published exponents to draw and print: auto, those of the study's own parameterization, optimizer, loss, "
-        'model and data (default); off; or those of a figure or table of the paper, such as "Fig 5" or "Table F.1"',
-    )
+    add_published(parser)
     try:
-        parsed = parser.parse_args()
+        parsed = parser.parse_args(argv)
         args = study_args(parsed)
         fit = args.fit()
-        item = None if parsed.published in ("auto", "off") else item_of(parsed.published)
-        found = None if parsed.published == "off" else published(fit, item)
+        found = asked(fit, parsed.published)
         figure = figures.lr_curves(fit, found)
         paths = figures.save(figure, parsed.out or args.dirs[0] / "figures", "lr_transfer")
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
-    if found is not None:
-        lines = beside(fit, found)
-        print(*lines or ["Nothing was published for this setting and these data."], "", sep="\n")
-    print(*paths, sep="\n")
+    print(*beside(fit, found), "", *paths, sep="\n")
     return 0
 
 

@@ -72,10 +72,7 @@ def read_recipe(name: str, known: Collection[str]) -> dict[str, Any]:
 
 def _mapping(path: Path, what: str) -> dict[Any, Any]:
     """The mapping that a YAML file holds. Raises `RequestError`."""
-    try:
-        content = parse_recipe(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise RequestError(f"{path} cannot be read as YAML: {_one_line(error)}") from None
+    content = _read(path, path)
     if not isinstance(content, dict):
         raise RequestError(f"{path}: {what} is a mapping of keys to values")
     return content
@@ -161,10 +158,6 @@ def reject_unknown(key: str, known: Collection[str], where: str) -> None:
         raise RequestError(f"{where}: unknown key {key}{hint}")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Types
-
-
 PATHS = ("out", "profile", "setup", *(f"{section}{name}" for section in ("", "data.") for name in
          ("path", "tokenizer", "write_through")))  # fmt: skip
 """Settings that are paths, or may be."""
@@ -225,7 +218,7 @@ def axes(
     """
     found: dict[str, tuple[Any, ...]] = {}
     known = keys(cls)
-    asked = parse_recipe(asked) if isinstance(asked, str) else asked
+    asked = _read(asked, f"{where.rstrip('.')} {asked}") if isinstance(asked, str) else asked
     if not isinstance(asked, Mapping):
         raise RequestError(f"{where.rstrip('.')}: expected a mapping of settings to lists of values, got {asked!r}")
     for name, values in asked.items():
@@ -236,13 +229,20 @@ def axes(
             raise RequestError(f"{where}{name}: {key} is given twice")
         if isinstance(values, str):
             whole = values.startswith("[[" if typing.get_origin(_field_type(cls, key)) is tuple else "[")
-            values = parse_recipe(values if whole else f"[{values}]")
+            values = _read(values if whole else f"[{values}]", f"{where}{name} {values}")
         if not isinstance(values, list | tuple):
             raise RequestError(f"{where}{name}: expected a list of values, got {values!r}")
         section, _, leaf = key.rpartition(".")
         each = [typed(cls, {key: value}, where) for value in values]
         found[key] = tuple(one[section][leaf] if section else one[leaf] for one in each)
     return found
+
+
+def _read(source: str | Path, where: object) -> Any:
+    try:
+        return parse_recipe(source.read_bytes() if isinstance(source, Path) else source)
+    except (OSError, yaml.YAMLError) as error:
+        raise RequestError(f"{where} cannot be read as YAML: {_one_line(error)}") from None
 
 
 def named_setting(name: str, known: Collection[str], where: str) -> str:
@@ -277,6 +277,7 @@ def settings_parser(cls: type, parser: Any = None, skip: Collection[str] = ()) -
 _parser = functools.cache(settings_parser)
 
 
+@functools.cache
 def _field_type(cls: Any, key: str) -> Any:
     for name in key.split("."):
         cls = typing.get_type_hints(cls)[name]

@@ -1,5 +1,6 @@
 """Recipes: every shipped one built, and what is refused."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,16 @@ from pipeline.sweep.grid import grid
 from pipeline.training.describe import describe
 from pipeline.training.trainer import train
 
+RECIPES = shipped("model_configs")
+OVERLAYS = {
+    name: [word for word in re.findall(r"[\w-]+", path.read_text().partition(":")[0]) if word in RECIPES]
+    for name, path in RECIPES.items()
+    if path.read_text().startswith("# Over ")
+}
+"""Recipes that go over others, and which."""
 
-@pytest.mark.parametrize("name", shipped("model_configs"))
+
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - OVERLAYS.keys()))
 def test_every_recipe_parses_and_builds(name: str) -> None:
     config, _ = parse("train", ["--config", name])
     study, _ = parse("sweep", ["--config", name])
@@ -28,6 +37,19 @@ def test_every_recipe_parses_and_builds(name: str) -> None:
     assert study.widths
     assert study.lrs
     for run in grid(study):
+        with torch.device("meta"):
+            model, specs = build(run)
+        assert specs.keys() == dict(model.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("name", sorted(OVERLAYS))
+def test_every_overlay_says_what_it_goes_over_and_builds_there(name: str) -> None:
+    first, *others = OVERLAYS[name]
+    if name.startswith("mlp-"):
+        others = []  # one of them
+    study, _ = parse("sweep", [part for recipe in (first, *others, name) for part in ("--config", recipe)])
+    runs = sorted(grid(study), key=lambda run: run.width)
+    for run in (runs[0], runs[-1]):
         with torch.device("meta"):
             model, specs = build(run)
         assert specs.keys() == dict(model.named_parameters()).keys()

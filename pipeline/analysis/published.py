@@ -109,6 +109,11 @@ def item_of(text: str) -> str:
     raise RequestError(f"no exponents were published under {text!r}: choose one of {', '.join(known)}")
 
 
+def checks(item: str) -> list[dict[str, str]]:
+    """The width exponents of updates and alignments that a figure (`Figure E.16`) was published with."""
+    return [row for row in read("coordinate_checks") if row["item"] == item]
+
+
 def learning_rates() -> list[LearningRate]:
     """Optimal and minimal unstable learning rates of the published GPTs."""
     return [_learning_rate(row) for row in read("learning_rates")]

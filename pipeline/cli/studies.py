@@ -117,6 +117,17 @@ def add_out(parser: RequestParser) -> None:
     )
 
 
+def add_published(parser: RequestParser) -> None:
+    """The flag of scripts that show published exponents beside measured ones."""
+    parser.add_argument(
+        "--published",
+        default="auto",
+        metavar="ITEM",
+        help="published exponents to show: auto, those of the studies' own parameterization, optimizer, loss, model "
+        'and data (default); off; or those of a figure or table of the paper, such as "Fig 5" or "Table F.1"',
+    )
+
+
 def add_strict(parser: RequestParser) -> None:
     """The flag of verbs that leave runs out."""
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a run is left out")

@@ -43,6 +43,7 @@ def valley(exponent: float, best_at_64: float = 8e-3, edge_octaves: float = 1.5)
 def write_study(
     folder: Path,
     loss: Callable[[RunConfig], float],
+    /,
     params: Sequence[str] = ("sp",),
     widths: Sequence[int] = WIDTHS,
     lrs: Sequence[float] = LRS,

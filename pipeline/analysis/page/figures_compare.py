@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 4
 _ASIDE = 0.03  # of its width, that a group stands from the next one
+_ROW = 0.045  # of a panel's height, that crosses of a width lie below those of the one before
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _STYLES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
 _MARKS = "osD^v<>P"
@@ -31,7 +32,7 @@ _MARKS = "osD^v<>P"
 @dataclass(frozen=True)
 class Look:
     """Of a group in panels that hold all of them: a colour for its family but the loss, a dash for the loss (Fig.
-    F.18)."""
+    F.18); where losses are all that differs, a colour for them too."""
 
     title: str
     colour: str
@@ -47,7 +48,7 @@ def looks(fit: StudyFit) -> list[Look]:
     return [
         Look(
             words.group_title(group),
-            _COLOURS[colour[_key(family)] % len(_COLOURS)],
+            _COLOURS[(colour[_key(family)] if len(colour) > 1 else style[group.loss]) % len(_COLOURS)],
             _STYLES[style[group.loss] % len(_STYLES)],
             _MARKS[style[group.loss] % len(_MARKS)],
         )
@@ -113,7 +114,9 @@ def compare_figure(fit: StudyFit) -> "Figure":
                 continue
             group = groups[place]
             _draw_curves(axes, fit, group)
-            axes.set_ylim(ranges[scale_of(group)])
+            low, high = ranges[scale_of(group)]
+            axes.set_ylim(low, high + _ROW * len(group.widths) * (high - low))  # crosses lie above curves and stars
+            axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
             axes.set_title(words.group_title(group), loc="left", fontweight="bold")
             if place + columns >= len(groups):
                 axes.set_xlabel("learning rate")
@@ -190,7 +193,7 @@ def _draw_curves(axes: "Axes", fit: StudyFit, group: GroupFit) -> None:
     lost = [(lr, place) for place, w in enumerate(group.widths) for lr in w.curve.lrs[w.unstable]]
     for lr, place in lost:
         colour = colours[group.widths[place].width]
-        axes.plot(lr, 0.985 - 0.045 * place, "x", color=colour, ms=4, mew=1.3, transform=axes.get_xaxis_transform())
+        axes.plot(lr, 0.985 - _ROW * place, "x", color=colour, ms=4, mew=1.3, transform=axes.get_xaxis_transform())
 
 
 def _star(w: WidthFit) -> Lr | None:
@@ -212,9 +215,9 @@ def _draw_laws(axes: "Axes", fit: StudyFit, quantity: Quantity) -> None:
         borrowed = quantity == "optimal" and group.fitted.edge_limited  # its law is the edge's, and lies there
         ends = [] if borrowed else _ends(law, [n for n, _ in points])
         label = f"{look.title}: {words.exponent(law)}{' (the edge)' if borrowed else ''}"
-        axes.plot(
-            [n * aside for n in ends], [law.lr_at(n) for n in ends], color=look.colour, ls=look.style, label=label
-        )
+        line = [law.lr_at(n) for n in ends]
+        values += line
+        axes.plot([n * aside for n in ends], line, color=look.colour, ls=look.style, label=label)
     _width_axis(axes, fit.study.axis, widths)
     name = fit.estimator.edge_name if quantity == "max_stable" else "optimal"
     axes.set_ylabel(f"{name} learning rate")

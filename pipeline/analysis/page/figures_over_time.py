@@ -53,7 +53,10 @@ def over_time_figures(sheets: Sequence[Sheet]) -> "dict[str, Figure]":
     if not several:
         names = [f"-{place}" if len(parts) > 1 else "" for place in range(1, len(parts) + 1)]
     else:
-        names = [f"-{_plain(words_inside.family(part[0].ladder))}" if len(parts) > 1 else "" for part in parts]
+        families = [words_inside.family(part[0].ladder) for part in parts]
+        titles = [words_inside.title(part[0].ladder) for part in parts]
+        whole = families if len(set(families)) == len(families) else titles  # of several learning rates
+        names = [f"-{_plain(name)}" if len(parts) > 1 else "" for name in whole]
     return {name: _figure(part) for name, part in zip(names, parts, strict=True)}
 
 

@@ -2,29 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 
 from pipeline.analysis.fit.fitted import QUANTITIES
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.page import words
-from pipeline.analysis.published import Exponent, exponents
+from pipeline.analysis.published import Exponent, exponents, item_of
 from pipeline.console import table
+from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
 
 
 def facts(fit: StudyFit, group: GroupFit) -> dict[str, str]:
     """What is known of a group that published settings are told apart by; empty for runs that nobody knows."""
-    config = fit.study.config
+    config = group.config or fit.study.config
     if config is None or group.optimizer not in OPTIMIZERS:
         return {}
     model = {"train": "all", **asdict(config.model)}
     norms = "trained" if config.model.train_norms else "fixed"
+    loss = LOSSES[group.loss].theory or group.loss
     return {
         "model": model["kind"],
         "depth": str(model["n_layer"]),
         "activation": model["activation"],
         "param": group.param,
         "optimizer": OPTIMIZERS[group.optimizer].family,
-        "loss": group.loss,
+        "loss": "mse of normalized logits" if config.model.logit_norm != "none" else loss,
         "train": model["train"],
         "norms": norms if config.model.qk_norm else "no qk-norm",
         "data": config.data.name,
@@ -35,23 +38,39 @@ Published = Sequence[Sequence[Exponent]]
 """By group of a fit."""
 
 
+_LOOSER = ((), ("data",), ("data", "depth"), ("data", "depth", "model"))
+"""Facts that a group of another figure may differ in, in the order in which they are given up."""
+
+
 def published(fit: StudyFit, item: str | None = None) -> Published:
     """For every group the exponents published for its very setting, data included; or with `item` those of that figure
-    or table, whatever their model, depth and data."""
-    apart = () if item is None else ("model", "depth", "data")
+    or table: for its setting, else whatever their data, else depth, else model."""
     of_item = exponents(item=item)
-    return [[one for one in of_item if one.holds_for(facts(fit, group), apart)] for group in fit.groups]
+    found = []
+    for group in fit.groups:
+        known = facts(fit, group)
+        tries = ([one for one in of_item if one.holds_for(known, but)] for but in (_LOOSER if item else _LOOSER[:1]))
+        found.append(next(filter(None, tries), []))
+    return found
 
 
-def beside(fit: StudyFit, found: Published) -> list[str]:
-    """Lines of a table: measured and published exponents of every group, by quantity; empty where there is none."""
-    rows: list[Sequence[str]] = []
-    for group, of_group in zip(fit.groups, found, strict=True):
+def asked(fit: StudyFit, text: str) -> Published | None:
+    """What ``--published`` asks for: auto, off (None) or an item (`item_of`). Raises `RequestError` for one of which
+    nothing was published."""
+    return None if text == "off" else published(fit, None if text == "auto" else item_of(text))
+
+
+def beside(fit: StudyFit, found: Published | None) -> list[str]:
+    """Lines of a table: the measured exponents of every group, by quantity, with their 95 % intervals, and what was
+    published beside them."""
+    rows: list[Sequence[str]] = [("", "", "measured", "95 % interval", *(() if found is None else ("published", "")))]
+    for group, of_group in zip(fit.groups, found or [()] * len(fit.groups), strict=True):
         for quantity in QUANTITIES:
             law, known = group.fitted.laws[quantity], [one for one in of_group if one.quantity == quantity]
-            if known:
-                interval = f"95 %: {words.interval(law)}" if law.has_interval else ""
-                rows.append((words.group_title(group), quantity, words.exponent(law), "measured", interval))
-            rows += [("", "", words.number(one.exponent), one.stated, f"{one.setting}: {one.source}") for one in known]
-    head = ("", "", "exponent", "", "")
-    return table([[words.plain(cell) for cell in row] for row in (head, *rows)]) if rows else []
+            said = [(words.number(one.exponent), f"{one.stated}; {one.setting}: {one.source}") for one in known]
+            head = (words.group_title(group), quantity, words.exponent(law), words.interval(law))
+            rows += [
+                (*cells, *(() if found is None else one))
+                for cells, one in zip_longest([head], said or [(words.DASH, "")], fillvalue=("",) * len(head))
+            ]
+    return table([[words.plain(cell) for cell in row] for row in rows])

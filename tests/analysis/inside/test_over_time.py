@@ -120,6 +120,11 @@ def test_the_panels_hold_the_lines(found, against):
         assert all(low < value < high for line in lines for value in line.mean)
 
 
+def test_ladders_of_one_family_have_figures_of_their_own(found):
+    names = list(figures_over_time.over_time_figures(sheets(found, found, "updates", "step")))
+    assert names == ["-sp-sgd-lr-1e-3-at-every-width", "-sp-sgd-lr-1e-2-at-every-width"]
+
+
 def test_every_quantity_has_a_head():
     assert {part for asked in ASKED.values() for part in asked.parts} == set(figures_over_time.HEADS)
 

@@ -77,6 +77,13 @@ def test_colour_tells_families_and_dash_tells_losses(fitted):
     assert sp.colour == mse.colour != mup.colour
 
 
+def test_where_losses_alone_differ_colour_tells_them_too(tmp_path):
+    alone = fit([write_study(tmp_path / loss, valley(0.0), loss=loss) for loss in ("cross_entropy", "softmax_mse")])
+    first, second = looks(alone)
+    assert first.colour != second.colour
+    assert first.style != second.style
+
+
 def test_best_values_against_width(folders, fitted):
     for group in fitted.groups:
         best = best_of(fitted, group)

@@ -5,7 +5,7 @@ import pytest
 from analysis import lr_transfer
 from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.page import figures
-from pipeline.analysis.page.words_published import beside, published
+from pipeline.analysis.page.words_published import beside, facts, published
 from pipeline.config import DataConfig, ModelConfig
 from tests.support.synthetic_study import valley, write_study
 
@@ -39,9 +39,39 @@ def test_an_item_is_compared_with_whatever_its_data(fitted, tmp_path):
 def test_measured_and_published_stand_in_one_table(fitted):
     lines = beside(fitted, published(fitted))
     assert "\n".join(lines).isascii()
-    assert sum("measured" in line for line in lines) == 2
+    assert lines[0].split()[-1] == "published"
+    assert sum("SP / AdamW" in line for line in lines) == 2
     assert sum("Haas et al. 2025, Figure" in line for line in lines) == 3
-    assert beside(fitted, [()]) == []
+    assert [line.split()[-1] for line in beside(fitted, [()])[1:]] == ["-", "-"]
+    assert "published" not in "".join(beside(fitted, None))
+
+
+def test_facts_are_the_groups_own(tmp_path):
+    """Several data sets, depths and losses in one fit; MSE by whatever mean, of normalized logits."""
+    shared = {"data": DataConfig(name="multi-index", format="multi_index"), "base_width": 64}
+    deep = ModelConfig(kind="mlp", n_layer=3)
+    two = write_study(
+        tmp_path / "2", valley(0.0), model=ModelConfig(kind="mlp", n_layer=2), loss="mse_scalar", **shared
+    )
+    three = write_study(tmp_path / "3", valley(-0.5), model=deep, optimizer="sgd", **shared)
+    fitted = fit([two, three])
+    known = [facts(fitted, group) for group in fitted.groups]
+    assert sorted((one["depth"], one["loss"]) for one in known) == [("2", "mse"), ("3", "cross_entropy")]
+    normal = ModelConfig(kind="mlp", n_layer=8, logit_norm="layernorm")
+    alone = fit([write_study(tmp_path / "n", valley(0.0), model=normal, loss="mse_mean", **shared)])
+    assert facts(alone, alone.groups[0])["loss"] == "mse of normalized logits"
+
+
+def test_of_an_item_the_groups_own_depth_comes_first(tmp_path):
+    """Figure F.22 has 2 to 4 layers at 0 and 6 to 10 at -1/2: a 3-layer net on other data is compared with the
+    former, one of 5 layers with all."""
+
+    def of(depth):
+        model, data = ModelConfig(kind="mlp", n_layer=depth), DataConfig(name="digits", format="digits")
+        study = write_study(tmp_path / str(depth), valley(0.0), model=model, data=data, optimizer="sgd")
+        return {one.exponent for one in published(fit([study]), "Figure F.22")[0] if one.quantity == "max_stable"}
+
+    assert (of(3), of(8), of(5)) == ({0.0}, {-0.5}, {0.0, -0.5})
 
 
 def test_published_slopes_are_dotted_lines(fitted):
@@ -62,7 +92,7 @@ def test_published_slopes_are_dotted_lines(fitted):
         ([], 0, "Haas et al. 2025, Figure 5"),
         (["--published", "off"], 0, None),
         (["--published", "Fig. F.2"], 0, "Figure F.2"),
-        (["--published", "Fig F.4"], 0, "Nothing was published"),
+        (["--published", "Fig F.4"], 0, "published\n"),
         (["--published", "Fig 99"], 2, "choose one of Figure 5"),
     ],
 )
@@ -72,4 +102,5 @@ def test_the_script(fitted, tmp_path, monkeypatch, capsys, argv, code, said):
     assert lr_transfer.main() == code
     out = "".join(capsys.readouterr())
     assert said is None or said in out
-    assert said is not None or out.splitlines() == [str(tmp_path / "lr_transfer")]
+    assert said is not None or "published" not in out.splitlines()[0]
+    assert code or out.splitlines()[-1] == str(tmp_path / "lr_transfer")
