@@ -88,7 +88,7 @@ def curves(fit: StudyFit, shown: Sequence[Shown], scaling: Scaling, size: Point 
 def _curve(panel: Panel, one: Shown, w: WidthFit, classes: str, by: float, high: float) -> None:
     finite = np.flatnonzero(np.isfinite(w.curve.losses))
     points = [(float(w.curve.lrs[i]) * by, float(w.curve.losses[i])) for i in finite]
-    panel.drawing.line(f"line thin {classes}", panel.many(points))
+    panel.line(f"line thin {classes}", points)
     for i, point in zip(finite, points, strict=True):
         if point[1] <= high:
             panel.drawing.mark(one.place, f"m {classes}", panel.at(*point), _said(one, w, int(i)), 2.6)

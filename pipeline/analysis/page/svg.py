@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -23,8 +24,14 @@ class Scale:
     log: bool = True
 
     def __call__(self, value: float) -> float:
-        share = (self._of(value) - self._of(self.low)) / ((self._of(self.high) - self._of(self.low)) or 1.0)
-        return self.start + (self.end - self.start) * min(1.0, max(0.0, share))
+        return self.start + (self.end - self.start) * min(1.0, max(0.0, self._share(value)))
+
+    def straight(self, value: float) -> float:
+        """Points outside stay there."""
+        return self.start + (self.end - self.start) * self._share(value)
+
+    def _share(self, value: float) -> float:
+        return (self._of(value) - self._of(self.low)) / ((self._of(self.high) - self._of(self.low)) or 1.0)
 
     def _of(self, value: float) -> float:
         if not self.log:
@@ -158,6 +165,21 @@ class Panel:
         drawing.text("tick", ((left + width - right) / 2, height - 3), x_title, "middle")
         return panel
 
+    def line(self, classes: str, points: Sequence[Point], title: str = "") -> None:
+        """Through all points, cut off where it leaves the panel."""
+        low, high = sorted((self.y.start, self.y.end))
+        places = [(self.x(x), self.y.straight(y)) for x, y in points]
+        piece: list[Point] = []
+        for start, end in pairwise(places):
+            ends = [clip for clip in (_clip(start, end, low, high), _clip(end, start, low, high)) if clip is not None]
+            if len(ends) == 2:
+                piece = piece or [ends[0]]
+                piece.append(ends[1])
+            if len(ends) < 2 or ends[1] != end:
+                self.drawing.line(classes, piece, title)
+                piece = []
+        self.drawing.line(classes, piece, title)
+
     def at(self, x: float, y: float) -> Point:
         return self.x(x), self.y(y)
 
@@ -169,6 +191,18 @@ def apart(widths: Sequence[float], most: int) -> list[float]:
     """Of the widths at most so many, evenly, with the last one."""
     step = -(-len(widths) // most)
     return list(widths[::-1][::step])[::-1]
+
+
+def _clip(point: Point, other: Point, low: float, high: float) -> Point | None:
+    """The point, or where the line from it to the other one enters; None: nowhere."""
+    (x, y), (to_x, to_y) = point, other
+    if low <= y <= high:
+        return point
+    edge = low if y < low else high
+    if (to_y < edge) == (y < low) and to_y != edge:
+        return None
+    share = (edge - y) / (to_y - y)
+    return x + share * (to_x - x), edge
 
 
 def _short(value: object) -> str:

@@ -88,5 +88,5 @@ def chart(drawn: Sequence[Line], label: str, classes: str, size: Point = (360, 2
     for line in sorted(drawn, key=lambda line: line.ended == "best"):
         kind = {"best": f"line {classes}", "stable": "run", "unstable": f"run lost {classes}"}[line.ended]
         title = f"lr {words.lr(line.lr)}, {line.ended}: last {line.losses[-1]:.4g}" if line.losses else ""
-        panel.drawing.line(kind, panel.many(list(zip(line.steps, line.losses, strict=True))), title)
+        panel.line(kind, list(zip(line.steps, line.losses, strict=True)), title)
     return panel.drawing.element()

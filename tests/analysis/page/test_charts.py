@@ -10,7 +10,7 @@ from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.page import charts, trajectories
 from pipeline.analysis.page.answer import Shown, answer
 from pipeline.analysis.page.hero import rates
-from pipeline.analysis.page.svg import Drawing, Scale, apart
+from pipeline.analysis.page.svg import Drawing, Panel, Scale, apart
 from pipeline.analysis.page.words import TIMES
 from tests.support.synthetic_study import valley, write_study
 
@@ -116,3 +116,22 @@ def test_a_group_has_a_mark_of_its_own():
     for kind in range(6):
         drawing.mark(kind, "m", (5, 5))
     assert len(set(drawing.parts)) == 6
+
+
+@pytest.mark.parametrize(
+    ("heights", "pieces"),
+    [
+        ((1, 5, 9), ["M0 90L50 50L100 10"]),
+        (
+            (1, 13, 1),
+            ["M0 90L37.5 0", "M62.5 0L100 90"],
+        ),  # left between the first two points, three quarters of the way
+        ((1, 13, 13), ["M0 90L37.5 0"]),
+        ((13, 13, 13), []),
+        ((13, -7, -7), ["M7.5 0L32.5 100"]),
+    ],
+)
+def test_a_line_is_cut_off_where_it_leaves_the_panel(heights, pieces):
+    panel = Panel(Drawing(100, 100, "a line"), Scale(0, 2, 0, 100, log=False), Scale(0, 10, 100, 0, log=False))
+    panel.line("l", list(zip((0.0, 1.0, 2.0), heights, strict=True)))
+    assert re.findall(r' d="(.*?)"', "".join(panel.drawing.parts)) == pieces
