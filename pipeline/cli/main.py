@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from pipeline import __version__
 from pipeline.errors import RequestError, in_a_line
+from pipeline.version import __version__
 
 VERBS = {
     "train": ("pipeline.cli.train", "one run: pipeline train --width 1024 --param sp --lr 3e-3"),

@@ -10,13 +10,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-import pipeline
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.page import charts, inside, words
 from pipeline.analysis.page.phrases import phrases
 from pipeline.analysis.page.transfer import transfer
 from pipeline.analysis.study.load import GROUP
 from pipeline.errors import RequestError
+from pipeline.version import __version__
 
 _LEFT = "left for good"
 
@@ -64,7 +64,7 @@ def render(fit: StudyFit, looked: inside.Section | None = None) -> str:
         n_runs=len(fit.study.runs),
         data=fit.study.about,
         recipe=fit.study.recipe.items(),
-        version=pipeline.__version__,
+        version=__version__,
         charts=_script_json(specs),
         plotly=_plotly_js(),
     )
