@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from pipeline.cli.arguments import Flags, RequestParser, print_help
+from pipeline.cli.arguments import Flags, RequestParser
 from pipeline.errors import RequestError
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.coordinate_check import SEEDS, STEPS, defaults, plan, planned, require_records, study
@@ -35,15 +35,14 @@ runs about 20 more (--diagnostics.first, --diagnostics.interval); --diagnostics.
 alignments.
 Runs go into runs/coordcheck (--out, --study); finished ones are not repeated.
 
-Every flag of `pipeline train` may be given beside these:
-"""
+Every flag of `pipeline train`, such as --optimizer, may be given beside these (pipeline train --help)."""
 
 
 def main(argv: Sequence[str]) -> int:
     """`pipeline coordcheck`. Raises `RequestError` for a wrong request."""
     if "--help" in argv or "-h" in argv:
         print(_HELP)
-        print_help("train")
+        raise SystemExit(0)
     from pipeline.analysis.page.inside import look
 
     if argv and not argv[0].startswith("-"):

@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         _be_a_command()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"] and len(arguments) == 2:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.cli.arguments import RequestParser, parse
+from pipeline.errors import RequestError
 from pipeline.sweep.status import look
 from pipeline.sweep.study import sweep
 
@@ -13,6 +14,8 @@ def main(argv: Sequence[str]) -> int:
     """`pipeline sweep`, and `pipeline sweep status STUDY`. Raises `RequestError` for a wrong request."""
     if argv and argv[0] == "status":
         return _status(argv[1:])
+    if argv and not argv[0].startswith("-"):
+        raise RequestError(f"pipeline sweep {argv[0]}: expected flags, such as --widths 64,128, or: sweep status STUDY")
     config, dry_run = parse("sweep", argv)
     return sweep(config, dry_run=dry_run)
 
