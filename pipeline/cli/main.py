@@ -30,6 +30,8 @@ VERBS = {
         "pipeline.cli.coordcheck",
         "measured width exponents beside the predicted ones, per layer: pipeline coordcheck --widths 64,128,256",
     ),
+    "ls": ("pipeline.cli.ls", "studies with their runs, best run and size: pipeline ls runs"),
+    "completion": ("pipeline.cli.completion", "what a shell completes: pipeline completion bash, or zsh"),
     "export": ("pipeline.cli.export", "a run's weights for litgpt and transformers: pipeline export runs/STUDY/RUN"),
     "report": ("pipeline.cli.report", "one self-contained HTML page and figures: pipeline report runs/STUDY"),
 }

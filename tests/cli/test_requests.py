@@ -1,5 +1,6 @@
 """What people type: no flag is ignored, obvious meanings are met, and what is wrong ends in one line with exit code 2."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -135,9 +136,7 @@ def test_help_is_a_screen_and_all_of_it_says_everything(verb: str) -> None:
     assert len(short) <= 48
     assert max(map(len, short)) <= 120
     every = list(lines(verb, "all"))  # type: ignore[arg-type]
-    said = {
-        line.split()[0][2:]: below for line, below in zip(every, every[1:], strict=False) if line.startswith("  --")
-    }
+    said = {line.split()[0][2:]: below for line, below in itertools.pairwise(every) if line.startswith("  --")}
     wanted = {"grid.KEY" if key == "grid" else key for key in keys(SweepConfig if verb == "sweep" else RunConfig)}
     assert wanted | {"config", "data", "dry_run"} <= said.keys()
     assert all(below.startswith("      ") and len(below.split()) > 1 for below in said.values()), (
