@@ -199,7 +199,7 @@ def typed(cls: type, settings: Mapping[str, Any], where: str | Mapping[str, str]
             parsed = parser.parse_object({section: {name: plain}} if section else {name: plain}, defaults=False)
         except RequestError as error:
             raise RequestError(f"{flag}: {error}") from None
-        except (jsonargparse.ArgumentError, TypeError, yaml.YAMLError) as error:
+        except (jsonargparse.ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
             words = _type_in_words(kind) or _one_line(error)
             raise RequestError(f"{flag}: expected {words}, got {_said(value)}") from None
         found = expanded(parsed[key], flag) if key in PATHS else parsed[key]

@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "strict_yaml": set(),
     "entries": {"errors", "parameterization"},
     "files": {"errors"},
+    "ranges": {"errors"},
     "vectors": {"errors", "files"},
     "cache": {"errors", "files"},
     "sealed": {"files"},
@@ -36,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "identity": {"cache", "entries", "files", "vectors"},
     "config": {"entries", "errors", "identity", "parameterization", "vectors"},
     "data": {"config", "entries", "errors", "files", "sealed"},
-    "recipes": {"config", "errors", "files", "strict_yaml", "vectors"},
+    "recipes": {"config", "errors", "files", "ranges", "strict_yaml", "vectors"},
     "scaling": {"config", "entries", "parameterization"},
     "analysis": {"errors", "recipes"},
     "training/parallel": {"config", "errors"},
@@ -160,7 +161,9 @@ ALLOWED: dict[str, set[str]] = {
         "files",
         "library",
         "parameterization",
+        "processes",
         "recipes",
+        "run",
         "sweep",
         "sweep/launch",
         "theory",
@@ -173,7 +176,7 @@ ALLOWED: dict[str, set[str]] = {
 TORCH = {"torch", "lightning", "litgpt", "deepspeed", "torchvision"}
 NO_TORCH = {
     "errors", "console", "processes", "files", "sealed", "cache", "identity", "parameterization", "entries", "theory", "config", "vectors",
-    "recipes", "scaling", "run", "analysis",
+    "ranges", "recipes", "scaling", "run", "analysis", "library", "figures",
 }  # fmt: skip
 NO_LIGHTNING = {"models", "losses", "optim", "data", "diagnostics"}
 

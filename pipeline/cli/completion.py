@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pipeline.cli import main as cli
-from pipeline.cli.settings_help import lines
 from pipeline.errors import RequestError
 from pipeline.parameterization.rules import TABLE
 from pipeline.recipes import shipped
@@ -41,9 +40,10 @@ def main(argv: Sequence[str]) -> int:
         raise SystemExit(0)
     if argv[0] not in SHELLS or len(argv) > 1:
         raise RequestError(f"completion is for {' or '.join(SHELLS)}, got {' '.join(argv)!r}")
-    values, flags = {}, {}
+    values: dict[str, str] = {}
+    flags: dict[str, str] = {}
     for verb in cli.VERBS:
-        text = "\n".join(lines(verb, "all")) if verb in ("train", "sweep") else _help(verb)
+        text = _help(verb)
         flags[verb] = " ".join(dict.fromkeys(re.findall(r"(?<![\w-])--\w[\w.]*", text)))
         values |= dict(re.findall(r"^ +(--[\w.]+) ([\w.-]+(?:\|[\w.-]+)+)$", text, re.MULTILINE))
     flags["sweep"] += " status"
@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
 def _help(verb: str) -> str:
     """What the verb says of itself."""
     said = io.StringIO()
+    every = ["all"] if verb in ("train", "sweep") else []
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        import_module(cli.VERBS[verb][0]).main(["--help"])
+        import_module(cli.VERBS[verb][0]).main(["--help", *every])
     return said.getvalue()

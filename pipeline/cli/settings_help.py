@@ -72,7 +72,8 @@ def lines(verb: Literal["train", "sweep"], about: str = "") -> Iterator[str]:
     shown = {name for name in known if _shows(name, known[name], about)}
     if not shown:
         raise RequestError(f"pipeline {verb} --help {about}: no setting says so (see pipeline {verb} --help all)")
-    yield f"usage: pipeline {verb} [--config RECIPE] [--KEY VALUE ...]    {(cls.__doc__ or '').splitlines()[0]}"
+    yield f"usage: pipeline {verb} [--config RECIPE] [--KEY VALUE ...]"
+    yield (cls.__doc__ or "").splitlines()[0]
     placed: set[str] = set()
     first = ("config", "dry_run", "calibrate", "json", "print_config")
     sections = dict.fromkeys(name.partition(".")[0] for name in known if "." in name)

@@ -122,7 +122,7 @@ def _seconds_left(study: Path, runs: list[RunStatus], plan: Mapping[str, Any]) -
     """From the seconds that finished runs of the plan took per unit of their cost."""
     entries = plan.get("runs", {})
     mine = [run for run in runs if run.run in entries]
-    took = units = 0.0
+    took, units = 0.0, 0.0
     for run in mine:
         if run.state == "finished" and (result := RunDir(study / run.run).result()) is not None:
             took, units = took + result.seconds, units + entries[run.run]["cost"]
@@ -130,7 +130,7 @@ def _seconds_left(study: Path, runs: list[RunStatus], plan: Mapping[str, Any]) -
         return None
     left = [entries[run.run]["cost"] * (1 - run.step / max(run.steps, 1)) for run in mine
             if run.state in ("running", "planned", "failed", "lost")]  # fmt: skip
-    return took / units * max(sum(left) / plan["workers"], *left)
+    return float(took / units * max(sum(left) / plan["workers"], *left))
 
 
 def statuses(study: Path, jobs: Mapping[str, Job], planned: Mapping[str, Any]) -> list[RunStatus]:

@@ -68,7 +68,7 @@ WRONG = {
     "sweep --width 512 --widths 64,128": "--width and --widths exclude each other: give one of them",
     "sweep --lrs 4:1:x2": "--lrs: 4:1:x2: a range goes from a positive number up to a larger one",
     "sweep --lrs 1e-3..1e-1": "--lrs: expected numbers such as 64,128,256 or 64:1024:x2, got '[1e-3..1e-1]'",
-    "sweep --widths 64:100:3": "--widths: expected numbers such as",
+    "sweep --widths 64:100:4": "--widths: expected numbers such as",
     "sweep --seeds 0-4": "--seeds: expected numbers such as",
     "sweep --widths 64 128 wide": "--widths: expected numbers such as",
     "sweep --config lrs.yaml": "lrs.yaml: lrs: expected numbers such as",

@@ -33,7 +33,8 @@ LARGEST = "the largest stable learning rate tried of every width"
 
 def look(dirs: Sequence[Path], lr: float | None = None, *, as_json: bool = False) -> str:
     """`pipeline coordcheck` on studies that exist: writes coordcheck.csv, coordcheck_groups.csv and the figures into
-    the first one, and returns what it found, in words or as JSON the rows of coordcheck_groups.csv. Raises `RequestError` where nothing was recorded."""
+    the first one, and returns what it found, in words or as JSON the rows of coordcheck_groups.csv. Raises
+    `RequestError` where nothing was recorded."""
     study = load_study(dirs)
     every = [f for f in ladders(study, recorded(study)) if any(f.by_group)]
     where = ", ".join(map(str, dirs))

@@ -50,7 +50,7 @@ def lines(runs: Sequence[RunConfig], workers: int | None, calibrated: bool = Fal
     """The table; `workers`: that train at once, None where that is not known."""
     todo = {run.run_name for run in unfinished(runs)}
     pace = calibrate(runs) if calibrated else measured(runs)
-    rows = [_HEAD]
+    rows: list[tuple[str, ...]] = [_HEAD]
     flops = disk = hours = 0.0
     for width, found in itertools.groupby(sorted(runs, key=lambda run: run.width), key=lambda run: run.width):
         own = list(found)
@@ -67,7 +67,7 @@ def lines(runs: Sequence[RunConfig], workers: int | None, calibrated: bool = Fal
     total = (f"{flops:.3g}", "", nbytes(disk), "", _hours(hours, pace))
     rows.append(("all", str(len(runs)), str(len(todo)), "", "", *total))
     yield from table(rows, right=True)
-    yield "  tokens to disk: of a run, the largest of its width. memory: weights, gradients, optimizer state, unsharded;"
+    yield "  tokens to disk: of a run, the largest of its width. memory: weights, gradients, optimizer, unsharded;"
     yield "  activations come on top. FLOPs: forward and backward. In all: FLOPs and hours of what is to run."
     if pace is None:
         yield "  time: not known, since no run of this kind is finished yet; --calibrate measures a few steps"
