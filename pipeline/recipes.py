@@ -220,7 +220,7 @@ def _plain(kind: Any, value: Any) -> Any:
         if float in members and is_power(value):
             return number(value)
         value = parse_recipe(value)
-        if listed and isinstance(value, str):
+        if listed and isinstance(value, str) and str not in typing.get_args(kind):
             value = [value]
         if isinstance(value, str) and value not in words:
             raise TypeError

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -133,7 +134,9 @@ def _seconds_left(study: Path, runs: list[RunStatus], plan: Mapping[str, Any]) -
     return float(took / units * max(sum(left) / plan["workers"], *left))
 
 
-def statuses(study: Path, jobs: Mapping[str, Job], planned: Mapping[str, Any]) -> list[RunStatus]:
+def statuses(
+    study: Path, jobs: Mapping[str, Job], planned: Mapping[str, Any] = MappingProxyType({})
+) -> list[RunStatus]:
     """Every run that has a directory, was submitted or is planned, by width and name."""
     files = ("config.yaml", "metrics.jsonl", "result.json")
     begun = {path.parent.name for file in files for path in study.glob(f"*/{file}")}
