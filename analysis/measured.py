@@ -25,9 +25,10 @@ from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.page.words_published import published
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import Cause, Labels, intervals
-from pipeline.cli.studies import StudyArgs, study_args, study_parser
+from pipeline.cli.studies import study_args, study_parser
 from pipeline.console import table
 from pipeline.errors import RequestError
+from pipeline.library import Asked
 
 HEAD = ("study", "group", "quantity", "widths", "runs", "exponent", "ci_low", "ci_high",
         "published", "inside", "source")  # fmt: skip
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _rows(args: StudyArgs) -> Iterator[tuple[Any, ...]]:
+def _rows(args: Asked) -> Iterator[tuple[Any, ...]]:
     """Of one study."""
     fit = args.fit()
     for group, known in zip(fit.groups, published(fit), strict=True):
@@ -91,7 +92,7 @@ def finite(runs: Runs) -> Law:
     return len(seen.estimable_widths), median, low, high
 
 
-def _csv(rows: list[tuple[Any, ...]], given: list[str], args: StudyArgs) -> str:
+def _csv(rows: list[tuple[Any, ...]], given: list[str], args: Asked) -> str:
     text = io.StringIO()
     print(f"# {shlex.join(['python', 'analysis/measured.py', *given])}", file=text)
     print(f"# width-scaling-pipeline {pipeline.__version__}; by {args.measure.name}; intervals hold 95 %", file=text)

@@ -34,6 +34,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
+def nbytes(count: float) -> str:
+    """``"1.5 GB"``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
 class Progress:
     """How far long work is: a bar on a terminal; elsewhere nothing but the lines that the work says itself."""
 

@@ -20,26 +20,27 @@ def parameter_groups(
     scaling: Scaling,
     *,
     lr: float,
-    weight_decay: float,
+    weight_decay: float | None,
     weight_decay_scaling: Literal["inverse_lr", "constant"] = "inverse_lr",
 ) -> list[dict[str, Any]]:
     """One optimizer group per role and place: ``lr * factor`` and, under ``inverse_lr``, ``weight_decay / factor``.
 
     Parameters that do not require gradients are left out; every other one lands in exactly one group. Groups carry
-    their role as ``name``.
+    their role as ``name``. `weight_decay` None: they say nothing of it, so that the optimizer's own counts.
     """
     members: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             spec = specs[name]
             members.setdefault((spec.role, scaling.lr(spec.role, spec.place)), []).append(parameter)
+    scaled = weight_decay_scaling == "inverse_lr"
     return [
         {
             "name": role,
             "params": parameters,
             "lr": lr * factor,
-            "weight_decay": weight_decay / factor if weight_decay_scaling == "inverse_lr" else weight_decay,
         }
+        | ({} if weight_decay is None else {"weight_decay": weight_decay / (factor if scaled else 1)})
         for (role, factor), parameters in members.items()
     ]
 
@@ -50,7 +51,8 @@ def apply_parameterization(
     scaling: Scaling,
     *,
     lr: float,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = None,
+    weight_decay_scaling: Literal["inverse_lr", "constant"] = "inverse_lr",
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Initialize any module under a parameterization, in place, and return its groups for AdamW, Adam or SGD.
@@ -61,13 +63,23 @@ def apply_parameterization(
         scaling = Scaling(rules.get("mup"), "adam", Width(n=1024, n_base=256, d_out=10))
         optimizer = torch.optim.AdamW(apply_parameterization(model, specs, scaling, lr=3e-3))
 
+    `weight_decay` is decoupled, at the base width, and scaled as `weight_decay_scaling` says; without it the groups
+    leave it to the optimizer: ``AdamW(groups, weight_decay=0.1)`` decays every tensor by 0.1.
+
     Raises `ValueError` if a parameter has no spec.
     """
     missing = [name for name, _ in model.named_parameters() if name not in specs]
     if missing:
         raise ValueError(f"no role for {', '.join(missing)}")
     initialize_(model, specs, scaling, seed)
-    return parameter_groups(model.named_parameters(), specs, scaling, lr=lr, weight_decay=weight_decay)
+    return parameter_groups(
+        model.named_parameters(),
+        specs,
+        scaling,
+        lr=lr,
+        weight_decay=weight_decay,
+        weight_decay_scaling=weight_decay_scaling,
+    )
 
 
 def build_optimizer(config: RunConfig, groups: list[dict[str, Any]]) -> Optimizer:

@@ -1,4 +1,7 @@
-"""Recipes: YAML files by name or path -> settings -> config, strict about keys and types."""
+"""Recipes: YAML files by name or path -> settings -> config, strict about keys and types.
+
+Long: every way from a YAML or a flag to a setting goes through here.
+"""
 
 import dataclasses
 import difflib
@@ -15,6 +18,7 @@ import yaml
 from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, MultConfig, RunConfig
 from pipeline.errors import RequestError
 from pipeline.files import expanded, matching, why_none
+from pipeline.ranges import LIKE, is_power, number, spelled_out
 from pipeline.strict_yaml import load_yaml, parse_recipe
 
 T = TypeVar("T")
@@ -56,6 +60,7 @@ def load_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
 def read_recipe(name: str, known: Collection[str]) -> dict[str, Any]:
     """What a recipe, by its name or path, says of the settings `known`, by dotted keys. Raises `RequestError`."""
     path = _recipe_path(name)
+    sections = {key.partition(".")[0] for key in known if "." in key}
     content = _mapping(path, "a recipe")
     content.pop(RECORDED_KEY, None)
     if isinstance(content.get("data"), str):
@@ -63,6 +68,8 @@ def read_recipe(name: str, known: Collection[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for key, value in content.items():
         nested = isinstance(value, dict) and key not in known
+        if key in sections and not nested:
+            raise RequestError(f"{path}: {key} is a section of settings: expected a mapping, got {_said(value)}")
         section = {f"{key}.{inner}": entry for inner, entry in value.items()} if nested else {key: value}
         for dotted in section:
             reject_unknown(str(dotted), known, "recipe")
@@ -85,7 +92,9 @@ def _recipe_path(name: str) -> Path:
         return Path(path)
     if name in known:
         return known[name]
-    raise RequestError(f"--config {name}: no such file, and no recipe of that name ({', '.join(known)})")
+    near = difflib.get_close_matches(Path(name).stem, known, n=1)
+    hint = f": did you mean {near[0]}?" if near else f" ({', '.join(known)})"
+    raise RequestError(f"--config {name}: no such file, and no recipe of that name{hint}")
 
 
 def data_recipe(value: str) -> DataConfig:
@@ -163,11 +172,12 @@ PATHS = ("out", "profile", "setup", *(f"{section}{name}" for section in ("", "da
 """Settings that are paths, or may be."""
 
 
-def typed(cls: type, settings: Mapping[str, Any], where: str = "--") -> dict[str, Any]:
+def typed(cls: type, settings: Mapping[str, Any], where: str | Mapping[str, str] = "--") -> dict[str, Any]:
     """Values as YAML or a flag gives them, by dotted keys, in the types of the fields of `cls`, nested as these are;
     paths expanded.
 
-    Raises `RequestError` that names the first key, after `where`, whose value is of another type.
+    Raises `RequestError` that names the first key, after `where` (all keys', or each key's own), whose value is of
+    another type.
     """
     import jsonargparse
 
@@ -176,34 +186,42 @@ def typed(cls: type, settings: Mapping[str, Any], where: str = "--") -> dict[str
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
         kind = _field_type(cls, key)
+        flag = f"{where if isinstance(where, str) else where.get(key, '--')}{key}"
         try:
             plain = _plain(kind, value)
             parsed = parser.parse_object({section: {name: plain}} if section else {name: plain}, defaults=False)
-        except (jsonargparse.ArgumentError, TypeError, yaml.YAMLError) as error:
+        except RequestError as error:
+            raise RequestError(f"{flag}: {error}") from None
+        except (jsonargparse.ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
             words = _type_in_words(kind) or _one_line(error)
-            said = "null" if value is None else repr(str(value))
-            raise RequestError(f"{where}{key}: expected {words}, got {said}") from None
-        found = expanded(parsed[key], f"{where}{key}") if key in PATHS else parsed[key]
+            raise RequestError(f"{flag}: expected {words}, got {_said(value)}") from None
+        found = expanded(parsed[key], flag) if key in PATHS else parsed[key]
         (values.setdefault(section, {}) if section else values)[name] = found
     return values
 
 
 def _plain(kind: Any, value: Any) -> Any:
-    """A value with its texts read as YAML where `kind` is no text. Raises `TypeError`, `yaml.YAMLError`.
+    """A value with its texts read as YAML where `kind` is no text, powers and ranges spelled out. Raises `TypeError`,
+    `yaml.YAMLError`, `RequestError`.
 
     jsonargparse would do so too, but takes null for unset, and 010 and 1:30 for numbers.
     """
     members = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
     words = {word for member in members if typing.get_origin(member) is Literal for word in typing.get_args(member)}
+    listed = typing.get_origin(kind) is tuple
     if isinstance(value, str) and str not in members and value not in words:
+        if float in members and is_power(value):
+            return number(value)
         value = parse_recipe(value)
+        if listed and isinstance(value, str) and str not in typing.get_args(kind):
+            value = [value]
         if isinstance(value, str) and value not in words:
             raise TypeError
     if value is None and type(None) not in members:
         raise TypeError
-    if isinstance(value, list) and typing.get_origin(kind) is tuple:
+    if isinstance(value, list) and listed:
         inner, *_ = typing.get_args(kind)
-        return [_plain(inner, entry) for entry in value]
+        return [_plain(inner, one) for entry in value for one in spelled_out(entry)]
     return value
 
 
@@ -233,7 +251,11 @@ def axes(
         if not isinstance(values, list | tuple):
             raise RequestError(f"{where}{name}: expected a list of values, got {values!r}")
         section, _, leaf = key.rpartition(".")
-        each = [typed(cls, {key: value}, where) for value in values]
+        try:
+            spelled = [one for entry in values for one in spelled_out(entry)]
+        except RequestError as error:
+            raise RequestError(f"{where}{name}: {error}") from None
+        each = [typed(cls, {key: value}, where) for value in spelled]
         found[key] = tuple(one[section][leaf] if section else one[leaf] for one in each)
     return found
 
@@ -284,6 +306,10 @@ def _field_type(cls: Any, key: str) -> Any:
     return cls
 
 
+def _said(value: object) -> str:
+    return "null" if value is None else repr(str(value))
+
+
 def _one_line(text: object) -> str:
     return re.sub(r"\s*\n\s*", " ", str(text)).strip()
 
@@ -294,7 +320,7 @@ def _type_in_words(kind: Any) -> str:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " or ".join(_type_in_words(member) for member in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return "a list"
+        return "a list" if str in typing.get_args(kind) else f"numbers such as {LIKE}"
     if typing.get_origin(kind) is Mapping:
         return "a mapping of names to values"
     return {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}.get(kind, "")

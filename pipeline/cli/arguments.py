@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pipeline.config import DataConfig, RunConfig
-from pipeline.entries.texts import unused
+from pipeline.entries.kinds import KINDS
+from pipeline.entries.texts import require_readable, unused
+from pipeline.entries.vectors import VECTORS
 from pipeline.errors import RequestError
-from pipeline.files import expanded
+from pipeline.files import expanded, matching
 from pipeline.recipes import (
     axes,
     build,
@@ -21,7 +23,6 @@ from pipeline.recipes import (
     read_recipe,
     reject_unknown,
     settings_parser,
-    shipped,
     typed,
 )
 from pipeline.sweep.config import SweepConfig
@@ -66,22 +67,16 @@ def parse(verb: Literal["train", "sweep"], argv: Sequence[str]) -> tuple[Any, bo
     """
     cls = RunConfig if verb == "train" else SweepConfig
     flags = Flags(cls, argv)
-    if flags.help:
-        print_help(verb)
+    if flags.help is not None:
+        from pipeline.cli.settings_help import print_help
+
+        print_help(verb, flags.help)
     return flags.config(), flags.dry_run
 
 
-def print_help(verb: Literal["train", "sweep"]) -> NoReturn:
-    """Print the flags of `verb`, and exit."""
-    import jsonargparse
-
-    cls = RunConfig if verb == "train" else SweepConfig
-    parser = jsonargparse.ArgumentParser(prog=f"pipeline {verb}", description=cls.__doc__)
-    parser.add_argument("--config", action="config", help="A recipe by name or path; later ones win (default: quick)")
-    add = parser.add_argument
-    add("--dry_run", action="store_true", default=argparse.SUPPRESS, help="Print what would run, and run nothing.")
-    settings_parser(cls, parser).print_help()
-    raise SystemExit(0)
+def taken(argv: Sequence[str], switch: str) -> tuple[bool, list[str]]:
+    """Whether a command line has that switch of a verb's own, and the rest of it."""
+    return switch in argv, [word for word in argv if word != switch]
 
 
 class Flags:
@@ -91,39 +86,65 @@ class Flags:
         """`own` are flags of the verb beside the settings of `cls`; each may be repeated. Raises `RequestError`."""
         lists = [f.name for f in dataclasses.fields(cls) if isinstance(f.default, tuple)]
         self.grid = {name[5:]: "" for name in _grid_flags(argv)} if "grid" in keys(cls) else {}
-        given = _read(argv, [*keys(cls), *(f"grid.{name}" for name in self.grid)], {*lists, "config", "data", *own})
+        grid = [f"grid.{name}" for name in self.grid]
+        given = read_flags(argv, [*keys(cls), *grid], {"config", "data", *own}, lists)
         for name in given.keys() & {*lists, "config", "data"}:
             if not all(given[name]):
                 raise RequestError(f"--{name} needs a value")
         self.cls = cls
         self.grid = {name: given[f"grid.{name}"] for name in self.grid}
-        self.help, self.dry_run = "help" in given, "dry_run" in given
+        self.help: str | None = given.get("help")
+        """What help is asked for: ``""`` the short one; None: none."""
+        self.dry_run = "dry_run" in given
         self.own: Mapping[str, list[str]] = {name: given.get(name, []) for name in own}
-        self._recipes, self._data = given.get("config", ["quick"]), given.get("data", [""])[-1]
+        self._recipes, self._data = given.get("config", []), given.get("data", [""])[-1]
         self._print = given.get("print_config")
         self.settings = {key: text for key, text in given.items() if key in keys(cls)}
         for name in lists:
             if text := given.get(name, [""])[-1]:
-                self.settings[name] = text if text.startswith("[") else f"[{text}]"
+                commas = re.sub(r"\s*[,;\s]\s*", ",", text.strip())
+                self.settings[name] = text if text.startswith("[") else f"[{commas}]"
 
     def config(self, over: Mapping[str, Any] = MappingProxyType({})) -> Any:
         """The config: settings `over` those of recipes, and what the flags say over all. Raises `RequestError`."""
         known = keys(self.cls)
         settings: dict[str, Any] = {}
-        for name in self._recipes:  # a recipe is one experiment, study grid included; a run is one point of it
-            recipe = read_recipe(name, keys(SweepConfig))
-            settings = _with(settings, {key: value for key, value in recipe.items() if key in known}, f"{name}: ")
+        said: dict[str, str] = {}
+        for name in self._recipes or [self._example()]:  # a recipe is one experiment, study grid included; a run is
+            recipe = {key: value for key, value in read_recipe(name, keys(SweepConfig)).items() if key in known}  # one
+            settings, said = _with(settings, recipe, f"{name}: "), said | dict.fromkeys(recipe, f"{name}: ")  # point
         settings = _with(settings, over, "")
+        flags = self.settings | self._lists()
         if self._data:
             settings |= {f"data.{key}": value for key, value in dataclasses.asdict(data_recipe(self._data)).items()}
-        settings = _with(settings, self.settings, "--")
+        elif (path := flags.get("data.path")) and _reads_no(settings):
+            found = data_recipe(path)
+            kept = {key: value for key, value in settings.items() if key.partition(".")[2] not in _OF_THE_HUB}
+            settings = kept | {"data.name": found.name, "data.format": found.format}
+        settings, said = _with(settings, flags, "--"), said | dict.fromkeys(flags, "--")
         grid = self._grid(settings.pop("grid", None) or {})
-        values = typed(self.cls, settings) | ({"grid": grid} if grid else {})
+        values = typed(self.cls, settings, said) | ({"grid": grid} if grid else {})
         data = build(DataConfig, values.get("data", {}))
-        _refuse_unused(data, {key[5:] for key in self.settings if key.startswith("data.")}, "data.")
+        refuse_unused(data, {key[5:] for key in self.settings if key.startswith("data.")}, "data.")
+        if data.format == "text" and data.path:
+            require_readable([str(path) for path in matching(data.path)], data.kind, data.text_field)
         if self._print is not None:
             _print_config(self.cls, values, self._print.split(","))
         return build(self.cls, values)
+
+    def _example(self) -> str:
+        """The recipe of one who names none: of the kind of model that is asked for, or that takes the data."""
+        asked = [KINDS[name] for name in [self.settings.get("model.kind", "")] if name in KINDS]
+        path = self._data or self.settings.get("data.path", "")
+        takes = "vectors" if path and data_recipe(path).format in VECTORS else "text"
+        return next(kind.example for kind in [*asked, *KINDS.values()] if asked or kind.takes == takes)
+
+    def _lists(self) -> dict[str, str]:
+        """Of a study the list that a flag of one value stands for, such as ``--width 512``, over that of a recipe."""
+        lists = {flag[2:]: key for key, flag in _AXES.items() if key in self.settings and flag[2:] in keys(self.cls)}
+        if both := next((name for name in lists if name in self.settings), None):
+            raise RequestError(f"--{lists[both]} and --{both} exclude each other: give one of them")
+        return {name: f"[{self.settings[key]}]" for name, key in lists.items()}
 
     def _grid(self, asked: Any) -> dict[str, tuple[Any, ...]]:
         """The further axes: those of a recipe or of ``--grid``, without settings that a flag fixes, and those of flags
@@ -135,6 +156,16 @@ class Flags:
 
 
 _AXES = {"width": "--widths", "lr": "--lrs", "param": "--params", "seed": "--seeds"}
+
+
+_OF_THE_HUB = {"repo", "revision", "files", "file_seed", "license", "citation"}
+
+
+def _reads_no(settings: Mapping[str, Any]) -> bool:
+    """Whether the source of these settings reads no file of a path, so that one who gives a path wants another."""
+    section = {"format": DataConfig.format, "repo": "", "path": "", "mode": "prepared"}
+    section |= {key[5:]: value for key, value in settings.items() if key.startswith("data.")}
+    return bool(section["repo"]) or "path" in unused(section)
 
 
 def _grid_flags(argv: Sequence[str]) -> list[str]:
@@ -163,26 +194,31 @@ def _print_config(cls: type, values: dict[str, Any], how: list[str]) -> NoReturn
     raise SystemExit(0)
 
 
-def _read(argv: Sequence[str], once: Collection[str], repeated: Collection[str]) -> dict[str, Any]:
-    """The texts of flags; of those that may be `repeated` all, empty where there is none. Raises `RequestError`."""
+def read_flags(
+    argv: Sequence[str], once: Collection[str], repeated: Collection[str] = (), listed: Collection[str] = ()
+) -> dict[str, Any]:
+    """The texts of flags; of those that may be `repeated` all, empty where there is none; `listed` ones may have
+    several values. Raises `RequestError`."""
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
     )  # fmt: skip
-    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-h", "--help", nargs="?", const="")
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("--print_config")
     for key in once:
-        if key not in repeated:
+        if key not in repeated and key not in listed:
             parser.add_argument(f"--{key}", dest=key)
     for key in repeated:
         parser.add_argument(f"--{key}", dest=key, nargs="?", const="", action="append")
+    for key in listed:
+        parser.add_argument(f"--{key}", dest=key, nargs="*", action="append")
     try:
         given, rest = parser.parse_known_args(list(_joined(argv)))
     except argparse.ArgumentError as error:
         raise RequestError(f"{error.argument_name}: {error.message}") from None
     if rest:
-        _refuse_unrecognized(rest, {*once, *repeated, "help", "dry_run", "print_config"})
-    return vars(given)
+        _refuse_unrecognized(rest, {*once, *repeated, *listed, "help", "dry_run", "print_config"})
+    return {key: [",".join(one) for one in found] if key in listed else found for key, found in vars(given).items()}
 
 
 def _refuse_unrecognized(rest: Sequence[str], known: Collection[str]) -> NoReturn:
@@ -191,6 +227,9 @@ def _refuse_unrecognized(rest: Sequence[str], known: Collection[str]) -> NoRetur
         if token.startswith("--"):
             name = token.removeprefix("--").partition("=")[0]
             reject_unknown(name, known, f"--{name}")
+    name, equals, value = rest[0].lstrip("-").partition("=")
+    if equals and name in known:
+        raise RequestError(f"unrecognized arguments: {' '.join(rest)}: say --{name} {value}")
     raise RequestError(f"unrecognized arguments: {' '.join(rest)}")
 
 
@@ -206,7 +245,13 @@ def _joined(argv: Sequence[str]) -> Iterator[str]:
         yield token
 
 
-def _refuse_unused(data: DataConfig, flags: Collection[str], section: str) -> None:
+FOUND = ("d_in", "n_classes", "n_train")
+"""Settings of a source that its files say."""
+STREAMING = {"mode", "lanes", "era", "write_through", "stall_seconds"}
+"""Settings of a source that say nothing about prepared shards."""
+
+
+def refuse_unused(data: DataConfig, flags: Collection[str], section: str) -> None:
     """Raises `RequestError` for the first setting that is given and that the source has no use for.
 
     Only requests are held to it: what a run was once made with reads back. A recipe may say how its source would be
@@ -220,57 +265,3 @@ def _refuse_unused(data: DataConfig, flags: Collection[str], section: str) -> No
             raise RequestError(f"{key} is for {user}, and not for {data.name} (format {data.format}): {hint}")
     if data.mode == "stream" and "tokens" in flags:
         raise RequestError(f"--{section}tokens is for prepared text: a stream goes on for --steps")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Sources
-
-
-@dataclasses.dataclass(frozen=True)
-class _Preparation(DataConfig):
-    vocab_size: int | None = None
-    """Entries of a tokenizer that is trained (--tokenizer bpe)."""
-
-
-FOUND = ("d_in", "n_classes", "n_train")
-"""Settings of a source that its files say."""
-STREAMING = {"mode", "lanes", "era", "write_through", "stall_seconds"}
-"""Settings of a source that say nothing about prepared shards."""
-
-
-def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None]:
-    """The data source that `argv` asks of `verb`, ``SOURCE [--KEY VALUE ...]``, and ``--vocab_size``.
-
-    Raises `RequestError`; ``--help`` prints and exits.
-    """
-    source, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("", argv)
-    given = _read(flags, [key for key in keys(_Preparation) if key not in STREAMING], ())
-    recipe = data_recipe(source) if source else DataConfig()
-    if given.pop("help", False):
-        _print_source_help(verb, recipe)
-    if not source:
-        raise RequestError(f"pipeline {verb}: name a source ({', '.join(shipped('data'))}), a file or a folder")
-    values = {key: getattr(recipe, key) for key in keys(DataConfig) if key not in STREAMING} | typed(
-        _Preparation, given
-    )
-    vocab_size = values.pop("vocab_size", None)
-    config = build(DataConfig, values)
-    _refuse_unused(config, given.keys(), "")
-    config.check()
-    if vocab_size is not None and config.tokenizer != "bpe":
-        raise RequestError("--vocab_size is for --tokenizer bpe: this source has a tokenizer")
-    return config, vocab_size
-
-
-def _print_source_help(verb: str, recipe: DataConfig) -> NoReturn:
-    import jsonargparse
-
-    parser = jsonargparse.ArgumentParser(
-        prog=f"pipeline {verb} SOURCE",
-        description="SOURCE: a data recipe's name, a YAML, a text file or glob, or a prepared folder. "
-        "Flags go over what it says.",
-    )
-    settings_parser(_Preparation, parser, skip=STREAMING)
-    parser.set_defaults({key: getattr(recipe, key) for key in keys(DataConfig) if key not in STREAMING})
-    parser.print_help()
-    raise SystemExit(0)

@@ -1,11 +1,13 @@
 """`pipeline coordcheck`: a few steps at several widths, seen from inside; or what a study recorded, looked at again."""
 
+import contextlib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from pipeline.cli.arguments import Flags, RequestParser, print_help
+from pipeline.cli.arguments import Flags, RequestParser, taken
 from pipeline.errors import RequestError
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.coordinate_check import SEEDS, STEPS, defaults, plan, planned, require_records, study
@@ -27,6 +29,7 @@ With STUDY, such as runs/coordcheck, it trains nothing and looks at what its run
                             several, such as -1/2,-1 (default: 0).
   --steps STEPS             Optimizer steps (default: {STEPS}).
   --workers WORKERS         Worker processes, single-threaded each; 0: one per GPU or, without one, per core.
+  --json                    Print the rows of coordcheck_groups.csv as JSON.
   --dry_run                 Print what would run, and run nothing.
 
 The learning rate is constant: --warmup_steps 0 --lr_min_ratio 1 unless given. The first {STEPS} steps are looked at, \
@@ -35,15 +38,15 @@ runs about 20 more (--diagnostics.first, --diagnostics.interval); --diagnostics.
 alignments.
 Runs go into runs/coordcheck (--out, --study); finished ones are not repeated.
 
-Every flag of `pipeline train` may be given beside these:
-"""
+Every flag of `pipeline train`, such as --optimizer, may be given beside these (pipeline train --help)."""
 
 
 def main(argv: Sequence[str]) -> int:
     """`pipeline coordcheck`. Raises `RequestError` for a wrong request."""
     if "--help" in argv or "-h" in argv:
         print(_HELP)
-        print_help("train")
+        raise SystemExit(0)
+    as_json, argv = taken(argv, "--json")
     from pipeline.analysis.page.inside import look
 
     if argv and not argv[0].startswith("-"):
@@ -51,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument("study", type=Path)
         parser.add_argument("--lr", type=float)
         arguments = parser.parse_args(argv)
-        print(look([arguments.study], arguments.lr))
+        print(look([arguments.study], arguments.lr, as_json=as_json))
         return 0
     config, exponents, dry_run = request(argv)
     runs = planned(config, plan(config, exponents))
@@ -61,10 +64,11 @@ def main(argv: Sequence[str]) -> int:
     if dry_run:
         return local.dry_run(config, runs)
     require_records(runs.runs)
-    code = local.submit(config, runs)
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):  # where what goes on is said
+        code = local.submit(config, runs)
     remember(config.study_dir, [(config.lr, exponent) for exponent in exponents])
     if not code:
-        print(look([config.study_dir], config.lr))
+        print(look([config.study_dir], config.lr, as_json=as_json))
     return code
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import cache_root
-from pipeline.cli.arguments import parse_source
+from pipeline.cli.sources import parse_source
 from pipeline.config import DataConfig, ModelConfig
 from pipeline.data.preparing.prepare import prepare, prepared_folder
 from pipeline.data.preparing.vectors import prepare_vectors, prepared_vectors, read_vectors, whole

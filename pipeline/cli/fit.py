@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pipeline.analysis.fit.surface import SurfaceFit
 from pipeline.analysis.page import words_surface
 from pipeline.analysis.page.summary import summary
-from pipeline.analysis.page.tables import write
+from pipeline.analysis.page.tables import content, to_json, write
 from pipeline.cli.studies import add_out, add_strict, folder_of, strict_code, study_args, study_parser
 
 
@@ -16,13 +16,18 @@ def main(argv: Sequence[str]) -> int:
     parser = study_parser("fit", "Optimal and max-stable learning rate per width, and their exponents.")
     add_out(parser)
     add_strict(parser)
+    parser.add_argument("--json", action="store_true", help="print what fit.json holds")
     parsed = parser.parse_args(argv)
     fitted = study_args(parsed).fit_axes()
     folder = folder_of(fitted, parsed.out)
     if isinstance(fitted, SurfaceFit):
-        paths, said = words_surface.write(fitted, folder), words_surface.summary(fitted)
+        paths, found = words_surface.write(fitted, folder), words_surface.content(fitted)
+        said = words_surface.summary(fitted)
     else:
-        paths, said = write(fitted, folder), summary(fitted)
+        paths, found, said = write(fitted, folder), content(fitted), summary(fitted)
+    if parsed.json:
+        said = to_json(found).rstrip()
     print(said)
-    print(f"\nWritten to {paths[0].parent}: {', '.join(path.name for path in paths)}")
+    if not parsed.json:
+        print(f"\nWritten to {paths[0].parent}: {', '.join(path.name for path in paths)}")
     return strict_code(parsed.strict, fitted.study)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from pipeline import __version__
 from pipeline.errors import RequestError, in_a_line
+from pipeline.version import __version__
 
 VERBS = {
     "train": ("pipeline.cli.train", "one run: pipeline train --width 1024 --param sp --lr 3e-3"),
@@ -30,6 +30,8 @@ VERBS = {
         "pipeline.cli.coordcheck",
         "measured width exponents beside the predicted ones, per layer: pipeline coordcheck --widths 64,128,256",
     ),
+    "ls": ("pipeline.cli.ls", "studies with their runs, best run and size: pipeline ls runs"),
+    "completion": ("pipeline.cli.completion", "what a shell completes: pipeline completion bash, or zsh"),
     "export": ("pipeline.cli.export", "a run's weights for litgpt and transformers: pipeline export runs/STUDY/RUN"),
     "report": ("pipeline.cli.report", "one self-contained HTML page and figures: pipeline report runs/STUDY"),
 }
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         _be_a_command()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"] and len(arguments) == 2:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0

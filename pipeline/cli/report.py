@@ -11,8 +11,9 @@ from pipeline.analysis.page import figures, figures_compare, inside
 from pipeline.analysis.page.report import render
 from pipeline.analysis.page.summary import summary
 from pipeline.analysis.page.tables import write, write_text
-from pipeline.cli.studies import StudyArgs, add_out, add_strict, folder_of, strict_code, study_args, study_parser
+from pipeline.cli.studies import add_out, add_strict, folder_of, strict_code, study_args, study_parser
 from pipeline.errors import RequestError
+from pipeline.library import Asked
 from pipeline.sweep.status import going
 
 SHARE = 60
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     return strict_code(parsed.strict, fitted.study)
 
 
-def _watch(args: StudyArgs, out: Path | None) -> None:
+def _watch(args: Asked, out: Path | None) -> None:
     """Write the page whenever runs have finished, until nothing works on the studies any more. At the lowest priority,
     and with pauses `SHARE` times as long as what it computed: a sweep beside it does not feel it."""
     if not all(path.is_dir() for path in args.dirs):

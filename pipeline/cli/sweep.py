@@ -4,17 +4,58 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cli.arguments import RequestParser, parse
+from pipeline.cli.arguments import RequestParser, parse, taken
+from pipeline.console import wrapped
+from pipeline.errors import RequestError
+from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.status import look
-from pipeline.sweep.study import sweep
+from pipeline.sweep.study import Planned, launcher, sweep
+
+_OF_ADAPTIVE = ("target_half_width", "target_regret", "at_width")
 
 
 def main(argv: Sequence[str]) -> int:
     """`pipeline sweep`, and `pipeline sweep status STUDY`. Raises `RequestError` for a wrong request."""
     if argv and argv[0] == "status":
         return _status(argv[1:])
+    if argv and not argv[0].startswith("-"):
+        raise RequestError(f"pipeline sweep {argv[0]}: expected flags, such as --widths 64,128, or: sweep status STUDY")
+    calibrate, argv = taken(argv, "--calibrate")
     config, dry_run = parse("sweep", argv)
-    return sweep(config, dry_run=dry_run)
+    given = {word.partition("=")[0] for word in argv}
+    for name in _OF_ADAPTIVE:
+        if f"--{name}" in given and config.plan != "adaptive":
+            raise RequestError(f"--{name} is for --plan adaptive: a grid makes all its runs")
+    if calibrate and not dry_run:
+        raise RequestError("--calibrate goes with --dry_run: it measures what a study would take")
+
+    def forecast(planned: Planned) -> None:
+        from pipeline.sweep.launch import forecast, local
+
+        workers = local.worker_count(config) if config.launcher == "local" else None
+        print(*forecast.lines(planned.runs, workers, calibrate), sep="\n", flush=True)
+
+    code = sweep(config, dry_run=dry_run, forecast=forecast)
+    if not code and not dry_run and launcher(config.launcher).WAITS:
+        _conclude(config)
+    return code
+
+
+def _conclude(config: SweepConfig) -> None:
+    """The answer's first sentence, of every family of curves, and the next command."""
+    from pipeline.analysis.fit.study_fit import fit
+    from pipeline.analysis.page import words
+    from pipeline.analysis.page.phrases import phrases
+
+    try:
+        fitted = fit([config.study_dir])
+    except RequestError as error:
+        print(f"no fit yet: {error}")
+    else:
+        for group in fitted.groups:
+            sentence = words.plain(phrases(group.estimator).answer(group)).partition(". ")[0].rstrip(".")
+            print(*wrapped(f"{sentence}.", ""), sep="\n")
+    print(f"next: pipeline report {config.study_dir}")
 
 
 def _status(argv: Sequence[str]) -> int:

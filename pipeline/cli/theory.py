@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import get_args
@@ -13,7 +14,7 @@ from pipeline.errors import RequestError
 from pipeline.parameterization import rules
 from pipeline.parameterization.rules import EmbeddingInit
 from pipeline.theory.network import ARCHITECTURES, Setting, Trained
-from pipeline.theory.text import all_text, theory_text
+from pipeline.theory.text import all_json, all_text, as_json, theory_text
 
 
 def _fraction(text: str) -> Fraction:
@@ -54,6 +55,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--qk_norm_role", choices=["finite", "vector"], default="finite", help="learning rate of qk-norms as of norms")
     add("--kv_heads", choices=["all", "fixed"], default="all", help="fixed: their number does not grow with n")
     add("--clipping", action="store_true", help="the gradient's norm is clipped in every step")
+    add("--json", action="store_true", help="print JSON instead of words")
     return parser.parse_args(argv)
 
 
@@ -68,7 +70,10 @@ def main(argv: list[str]) -> int:
     try:
         chosen = rules.get(flags.param) if flags.param else next(iter(rules.TABLE.values()))
         setting = Setting(chosen, **given)
-        print(all_text(setting) if flags.all else theory_text(setting, flags.alpha))
+        if flags.json:
+            print(json.dumps(all_json(setting) if flags.all else as_json(setting, flags.alpha), indent=2))
+        else:
+            print(all_text(setting) if flags.all else theory_text(setting, flags.alpha))
     except ValueError as error:
         raise RequestError(str(error)) from None
     return 0

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pipeline.entries.texts import KINDS, TEXT
+from pipeline.entries.texts import KINDS, TEXT, TEXT_FIELD
 from pipeline.entries.vectors import VECTORS, Vectors
 from pipeline.errors import RequestError, plain_name, require
 
@@ -45,7 +45,7 @@ class DataConfig:
     kind: TextKind = "auto"
     """What all files are, whatever their suffix: text (UTF-8 documents parted by blank lines), jsonl (a JSON object per
     line) or parquet. auto: by suffix (.txt, .jsonl, .json, .parquet and the like). .zst and .gz are unpacked."""
-    text_field: str = "text"
+    text_field: str = TEXT_FIELD
     """Field or column that holds a document's text, in jsonl and parquet; content.body: body within content."""
     bad_lines: Literal["refuse", "skip"] = "refuse"
     """Lines that are not UTF-8, or in jsonl not JSON. skip: leave them out, and say how many they were."""

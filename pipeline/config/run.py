@@ -42,7 +42,7 @@ class RunConfig:
     width: int = 256
     """Width n of the model."""
     param: str = "sp"
-    """Parameterization, an entry of pipeline/parameterization/rules.py: sp, mup, ..."""
+    """Parameterization: sp, mup, or another entry of pipeline/parameterization/rules.py."""
     lr: float = 3e-3
     """Peak learning rate of the base group, before any width factor of the parameterization."""
     optimizer: OptimizerName = "adamw"
@@ -336,10 +336,11 @@ class RunConfig:
                 f"--data.lanes {d.lanes} is not a multiple of the {self.world_size} processes that train",
             )
         takes = "vectors" if self.data.vectors else "text"
-        wanted = [kind.name for kind in KINDS.values() if kind.takes == takes]
+        wanted = {kind.name: kind.example for kind in KINDS.values() if kind.takes == takes}
         require(
             self.model.kind in wanted,
-            f"--data {self.data.name} is for --model.kind {' or '.join(wanted)}, not {self.model.kind}",
+            f"--data {self.data.name} is for --model.kind {' or '.join(wanted)}, not {self.model.kind}: such as "
+            f"--config {' or '.join(wanted.values())}",
         )
         vectors = self.data.vectors
         require(self.last_batch == "full" or vectors, f"--last_batch {self.last_batch} is for vectors with classes")

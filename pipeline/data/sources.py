@@ -6,7 +6,7 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import DataConfig
-from pipeline.entries.texts import KINDS, PACKINGS, kind_of, suffixes
+from pipeline.entries.texts import PACKINGS, kind_of, require_readable, suffixes
 from pipeline.errors import RequestError
 from pipeline.files import matching, why_none
 
@@ -80,21 +80,8 @@ def local_source(config: DataConfig) -> LocalSource:
         origin = {"path": config.path}
         if not paths:
             raise RequestError(f"no text found for --data {config.path}: {why_none(config.path)}")
-        require_readable([str(path) for path in paths], config)
+        require_readable([str(path) for path in paths], config.kind, config.text_field)
     return LocalSource(tuple(SourceFile(str(path), path.stat().st_size) for path in paths), origin)
-
-
-def require_readable(names: Sequence[str], config: DataConfig) -> None:
-    """Raises `RequestError` for a file that nothing says how to read, and for a field that none of them has."""
-    kinds = {name: kind_of(name, config.kind) for name in names}
-    if unknown := next((name for name, kind in kinds.items() if kind is None), None):
-        known = ", ".join(suffix for of_kind in KINDS.values() for suffix in of_kind if suffix)
-        raise RequestError(
-            f"{unknown}: of which kind is a file that ends in {suffixes(unknown)[0]}? Read are {known}, and with "
-            f"{' and '.join(PACKINGS)} behind; say --data.kind {' or '.join(KINDS)}, or convert it"
-        )
-    if config.text_field != DataConfig.text_field and set(kinds.values()) == {"text"}:
-        raise RequestError(f"--data.text_field is for {' and '.join(list(KINDS)[1:])}: {names[0]} is read as text")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

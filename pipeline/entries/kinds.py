@@ -46,6 +46,8 @@ class Kind:
     plural: str
     """As people write them."""
     takes: Literal["text", "vectors"]
+    example: str
+    """A recipe of it, which stands in where none is named."""
     module: str
     """Has ``of_run(config)``, the model and the specs of its tensors, and ``flops(model, config)`` per predicted token
     or example."""
@@ -245,6 +247,7 @@ KINDS: dict[str, Kind] = {
             "a GPT",
             "GPTs",
             "text",
+            "quick",
             "pipeline.models.gpt",
             _OF_GPTS,
             _check_gpt,
@@ -261,6 +264,7 @@ KINDS: dict[str, Kind] = {
             "an MLP",
             "MLPs",
             "vectors",
+            "mlp-digits",
             "pipeline.models.mlp",
             _OF_MLPS,
             _check_mlp,

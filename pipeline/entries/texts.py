@@ -1,10 +1,11 @@
 """Text: what the suffixes of a file's name say about its content, and which settings a source of data has a use for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.entries.vectors import VECTORS
+from pipeline.errors import RequestError
 
 TEXT = ("sotu", "text")
 """Formats of text that is not prepared yet."""
@@ -15,6 +16,9 @@ KINDS = {
     "parquet": (".parquet",),
 }
 """How files are read -> the suffixes that say so, in any case. `pipeline.data.sources` has a function for each."""
+
+TEXT_FIELD = "text"
+"""The field that holds a document where nothing else is said."""
 
 PACKINGS = {".gz": "gzip", ".zst": "zstd"}
 """Suffixes behind those, of what is unpacked while it is read."""
@@ -32,6 +36,19 @@ def kind_of(name: str, asked: str = "auto") -> str | None:
     if asked != "auto":
         return asked
     return next((kind for kind, known in KINDS.items() if suffixes(name)[0] in known), None)
+
+
+def require_readable(names: Sequence[str], kind: str, text_field: str) -> None:
+    """Raises `RequestError` for a file that nothing says how to read, and for a field that none of them has."""
+    kinds = {name: kind_of(name, kind) for name in names}
+    if unknown := next((name for name, found in kinds.items() if found is None), None):
+        known = ", ".join(suffix for of_kind in KINDS.values() for suffix in of_kind if suffix)
+        raise RequestError(
+            f"{unknown}: of which kind is a file that ends in {suffixes(unknown)[0]}? Read are {known}, and with "
+            f"{' and '.join(PACKINGS)} behind; say --data.kind {' or '.join(KINDS)}, or convert it"
+        )
+    if text_field != TEXT_FIELD and set(kinds.values()) == {"text"}:
+        raise RequestError(f"--data.text_field is for {' and '.join(list(KINDS)[1:])}: {names[0]} is read as text")
 
 
 def kind_anew(name: str, asked: str = "auto") -> str:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from pipeline import __version__
 from pipeline.config import config_hash
 from pipeline.export.exportable import Exportable
 from pipeline.files import write_atomic
+from pipeline.version import __version__
 
 NOTE = "export.json"
 

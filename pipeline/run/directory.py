@@ -22,7 +22,6 @@ from typing import Any
 
 import yaml
 
-from pipeline import __version__
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
 from pipeline.files import file_sha256, locked, naming, read_jsonl, strict_json, write_atomic
@@ -30,6 +29,7 @@ from pipeline.recipes import RECORDED_KEY, load_run
 from pipeline.run.result import FAILED, Record, RunResult
 from pipeline.sealed import read_sealed, write_sealed
 from pipeline.strict_yaml import load_yaml
+from pipeline.version import __version__
 
 LAST = "last.ckpt"
 """Link to the newest checkpoint."""

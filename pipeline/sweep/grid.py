@@ -31,7 +31,7 @@ def record(config: SweepConfig, planned: Planned) -> None:
 def _preview(config: SweepConfig, runs: tuple[RunConfig, ...]) -> Iterator[str]:
     todo = unfinished(runs)
     yield summary(config, len(runs), len(todo))
-    for run in runs:
+    for run in runs if len(runs) <= LISTED else ():
         where = cell(config, run)
         yield f"  {run.run_name}{where and f'  {where}'}  {'to run' if run in todo else 'finished'}"
 
@@ -93,6 +93,8 @@ def cell(sweep: SweepConfig, run: RunConfig) -> str:
     return "  ".join(f"{key} {attrgetter(key)(run)}" for key in sweep.grid)
 
 
+LISTED = 20
+"""Runs that are few enough to be named one by one."""
 _EXAMPLE = {"width": "64,128,256", "param": "sp,mup", "lr": "1e-3,4e-3,1.6e-2", "seed": "0,1"}
 
 

@@ -3,22 +3,28 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
-from pipeline.console import plural, table
+from pipeline.config import RunConfig
+from pipeline.console import duration, plural, table
 from pipeline.errors import RequestError
-from pipeline.files import tail
+from pipeline.files import tail, write_atomic
 from pipeline.run.directory import RunDir
 from pipeline.strict_yaml import load_yaml
-from pipeline.sweep.config import LAUNCHERS
+from pipeline.sweep.config import LAUNCHERS, SweepConfig
+from pipeline.sweep.grid import cell, cost
 from pipeline.sweep.study import Job, ReportJob, launcher
 
-STATES = ("finished", "diverged", "aborted", "running", "queued", "failed", "lost")
+STATES = ("finished", "diverged", "aborted", "running", "queued", "failed", "lost", "planned")
+_RARE = ("aborted", "planned")  # that have a column only where there is such a run
+PLANNED = "planned.json"
+"""In a study's folder: what the last sweep of it on this machine was to run (`remember`)."""
 _OF_RESULT = {"completed": "finished", "diverged": "diverged", "aborted": "aborted"}
 USUAL = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime")  # reasons to wait that need no word
 
@@ -30,7 +36,8 @@ class RunStatus:
     run: str
     width: int
     state: str
-    """One of `STATES`. failed: it ended by itself or was ended. lost: begun or submitted, and nobody works on it."""
+    """One of `STATES`. failed: it ended by itself or was ended. lost: begun or submitted, and nobody works on it.
+    planned: it has not begun."""
     step: int = 0
     steps: int = 0
     last_seen: float | None = None
@@ -38,6 +45,8 @@ class RunStatus:
     job: str | None = None
     reason: str | None = None
     log: str | None = None
+    cell: str = ""
+    """Where it stands on the study's further axes, as far as that is known."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,9 @@ class StudyStatus:
     reports: tuple[ReportJob, ...]
     silence: str | None
     """Why SLURM does not answer."""
+    seconds_left: float | None = None
+    """Until the sweep on this machine ends, as far as finished runs tell; None: none is running, or nothing is
+    known."""
 
     def to_json(self) -> dict[str, Any]:
         """One object, for scripts."""
@@ -57,6 +69,7 @@ class StudyStatus:
             "runs": [asdict(run) for run in self.runs],
             "report_jobs": [{"job": report.job, "state": report.state} for report in self.reports],
             "slurm_error": self.silence,
+            "seconds_left": self.seconds_left,
         }
 
     def __str__(self) -> str:
@@ -64,6 +77,7 @@ class StudyStatus:
         if self.silence:
             lines.append(f"SLURM does not answer, so this is from the run directories alone: {self.silence}")
         lines += [*_table(self.runs), *_details(self.runs)]
+        lines += [f"about {duration(self.seconds_left)} left"] if self.seconds_left is not None else []
         lines += [f"report: job {r.job} {r.state.lower()} ({r.reason})" for r in self.reports]
         return "\n".join(lines)
 
@@ -75,11 +89,13 @@ def look(folder: Path) -> StudyStatus:
         raise RequestError(f"{folder}: no such study folder")
     known = [launcher(name).jobs(study) for name in LAUNCHERS]
     jobs = {run: job for its in known for run, job in its.runs.items()}
-    runs = statuses(study, jobs)
+    plan = _plan(study)
+    runs = statuses(study, jobs, plan.get("runs", {}))
     if not runs:
         raise RequestError(f"{folder} holds no runs, and nothing was submitted from it")
     reports = tuple(report for its in known for report in its.reports)
-    return StudyStatus(study, runs, reports, next((its.silence for its in known if its.silence), None))
+    silence = next((its.silence for its in known if its.silence), None)
+    return StudyStatus(study, runs, reports, silence, _seconds_left(study, runs, plan))
 
 
 def going(folder: Path) -> bool:
@@ -92,14 +108,56 @@ def going(folder: Path) -> bool:
     return any(job.state in ("queued", "running") for job in jobs)
 
 
-def statuses(study: Path, jobs: Mapping[str, Job]) -> list[RunStatus]:
-    """Every run that has a directory or was submitted, by width and name."""
+def remember(config: SweepConfig, runs: Sequence[RunConfig], workers: int) -> None:
+    """Write down what a sweep is to run, for who asks how it goes."""
+    entries = {
+        run.run_name: {"width": run.width, "steps": run.last_step, "cost": cost(run), "cell": cell(config, run)}
+        for run in runs
+    }
+    write_atomic(config.study_dir / PLANNED, json.dumps({"workers": workers, "runs": entries}, indent=1) + "\n")
+
+
+def _plan(study: Path) -> dict[str, Any]:
+    """What `remember` wrote; empty without it. Raises `RequestError`."""
+    path = study / PLANNED
+    try:
+        plan: dict[str, Any] = json.loads(path.read_bytes())
+        return {"workers": int(plan["workers"]), "runs": {str(name): dict(run) for name, run in plan["runs"].items()}}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RequestError(f"{path} is damaged ({error}): delete it, the runs are kept") from None
+
+
+def _seconds_left(study: Path, runs: list[RunStatus], plan: Mapping[str, Any]) -> float | None:
+    """From the seconds that finished runs of the plan took per unit of their cost."""
+    entries = plan.get("runs", {})
+    mine = [run for run in runs if run.run in entries]
+    took, units = 0.0, 0.0
+    for run in mine:
+        if run.state == "finished" and (result := RunDir(study / run.run).result()) is not None:
+            took, units = took + result.seconds, units + entries[run.run]["cost"]
+    if not units or not any(run.state == "running" for run in mine):
+        return None
+    left = [entries[run.run]["cost"] * (1 - run.step / max(run.steps, 1)) for run in mine
+            if run.state in ("running", "planned", "failed", "lost")]  # fmt: skip
+    return float(took / units * max(sum(left) / plan["workers"], *left))
+
+
+def statuses(
+    study: Path, jobs: Mapping[str, Job], planned: Mapping[str, Any] = MappingProxyType({})
+) -> list[RunStatus]:
+    """Every run that has a directory, was submitted or is planned, by width and name."""
     files = ("config.yaml", "metrics.jsonl", "result.json")
     begun = {path.parent.name for file in files for path in study.glob(f"*/{file}")}
     begun = {name for name in begun if not name.startswith(".")}
     held = _held_inodes()
     runs = [_status(study / run, jobs.get(run), held) for run in begun | set(jobs)]
-    return sorted(runs, key=lambda status: (status.width, status.run))
+    runs = [replace(run, cell=planned.get(run.run, {}).get("cell", "")) for run in runs]
+    for name in planned.keys() - {run.run for run in runs}:
+        its = planned[name]
+        runs.append(RunStatus(name, int(its["width"]), "planned", steps=int(its["steps"]), cell=its["cell"]))
+    return sorted(runs, key=lambda status: (status.cell, status.width, status.run))
 
 
 def _status(folder: Path, job: Job | None, held: set[int]) -> RunStatus:
@@ -173,11 +231,13 @@ def _inode(path: Path) -> int | None:
 
 
 def _table(runs: list[RunStatus]) -> list[str]:
-    shown = [state for state in STATES if state != "aborted" or any(run.state == state for run in runs)]
-    rows = [("width", "runs", *shown)]
-    for width in sorted({run.width for run in runs}):
-        states = Counter(run.state for run in runs if run.width == width)
-        rows.append((str(width), str(states.total()), *(str(states[state]) for state in shown)))
+    shown = [state for state in STATES if state not in _RARE or any(run.state == state for run in runs)]
+    cells = any(run.cell for run in runs)
+    rows = [(*(("at",) if cells else ()), "width", "runs", *shown)]
+    for where, width in sorted({(run.cell, run.width) for run in runs}):
+        states = Counter(run.state for run in runs if (run.cell, run.width) == (where, width))
+        counts = (str(width), str(states.total()), *(str(states[state]) for state in shown))
+        rows.append((*((where,) if cells else ()), *counts))
     return table(rows, lead="", right=True, least=8)
 
 

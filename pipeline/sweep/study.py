@@ -123,8 +123,11 @@ def study_lock(folder: Path) -> Iterator[int]:
         yield descriptor
 
 
-def sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
-    """Plan and launch, round after round where the launcher waits for them; the exit code.
+def sweep(
+    config: SweepConfig, *, dry_run: bool = False, forecast: Callable[[Planned], None] = lambda planned: None
+) -> int:
+    """Plan and launch, round after round where the launcher waits for them; the exit code. `forecast` says what the
+    round of a dry run takes.
 
     Raises `RequestError` for what the user must change, `OSError` where disk or queue fail.
     """
@@ -143,6 +146,7 @@ def sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
             if not planned.runs:
                 return 0
             if dry_run:
+                forecast(planned)
                 return launch.dry_run(config, planned)
             plan.record(config, planned)
             code = submit(planned)

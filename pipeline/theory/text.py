@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 from pipeline.console import table
 from pipeline.entries.losses import LOSSES
@@ -19,6 +20,10 @@ _READING = (
     "  width. up: grows with every step. effective: |dW x|, propagating: |W0 dx|. learns: no vanishing effective "
     "update.",
 )
+
+
+_FAMILIES: tuple[str, ...] = ("sgd", "adamw")
+_LOSSES: tuple[str, ...] = ("cross_entropy", "mse")
 
 
 def theory_text(setting: Setting, alpha: Fraction | None = None) -> str:
@@ -50,6 +55,34 @@ def theory_text(setting: Setting, alpha: Fraction | None = None) -> str:
     )
     lines += ["", *(f"- {note}" for note in notes(prediction))]
     return "\n".join(lines)
+
+
+def as_json(setting: Setting, alpha: Fraction | None = None) -> dict[str, Any]:
+    """The predicted exponents of `theory_text`, as texts such as ``-1/2``; None: no bound."""
+    found = edges(setting)
+    claims = {"max_stable": found.max_stable, "optimal": found.optimal, "stable": found.stable}
+    return {
+        "param": setting.parameterization.name,
+        "optimizer": setting.optimizer,
+        "loss": setting.loss,
+        "network": _network_words(setting),
+        **({} if alpha is None else {"alpha": str(alpha), "regime": predict(setting, alpha).regime}),
+        **{
+            name: {
+                "exponent": None if claim.exponent is None else str(claim.exponent),
+                "status": claim.status, "source": claim.source, "reason": claim.reason,
+            }
+            for name, claim in claims.items()
+        },
+    }  # fmt: skip
+
+
+def all_json(setting: Setting) -> list[dict[str, Any]]:
+    """`as_json` of what `all_text` shows."""
+    return [
+        as_json(replace(setting, parameterization=p, optimizer=optimizer, loss=loss))
+        for p in TABLE.values() for optimizer in _FAMILIES for loss in _LOSSES
+    ]  # fmt: skip
 
 
 def _title(setting: Setting) -> str:
@@ -150,16 +183,15 @@ def _regime_words(prediction: Prediction) -> str:
 def all_text(setting: Setting) -> str:
     """Every parameterization and optimizer family: the rules, and the predictions for `setting`'s network under CE and
     MSE."""
-    optimizers: tuple[str, ...] = ("sgd", "adamw")
     rows = [
         ("", "", "init std", "", "", "lr factor", "", "", "", "cross-entropy", "", "MSE", ""),
         ("param", "optimizer", *INIT_ROLES, *LR_ROLES, "max-stable", "optimal", "max-stable", "optimal"),
     ]
     for p in TABLE.values():
-        for optimizer in optimizers:
+        for optimizer in _FAMILIES:
             one = replace(setting, parameterization=p, optimizer=optimizer)
             cells = []
-            for loss in ("cross_entropy", "mse"):
+            for loss in _LOSSES:
                 found = edges(replace(one, loss=loss))
                 cells += [_short(found.max_stable), _short(found.optimal)]
             lrs = (factor_text(p.lr[one.family][role]) for role in LR_ROLES)

@@ -1,19 +1,51 @@
 """A description of a run that is not trained: `pipeline train --dry_run`."""
 
+from dataclasses import dataclass
+
 import torch
 import yaml
 
 from pipeline.config import RunConfig, run_settings
+from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.models.build import build, flops_per_token, parameter_count
 from pipeline.parameterization.rules import ROLES
 from pipeline.scaling import scaling_of
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a run takes."""
+
+    parameters: int
+    flops: float
+    """Forward and backward over all of its tokens, without attention's softmax and the optimizer."""
+    memory: float
+    """Bytes of weights, gradients and optimizer state in fp32, unsharded; activations come on top."""
+    disk: float
+    """Bytes that it leaves: records, and its last checkpoint where that is kept."""
+
+
+RECORD = 200  # bytes of a line of metrics.jsonl, about
+
+
+def size(config: RunConfig) -> Size:
+    """Without making a weight."""
+    with torch.device("meta"):
+        model, _ = build(config)
+    count = parameter_count(model)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    state = 4 * trained * OPTIMIZERS[config.optimizer].moments(config)
+    kept = 4 * count + state if config.keep_checkpoint else 0
+    records = RECORD * config.last_step / config.log_interval
+    flops = flops_per_token(model, config) * config.total_tokens
+    return Size(count, flops, 4.0 * (count + trained) + state, kept + records)
 
 
 def describe(config: RunConfig) -> str:
     """The resolved config as YAML, then its size and cost, and the learning rate and initial std of every role."""
     with torch.device("meta"):
         model, specs = build(config)
-    flops = flops_per_token(model, config) * config.total_tokens
+    whole = size(config)
     scaling = scaling_of(config)
     present = {spec.role for spec in specs.values()}
     trained = {specs[name].role for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -28,9 +60,9 @@ def describe(config: RunConfig) -> str:
             yaml.safe_dump(run_settings(config), sort_keys=False).rstrip(),
             "",
             f"# run         {config.run_dir}",
-            f"# parameters  {parameter_count(model):,}",
+            f"# parameters  {whole.parameters:,}",
             f"# tokens      {config.total_tokens:,} ({config.last_step} steps of {config.tokens_per_step:,})",
-            f"# FLOPs       {flops:.3g} (forward and backward, without attention's softmax and the optimizer)",
+            f"# FLOPs       {whole.flops:.3g} (forward and backward, without attention's softmax and the optimizer)",
             "#",
             "# role     peak lr        initial std / std at base width",
             *rows,

@@ -1,7 +1,6 @@
 """The training of one run, from config to result: data, model, Lightning trainer, resume, outcome."""
 
 import logging
-import os
 import signal
 import warnings
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pipeline.config import RunConfig
 from pipeline.data.open import open_data
 from pipeline.errors import RequestError
 from pipeline.models.build import parameter_count
+from pipeline.processes import first_process
 from pipeline.run.directory import RunDir
 from pipeline.run.result import Record, RunResult, final_values
 from pipeline.training.checkpoint.files import newest_first, prune
@@ -49,7 +49,7 @@ def train(config: RunConfig, *, show_progress: bool = True) -> RunResult:
 
 
 def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: str, show_progress: bool) -> RunResult:
-    if not _first_process():
+    if not first_process():
         try:
             return _fit(run, module, Recorder(run, module))
         except KeyboardInterrupt:  # of which the first process speaks
@@ -72,11 +72,6 @@ def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: 
             run.record_failure(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
             raise
     return result
-
-
-def _first_process() -> bool:
-    """Whether this process writes: the first of a run's, as Lightning's launcher, torchrun and SLURM number them."""
-    return all(os.environ.get(rank, "0") == "0" for rank in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
 
 
 def _fit(run: RunDir, module: TrainingModule, recorder: Recorder) -> RunResult:
@@ -152,17 +147,11 @@ def _result(run: RunDir, module: TrainingModule, recorder: Recorder, steps: int)
     )
 
 
-def train_verbosely(config: RunConfig) -> int:
-    """`pipeline train`: say what starts, resumes or is done already, train, and say how it ended."""
-    run = RunDir(config.run_dir)
-    say = print if _first_process() else lambda *_, **__: None
-    if (result := run.result()) is not None:
-        say(f"already {result.status}: {config.run_dir} (delete it to run it again)")
-    else:
-        say(f"{'resuming' if newest_first(run.checkpoints) else 'training'} {config.run_dir}", flush=True)
-        try:
-            result = train(config)
-        finally:
-            handle_stop_signals(signal.SIG_IGN)  # all is written; one that comes late must not spoil the exit code
-    say(f"{result} ({result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s)")
-    return 0
+def train_aloud(config: RunConfig, say: Callable[[str], None], *, show_progress: bool = True) -> RunResult:
+    """`train`, which says by `say` what starts or resumes; for a process that ends with it."""
+    resumes = newest_first(RunDir(config.run_dir).checkpoints)
+    say(f"{'resuming' if resumes else 'training'} {config.run_dir}")
+    try:
+        return train(config, show_progress=show_progress)
+    finally:
+        handle_stop_signals(signal.SIG_IGN)  # all is written; one that comes late must not spoil the exit code

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cli.arguments import Flags, RequestParser, parse, parse_source
+from pipeline.cli.arguments import Flags, RequestParser, parse
+from pipeline.cli.sources import parse_source
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.recipes import shipped
@@ -50,7 +51,7 @@ def test_data_flags_go_over_the_data_recipe_wherever_they_stand(tmp_path: Path) 
     [
         (
             ["--data.path", "x.txt"],
-            "--data.path is for --data.format text or shards and files of vectors, and not for sotu (format sotu): nam",
+            "--data x.txt: no such file, and no data recipe of that name",
         ),
         (["--data.kind", "text"], "--data.kind is for --data.format text, and not for sotu"),
         (["--data.revision", "v1"], "--data.revision is for --data.repo"),

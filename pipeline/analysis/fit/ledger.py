@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import __version__
 from pipeline.analysis.fit.fitted import QUANTITIES, Fitted, Quantity
 from pipeline.analysis.fit.predict import LrPrediction
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
@@ -26,6 +25,7 @@ from pipeline.config import default_settings
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.errors import RequestError
 from pipeline.files import locked, read_jsonl, write_atomic
+from pipeline.version import __version__
 
 LEDGER = "predictions.jsonl"
 """In the study's folder, where no other file is named."""

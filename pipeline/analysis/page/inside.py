@@ -15,7 +15,7 @@ from pipeline.analysis.inside import regime as regimes
 from pipeline.analysis.inside.check import Ladder, Records, table
 from pipeline.analysis.inside.lr_rules import ladder, ladders, recorded, requests
 from pipeline.analysis.page import figures, figures_inside, words, words_inside
-from pipeline.analysis.page.tables import write_text
+from pipeline.analysis.page.tables import to_json, write_text
 from pipeline.analysis.page.words_regime import calibration_words, regime_words
 from pipeline.analysis.study.load import Study, load_study
 from pipeline.console import wrapped
@@ -31,9 +31,10 @@ BEST = "the best learning rate tried of every width"
 LARGEST = "the largest stable learning rate tried of every width"
 
 
-def look(dirs: Sequence[Path], lr: float | None = None) -> str:
+def look(dirs: Sequence[Path], lr: float | None = None, *, as_json: bool = False) -> str:
     """`pipeline coordcheck` on studies that exist: writes coordcheck.csv, coordcheck_groups.csv and the figures into
-    the first one, and returns what it found. Raises `RequestError` where nothing was recorded."""
+    the first one, and returns what it found, in words or as JSON the rows of coordcheck_groups.csv. Raises
+    `RequestError` where nothing was recorded."""
     study = load_study(dirs)
     every = [f for f in ladders(study, recorded(study)) if any(f.by_group)]
     where = ", ".join(map(str, dirs))
@@ -58,6 +59,8 @@ def look(dirs: Sequence[Path], lr: float | None = None) -> str:
     ]
     for f in found:
         paths += figures.save(figures_inside.coordinate_figure(f), folder / "figures", figures_inside.name_of(f))
+    if as_json:
+        return to_json(table(found, "groups").to_dict("records")).rstrip()
     lines = []
     for f in found:
         lines += [words.plain(words_inside.title(f)), words.plain(words_inside.subtitle(f))]

@@ -9,7 +9,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-import pipeline
 from pipeline.analysis.fit.fitted import LEVEL
 from pipeline.analysis.fit.study_fit import StudyFit
 from pipeline.analysis.page import charts, figures_compare, inside, palette, ran, summary, trajectories, words
@@ -20,6 +19,7 @@ from pipeline.analysis.page.stability_map import stability_map
 from pipeline.analysis.page.verdicts import limits, verdicts
 from pipeline.analysis.study.load import GROUP, Study
 from pipeline.analysis.study.stability import MARGIN
+from pipeline.version import __version__
 
 _HERE = Path(__file__).parent
 _LEFT = "left for good"
@@ -91,7 +91,7 @@ def render(fit: StudyFit, looked: inside.Section | None = None, going: bool = Fa
         runs_header=_runs_header(fit),
         runs=list(_runs(fit)),
         recipe=study.recipe.items(),
-        version=pipeline.__version__,
+        version=__version__,
     )
 
 

@@ -122,7 +122,7 @@ def write(fit: StudyFit, folder: Path | None = None) -> list[Path]:
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.10g"))
         for name, table in tables.items()
     ]
-    return [*paths, write_text(folder / "fit.json", to_json(_content(fit)))]
+    return [*paths, write_text(folder / "fit.json", to_json(content(fit)))]
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -139,7 +139,8 @@ def to_json(content: Any) -> str:
     return json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n"
 
 
-def _content(fit: StudyFit) -> dict[str, Any]:
+def content(fit: StudyFit) -> dict[str, Any]:
+    """What fit.json holds."""
     study = fit.study
     return {
         "study": study.name,

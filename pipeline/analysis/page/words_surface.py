@@ -107,22 +107,26 @@ def exponent_table(fit: SurfaceFit) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(fit: SurfaceFit, folder: Path) -> list[Path]:
-    """Writes runs.csv, optima.csv, exponents.csv and fit.json, each atomically."""
+def tables(fit: SurfaceFit) -> dict[str, pd.DataFrame]:
+    """By the names of their files."""
     first, second = (axis.name for axis in fit.axes)
     runs = fit.study.runs.rename(columns={"width": first, "second": second})
-    tables = {"runs": runs, "optima": optima_table(fit), "exponents": exponent_table(fit)}
+    return {"runs": runs, "optima": optima_table(fit), "exponents": exponent_table(fit)}
+
+
+def content(fit: SurfaceFit) -> dict[str, Any]:
+    """What fit.json holds."""
+    records = {name: table.to_dict("records") for name, table in tables(fit).items()}
+    return {"study": fit.study.name, "axes": [axis.name for axis in fit.axes], "notes": fit.study.notes, **records}
+
+
+def write(fit: SurfaceFit, folder: Path) -> list[Path]:
+    """Writes runs.csv, optima.csv, exponents.csv and fit.json, each atomically."""
     paths = [
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.10g"))
-        for name, table in tables.items()
+        for name, table in tables(fit).items()
     ]
-    content = {
-        "study": fit.study.name,
-        "axes": [first, second],
-        "notes": fit.study.notes,
-        **{name: table.to_dict("records") for name, table in tables.items()},
-    }
-    return [*paths, write_text(folder / "fit.json", to_json(content))]
+    return [*paths, write_text(folder / "fit.json", to_json(content(fit)))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

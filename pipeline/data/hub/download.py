@@ -22,8 +22,8 @@ from pipeline.cache import cache_folder
 from pipeline.config import DataConfig
 from pipeline.data.hub.http import ATTEMPTS, Refused, WrongContent, download, endpoint, persist
 from pipeline.data.order import permute
-from pipeline.data.sources import SourceFile, require_readable
-from pipeline.entries.texts import kind_of, suffixes
+from pipeline.data.sources import SourceFile
+from pipeline.entries.texts import kind_of, require_readable, suffixes
 from pipeline.errors import RequestError
 from pipeline.files import locked
 from pipeline.sealed import read_sealed, write_sealed
@@ -48,7 +48,7 @@ def hub_source(config: DataConfig) -> "HubSource":
     if not chosen:
         example = f"it has, for example, {entries[0][0]}" if entries else "it is empty"
         raise RequestError(f"no file of {config.repo} matches --data.files {config.files!r}: {example}")
-    require_readable([entry[0] for entry in chosen], config)
+    require_readable([entry[0] for entry in chosen], config.kind, config.text_field)
     order = permute(np.arange(len(chosen)), len(chosen), key=config.file_seed)
     files = tuple(SourceFile(name, size, sha256) for name, size, sha256, _ in (chosen[i] for i in order))
     blobs = {name: blob for name, _, sha256, blob in chosen if sha256 is None}

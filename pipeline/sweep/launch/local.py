@@ -3,13 +3,14 @@
 Runs that want several devices get as many GPUs or cores, and processes of their own.
 """
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,9 @@ from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import cell, cost, summary, unfinished
+from pipeline.sweep.status import remember
 from pipeline.sweep.study import Jobs, Planned, Submit, study_lock
+from pipeline.sweep.throughput import measured
 from pipeline.training.health import handle_stop_signals
 
 WAITS = True
@@ -55,13 +58,39 @@ def opened(config: SweepConfig) -> Iterator[Submit]:
 def submit(config: SweepConfig, planned: Planned, crew: "Crew | None" = None) -> int:
     """Train what is not finished; 1 if a run failed."""
     todo = unfinished(planned.runs)
-    print(summary(config, len(planned.runs), len(todo)), flush=True)
-    failures = run_study(config, todo, crew)
+    print(summary(config, len(planned.runs), len(todo)) + _expected(config, planned.runs, todo), flush=True)
+    failures = run_study(config, todo, crew, planned.runs)
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(planned.runs)} runs failed; the same command tries them again", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _expected(config: SweepConfig, runs: Sequence[RunConfig], todo: list[RunConfig]) -> str:
+    """What `todo` takes, as far as finished runs tell."""
+    if not todo or (pace := measured(runs)) is None:
+        return ""
+    seconds = [pace.seconds(run) for run in todo]
+    workers = config.workers or max(1, cores() // config.devices)
+    return f"; about {duration(max(sum(seconds) / workers, *seconds))} to go, {pace.source}"
+
+
+def narrow_first(runs: Sequence[RunConfig], workers: int) -> list[RunConfig]:
+    """The order to train in. A cheap run for every worker, of learning rates in the middle, so that first results come
+    early and the time left is known; then the most expensive first, so that workers end together and none is left with
+    a long one. Where there are no more runs than workers, order does not matter."""
+    middle = sorted(run.lr for run in runs)[len(runs) // 2] if runs else 1.0
+    cheap = sorted(runs, key=lambda run: (cost(run), abs(math.log(run.lr / middle))))
+    first = cheap[: min(workers, max(0, len(runs) - workers))]
+    return [*first, *sorted((run for run in runs if run not in first), key=cost, reverse=True)]
+
+
+def worker_count(config: SweepConfig) -> int:
+    """Workers of a sweep: as many as asked for, else one per place of GPUs, else of cores."""
+    from pipeline.training.machine import gpus
+
+    return config.workers or len(gpus()) // config.devices or max(1, cores() // config.devices)
 
 
 def dry_run(config: SweepConfig, planned: Planned) -> int:
@@ -76,12 +105,16 @@ def jobs(study: Path) -> Jobs:
     return Jobs()
 
 
-def run_study(config: SweepConfig, runs: list[RunConfig], crew: "Crew | None" = None) -> dict[str, str]:
-    """Train `runs`; return why each run that failed did. Ctrl-C stops the workers and leaves every run resumable."""
+def run_study(
+    config: SweepConfig, runs: list[RunConfig], crew: "Crew | None" = None, planned: Sequence[RunConfig] = ()
+) -> dict[str, str]:
+    """Train `runs`, of all that are `planned`; return why each run that failed did. Ctrl-C stops the workers and leaves
+    every run resumable."""
     check(config)
     if not runs:
         return {}
     with study_lock(config.study_dir):
+        remember(config, planned or runs, worker_count(config))
         _prepare_data(runs[0])
         if crew is not None:
             return crew.train(runs)
@@ -130,7 +163,7 @@ class Crew:
         status = _Status(self._config, len(runs), min(len(runs), self._count))
         self._say = status.say
         try:
-            pending = {workers.submit(_train, run): run for run in runs}
+            pending = {workers.submit(_train, run): run for run in narrow_first(runs, self._count)}
             while pending:
                 wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 for task in [task for task in pending if task.done()]:
@@ -153,7 +186,7 @@ class Crew:
 
             devices, visible = self._config.devices, gpus()
             places = [",".join(visible[i : i + devices]) for i in range(0, len(visible) - devices + 1, devices)]
-            self._count = self._config.workers or len(places) or max(1, cores() // devices)
+            self._count = worker_count(self._config)
             os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
             self._workers = Workers(self._count, _begin, places=places, max_deaths=MAX_DEATHS, died=self._died)
         return self._workers

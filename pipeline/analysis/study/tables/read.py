@@ -61,8 +61,8 @@ def _jsonl(path: Path) -> pd.DataFrame:
 
 def _flat_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """Columns of objects (structs) become one column per key."""
-    objects = frame.select_dtypes("object")
-    if not any(isinstance(cell, dict) for name in objects for cell in objects[name]):
+    objects = [name for name in frame if frame[name].dtype.kind == "O"]
+    if not any(isinstance(cell, dict) for name in objects for cell in frame[name]):
         return frame
     return pd.DataFrame(list(map(flat, frame.to_dict("records"))))  # type: ignore[arg-type]
 
@@ -84,6 +84,10 @@ READERS: dict[str, Reader] = {
 """By the ending of the file's name."""
 
 
+CAME_OUT = "came_out"
+"""Of a frame's `attrs`: the columns that were not set before training, where whoever made it knows."""
+
+
 def is_table(source: str) -> bool:
     """Whether a positional argument names a table, not a study folder of ours."""
     path = Path(source)
@@ -92,10 +96,17 @@ def is_table(source: str) -> bool:
     return path.is_dir() and bool(wandb_files.runs_under(path))
 
 
-def read(source: str) -> Raw:
-    """The table that a positional argument names. Raises `RequestError` for one that is missing, damaged or empty."""
-    path = Path(source)
-    if wandb_project.is_project(source):
+def read(source: str | pd.DataFrame) -> Raw:
+    """The table that a positional argument names, or that is there already. Raises `RequestError` for one that is
+    missing, damaged or empty."""
+    path = Path(source) if isinstance(source, str) else Path()
+    if not isinstance(source, str):
+        if len(twice := source.columns[source.columns.duplicated()]):
+            raise RequestError(f"two columns of the table are called {twice[0]!r}")
+        frame = _flat_columns(source.reset_index(drop=True).rename(columns=str))
+        came_out = source.attrs.get(CAME_OUT)
+        raw = Raw("the table", path, frame, settings=came_out and frozenset(frame.columns) - frozenset(came_out))
+    elif wandb_project.is_project(source):
         raw = wandb_project.read(source)
     elif path.is_dir():
         raw = wandb_files.read(path)

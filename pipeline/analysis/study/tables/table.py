@@ -71,9 +71,11 @@ class Table:
         return Rule(cross_entropy=False)
 
 
-def load_tables(sources: Sequence[str], ask: Ask) -> Table:
-    """Reads the tables as one. Raises `RequestError` with one line for whatever is wrong with them."""
-    parts = [part_of(read.read(source), ask) for source in dict.fromkeys(sources)]
+def load_tables(sources: Sequence[str | pd.DataFrame], ask: Ask) -> Table:
+    """Reads the tables, by their names or in memory, as one. Raises `RequestError` with one line for whatever is wrong
+    with them."""
+    once = {source if isinstance(source, str) else id(source): source for source in sources}
+    parts = [part_of(read.read(source), ask) for source in once.values()]
     first = parts[0]
     _require_alike(parts)
     runs = pd.concat([part.runs.assign(part=number) for number, part in enumerate(parts)], ignore_index=True)

@@ -1,0 +1,54 @@
+"""The command line of verbs on a data source: ``SOURCE [--KEY VALUE ...]``."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NoReturn
+
+from pipeline.cli.arguments import STREAMING, read_flags, refuse_unused
+from pipeline.config import DataConfig
+from pipeline.errors import RequestError
+from pipeline.recipes import build, data_recipe, keys, settings_parser, shipped, typed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Preparation(DataConfig):
+    vocab_size: int | None = None
+    """Entries of a tokenizer that is trained (--tokenizer bpe)."""
+
+
+def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None]:
+    """The data source that `argv` asks of `verb`, ``SOURCE [--KEY VALUE ...]``, and ``--vocab_size``.
+
+    Raises `RequestError`; ``--help`` prints and exits.
+    """
+    source, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("", argv)
+    given = read_flags(flags, [key for key in keys(_Preparation) if key not in STREAMING])
+    recipe = data_recipe(source) if source else DataConfig()
+    if given.pop("help", None) is not None:
+        _print_source_help(verb, recipe)
+    if not source:
+        raise RequestError(f"pipeline {verb}: name a source ({', '.join(shipped('data'))}), a file or a folder")
+    values = {key: getattr(recipe, key) for key in keys(DataConfig) if key not in STREAMING} | typed(
+        _Preparation, given
+    )
+    vocab_size = values.pop("vocab_size", None)
+    config = build(DataConfig, values)
+    refuse_unused(config, given.keys(), "")
+    config.check()
+    if vocab_size is not None and config.tokenizer != "bpe":
+        raise RequestError("--vocab_size is for --tokenizer bpe: this source has a tokenizer")
+    return config, vocab_size
+
+
+def _print_source_help(verb: str, recipe: DataConfig) -> NoReturn:
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(
+        prog=f"pipeline {verb} SOURCE",
+        description="SOURCE: a data recipe's name, a YAML, a text file or glob, or a prepared folder. "
+        "Flags go over what it says.",
+    )
+    settings_parser(_Preparation, parser, skip=STREAMING)
+    parser.set_defaults({key: getattr(recipe, key) for key in keys(DataConfig) if key not in STREAMING})
+    parser.print_help()
+    raise SystemExit(0)
