@@ -52,17 +52,24 @@ def lines(runs: Sequence[RunConfig], workers: int | None, calibrated: bool = Fal
     pace = calibrate(runs) if calibrated else measured(runs)
     rows: list[tuple[str, ...]] = [_HEAD]
     flops = disk = hours = 0.0
+    known: dict[object, Size] = {}
     for width, found in itertools.groupby(sorted(runs, key=lambda run: run.width), key=lambda run: run.width):
         own = list(found)
         left = [run for run in own if run.run_name in todo]
-        sizes = {run: size(run) for run in own}
+        sizes = {run.run_name: _size(run, known) for run in own}
         largest = max(own, key=cost)
         its = sum(pace.seconds(run) * run.world_size / 3600 for run in left) if pace else 0.0
-        flops += sum(one.flops for run, one in sizes.items() if run in left)
+        flops += sum(sizes[run.run_name].flops for run in left)
         disk += sum(one.disk for one in sizes.values())
         hours += its
         rows.append(
-            (str(width), str(len(own)), str(len(left)), *_cells(sizes[largest], largest, pace), _hours(its, pace))
+            (
+                str(width),
+                str(len(own)),
+                str(len(left)),
+                *_cells(sizes[largest.run_name], largest, pace),
+                _hours(its, pace),
+            )
         )
     total = (f"{flops:.3g}", "", nbytes(disk), "", _hours(hours, pace))
     rows.append(("all", str(len(runs)), str(len(todo)), "", "", *total))
@@ -78,6 +85,14 @@ def lines(runs: Sequence[RunConfig], workers: int | None, calibrated: bool = Fal
         yield f"  time: {pace.source}; about {duration(busy)} on {plural(workers, 'worker')}"
     else:
         yield f"  time: {pace.source}, on this machine or where these ran"
+
+
+def _size(run: RunConfig, known: dict[object, Size]) -> Size:
+    """`size`, which most runs of a width share."""
+    key = (run.width, run.model, run.d_out, run.optimizer, run.total_tokens, run.last_step, run.seq_len)
+    if key not in known:
+        known[key] = size(run)
+    return known[key]
 
 
 def _cells(one: Size, run: RunConfig, pace: Pace | None) -> tuple[str, ...]:
