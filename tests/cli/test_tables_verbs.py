@@ -9,7 +9,7 @@ import pytest
 from pipeline.analysis.page.words import TIMES
 from pipeline.cli import main
 from tests.support.foreign_table import runs
-from tests.support.html import Page
+from tests.support.pages import Page
 from tests.support.synthetic_study import valley, write_study
 
 

@@ -14,7 +14,7 @@ from pipeline.analysis.page.words import MINUS, TIMES
 from pipeline.cli import report as verb
 from pipeline.config import DataConfig
 from pipeline.errors import RequestError
-from tests.support.html import Page
+from tests.support.pages import Page
 from tests.support.synthetic_coordinates import MLP, write_coordinates
 from tests.support.synthetic_study import BASE, valley, write_run, write_study
 
