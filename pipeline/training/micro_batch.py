@@ -106,9 +106,13 @@ def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+_SHORTAGE = ("can't allocate memory", "could not create a primitive")
+"""Words of torch's allocator on CPUs, and of oneDNN."""
+
+
 def out_of_memory(error: RuntimeError, micro_batch: int) -> str | None:
     """What to change, if that is what the error is about."""
-    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in _SHORTAGE):
         return None
     smaller = next((m for m in range(micro_batch - 1, 0, -1) if micro_batch % m == 0), None)
     if smaller is None:
