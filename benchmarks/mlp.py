@@ -82,7 +82,7 @@ def compare(study: Path, by_loop: list[tuple[float, int, float]]) -> None:
         result = run.result()
         if result is not None and result.status == "completed":
             ours = result.seconds / (os.cpu_count() or 1)  # so many at a time
-            own = abs(result.final_value("train_loss") - loss)
+            own = abs(run.records()[-1].number("loss") - loss)
             at.setdefault(run.config().width, []).append((seconds / steps, ours / result.steps, own))
     for width, rows in sorted(at.items()):
         loop, here = (1e3 * statistics.median(column) for column in list(zip(*rows, strict=True))[:2])
