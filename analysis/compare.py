@@ -10,6 +10,7 @@ from pipeline.analysis.page import figures
 from pipeline.analysis.page.figures_compare import best_figure, compare_figure
 from pipeline.analysis.page.words_published import asked, beside
 from pipeline.analysis.study.load import load_study
+from pipeline.cli.main import script
 from pipeline.cli.studies import add_published, study_args, study_parser
 from pipeline.errors import RequestError
 
@@ -53,4 +54,4 @@ def _classes(sources: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main))

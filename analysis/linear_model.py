@@ -14,6 +14,7 @@ from pipeline.analysis.page import figures, figures_linear, words
 from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.published import constants
 from pipeline.cli.arguments import RequestParser
+from pipeline.cli.main import script
 from pipeline.console import table
 from pipeline.errors import RequestError, require
 from pipeline.parameterization.rules import TABLE
@@ -117,4 +118,4 @@ def _csv(edges: list[LinearEdge], given: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.analysis.page import figures
 from pipeline.analysis.page.words_published import asked, beside
+from pipeline.cli.main import script
 from pipeline.cli.studies import add_published, study_args, study_parser
 from pipeline.errors import RequestError
 
@@ -31,4 +32,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main))

@@ -25,6 +25,7 @@ from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.page.words_published import published
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import Cause, Labels, intervals
+from pipeline.cli.main import script
 from pipeline.cli.studies import study_args, study_parser
 from pipeline.console import table
 from pipeline.errors import RequestError
@@ -101,4 +102,4 @@ def _csv(rows: list[tuple[Any, ...]], given: list[str], args: Asked) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main))

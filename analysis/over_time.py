@@ -15,6 +15,7 @@ from pipeline.analysis.page.inside import telling
 from pipeline.analysis.page.words_checks import checked
 from pipeline.analysis.study.load import load_study
 from pipeline.cli.arguments import RequestParser
+from pipeline.cli.main import script
 from pipeline.errors import RequestError
 
 
@@ -49,4 +50,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main))

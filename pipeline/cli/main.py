@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -60,13 +60,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
-    verb, rest = arguments[0], arguments[1:]
+    return _guarded(lambda: _verb(arguments[0], arguments[1:]))
+
+
+def script(work: Callable[[], int]) -> int:
+    """Run a script as a verb is run."""
+    _be_a_command()
+    return _guarded(work)
+
+
+def _verb(verb: str, rest: Sequence[str]) -> int:
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}"
+        raise RequestError(f"no verb {verb!r}: {hint}")
+    code: int = import_module(VERBS[verb][0]).main(rest)
+    return code
+
+
+def _guarded(work: Callable[[], int]) -> int:
     try:
-        if verb not in VERBS:
-            near = difflib.get_close_matches(verb, VERBS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}"
-            raise RequestError(f"no verb {verb!r}: {hint}")
-        code: int = import_module(VERBS[verb][0]).main(rest)
+        code = work()
         print(end="", flush=True)  # what cannot be written is to be said here
         return code
     except RequestError as error:

@@ -236,3 +236,13 @@ def test_what_the_file_says_wrong_is_found(tmp_path, monkeypatch):
         figure.training("tiny_imagenet/adam-mup-ce", "full", Path("runs"))
     with pytest.raises(RequestError):
         figure.find("")
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    """As under ``| head -1``: the list is longer than a pipe's first read."""
+    script = figure.HERE / "figure.py"
+    left = subprocess.run(
+        ["bash", "-c", 'exec 3>&2; "$0" "$1" list 2>&3 | true; echo ${PIPESTATUS[0]}', sys.executable, str(script)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (left.stdout, left.stderr) == ("0\n", "")
