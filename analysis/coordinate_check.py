@@ -1,7 +1,6 @@
 """Draws the coordinate check (paper, Fig. 4 and E.16) of a study, and prints its exponents beside predicted and
 published ones: ``python analysis/coordinate_check.py runs/STUDY [--lr LR] [--published "Figure 4"] [--out DIR]``."""
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         study = load_study(args.study)
         found = [f for f in ladders(study, recorded(study)) if f.by_group]
-        chosen = telling(found) if args.lr is None else [f for f in found if math.isclose(f.lr, args.lr, rel_tol=1e-3)]
+        chosen = telling(found, args.lr)
         if not chosen:
             raise RequestError(f"{study.name}: no coordinates{'' if args.lr is None else f' at lr {args.lr:g}'}")
         for ladder in chosen:

@@ -2,7 +2,6 @@
 E.10, E.15, E.18): ``python analysis/over_time.py runs/STUDY --quantity alignment [--against step|width|lr] [--lr
 LR]``."""
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         study = load_study(args.study)
         every = ladders(study, recorded(study))
-        chosen = telling(every) if args.lr is None else [f for f in every if math.isclose(f.lr, args.lr, rel_tol=1e-3)]
+        chosen = telling(every, args.lr)
         if not chosen:
             where = "" if args.lr is None else f" at lr {args.lr:g}"
             raise RequestError(f"{study.name}: nothing of the inside was recorded at two widths{where}")

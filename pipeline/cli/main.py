@@ -110,7 +110,7 @@ def _be_a_command() -> None:
         signal.signal(signal.SIGINT, interrupt)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and not isinstance(stream.buffer, io.BytesIO):  # not kept in memory
             outlet = io.BufferedWriter(_Outlet(stream.fileno(), "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(
                 outlet, stream.encoding, stream.errors,

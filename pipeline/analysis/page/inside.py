@@ -71,9 +71,11 @@ def look(dirs: Sequence[Path], lr: float | None = None, *, as_json: bool = False
     return "\n".join([*lines, *([left_out] if left_out else []), *map(str, paths)])
 
 
-def telling(every: Sequence[Ladder]) -> list[Ladder]:
-    """Of every parameterization, optimizer, loss and exponent one ladder: that of the largest learning rate at which no
-    run diverged, else of the smallest one."""
+def telling(every: Sequence[Ladder], lr: float | None = None) -> list[Ladder]:
+    """Those of a learning rate, or of every parameterization, optimizer, loss and exponent one ladder: that of the
+    largest learning rate at which no run diverged, else of the smallest one."""
+    if lr is not None:
+        return [f for f in every if math.isclose(f.lr, lr, rel_tol=1e-3)]
     by_kind: dict[tuple[object, ...], list[Ladder]] = {}
     for f in every:
         by_kind.setdefault((f.param, f.optimizer, f.loss, *f.cell.values(), f.lr_exponent), []).append(f)
