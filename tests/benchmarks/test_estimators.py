@@ -8,6 +8,7 @@ from benchmarks.estimators import Cell
 from benchmarks.studies import NOTE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", ["note", "other", "fresh"])
 def test_four_widths_beat_the_published_practice_and_cover(world):
     found = estimators.run_cell(Cell(world, 4, "mild", 2, "x2"), range(60))
@@ -19,6 +20,7 @@ def test_four_widths_beat_the_published_practice_and_cover(world):
     assert abs(found["opt_bias"]) < 0.02
 
 
+@pytest.mark.slow
 def test_an_edge_that_limits_the_optimum_is_seen_and_another_is_not():
     near, covered = estimators.edge_limited("note", (0.0, 0.2), range(25))
     assert near >= 0.85

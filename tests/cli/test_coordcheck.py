@@ -428,6 +428,7 @@ def test_a_study_of_sharpness_alone_has_a_section_but_no_coordinates(tmp_path: P
         inside.look([tmp_path / "s"])
 
 
+@pytest.mark.slow
 def test_the_script_draws_the_same_figure(mlp_study: Path, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "analysis" / "coordinate_check.py"
 

@@ -120,6 +120,7 @@ def test_an_unwritable_run_directory(tiny: RunConfig, tmp_path: Path, capsys: py
     assert "cannot write the run directory" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_who_stops_reading_does_not_stop_the_work(tiny: RunConfig, tmp_path: Path) -> None:
     """`pipeline train | head`: no complaint, and the exit code of the work."""
     command = [sys.executable, "-m", "pipeline", "train", *flags(tiny, tmp_path / "run.yaml")]
@@ -138,6 +139,7 @@ def test_an_output_that_is_full_is_said() -> None:
     assert (done.returncode, done.stderr) == (1, "pipeline: error: No space left on device: the output\n")
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_with_one_line_and_loses_nothing(tiny: RunConfig, tmp_path: Path) -> None:
     """A process may not write files past a limit: what a full disk does to a checkpoint."""
     argv = ["train", *flags(tiny, tmp_path / "run.yaml")]

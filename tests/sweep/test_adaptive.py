@@ -110,6 +110,7 @@ def test_too_few_widths_for_the_precision_are_said_to_be() -> None:
     assert f"2 widths cannot tell it closer than +-{limit_of((64, 128)):.3f}: add a width" in made[-1].finding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [NOTE, OTHER], ids=lambda world: world.name)
 def test_simulated_sweeps_reach_what_was_asked(world: Any) -> None:
     found = [simulate(draw(world, 4, 0.04, np.random.default_rng([11, i])), 0.1) for i in range(6)]

@@ -71,6 +71,7 @@ def test_the_table_adds_up(tiny: RunConfig) -> None:
     assert "--calibrate" in list(forecast.lines([changed(run, study="new", out="none") for run in runs], 2))[-1]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_about_what_was_said(tiny: RunConfig) -> None:
     run_study(study(tiny, widths=(64,), lrs=(1e-2,), workers=1), [run := changed(tiny, width=64)])
     assert RunDir(run.run_dir).result() is not None

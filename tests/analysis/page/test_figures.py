@@ -14,6 +14,7 @@ def fitted(tmp_path_factory):
     return fit([folder])
 
 
+@pytest.mark.slow
 def test_the_figure_is_saved_as_pdf_svg_and_png_and_twice_the_same(fitted, tmp_path):
     first = figures.save(figures.lr_curves(fitted), tmp_path / "a", "lr_transfer")
     again = figures.save(figures.lr_curves(fitted), tmp_path / "b", "lr_transfer")

@@ -131,6 +131,7 @@ def test_a_page_of_a_sweep_that_goes_reads_itself_anew(study, fitted, tmp_path):
     assert "Not whole: 1 runs have no result, and 13 have." in Page(page).text
 
 
+@pytest.mark.slow
 def test_watch_writes_as_runs_finish_and_once_more_at_the_end(study, capsys, monkeypatch):
     looks = iter([True] * 30 + [False, True, False, False])  # between rounds nothing goes for a moment
     monkeypatch.setattr(verb, "going", lambda path: next(looks))

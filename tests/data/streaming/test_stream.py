@@ -214,12 +214,12 @@ class Broken:
         self.inner.release(file)
 
 
-@pytest.mark.parametrize("stalls", [False, True])
+@pytest.mark.parametrize("stalls", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_source_that_fails_or_stalls_is_said_after_what_it_gave(
     config: DataConfig, validation: Path, stalls: bool, tmp_path: Path
 ) -> None:
     path = write_corpus(tmp_path, per_file=1000)
-    config = dataclasses.replace(config, path=path, stall_seconds=5.0 if stalls else 600.0)
+    config = dataclasses.replace(config, path=path, stall_seconds=20.0 if stalls else 600.0)
     files = open_source(config).files
     order = permute(np.arange(len(files)), len(files), seeded(SEED, "files"))
     source = Broken(config, Path(files[order[4]].name).name, stalls)  # the second file of lane 0
@@ -230,8 +230,8 @@ def test_a_source_that_fails_or_stalls_is_said_after_what_it_gave(
         for batch in batches:
             got.append(batch)
             start = time.monotonic()
-    assert ("gave nothing for 5 s" if stalls else "the hub gave up") in str(error.value)
-    assert time.monotonic() - start < 20
+    assert ("gave nothing for 20 s" if stalls else "the hub gave up") in str(error.value)
+    assert time.monotonic() - start < 60
     assert len(got) > 100
     assert torch.equal(torch.stack(got), expected(config, len(got)))
 
