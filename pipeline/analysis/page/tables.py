@@ -134,6 +134,14 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
+def make_folder(path: Path) -> None:
+    """Raises `RequestError` where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot write there ({error.strerror})") from None
+
+
 def to_json(content: Any) -> str:
     """Strict JSON, which knows neither nan nor inf: they become null."""
     return json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n"
