@@ -1,4 +1,4 @@
-"""Exports: a run's checkpoint as a folder that litgpt and, where it knows the architecture, transformers load."""
+"""Exports: a run's checkpoint as a folder that litgpt loads, and transformers where it knows the model, else torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,11 @@ from torch import Tensor
 from pipeline.cache import cache_root
 from pipeline.data.shards import TOKENIZER
 from pipeline.export.exportable import exportable, tokenizer_of
+from pipeline.export.families import nearest
 from pipeline.export.folder import check_free, finished, whole
-from pipeline.export.neox import WEIGHTS, beyond_neox, write_neox, write_tokenizer, write_weights
+from pipeline.export.hf import WEIGHTS, write_hf, write_tokenizer, write_weights
 from pipeline.export.note import NOTE, write_note
+from pipeline.export.plain_folder import MODEL, write_plain
 from pipeline.files import atomic
 from pipeline.run.directory import RunDir
 
@@ -35,7 +37,7 @@ def export(run_dir: Path, out: Path, *, lit_model: bool = False) -> Exported:
     """Write the last checkpoint of a GPT's run to the folder `out`, which appears whole or not at all.
 
     The folder holds litgpt's parameters (model.safetensors, in the checkpoint's dtype) and model_config.yaml; hf/ where
-    transformers' GPTNeoX is the same model; the tokenizer of the run's data where the data cache has it; and
+    one of transformers' models is the same, else torch/, a module that needs nothing but torch; the tokenizer of the run's data where the data cache has it; and
     export.json. With `lit_model` also lit_model.pth, the copy of the weights that litgpt's own commands read. An
     earlier export of the same step is replaced. Raises `RequestError` for what the user must change, `OSError` where
     the disk fails.
@@ -43,18 +45,20 @@ def export(run_dir: Path, out: Path, *, lit_model: bool = False) -> Exported:
     what = exportable(RunDir(run_dir))
     check_free(out, what.config.run_name, what.step)
     tokenizer = tokenizer_of(what.config, what.data_fingerprint)
-    obstacles = beyond_neox(what.architecture)
+    family, lacks = nearest(what.architecture)
     with whole(out) as scratch:
         _write_litgpt(scratch, what.weights, what.architecture, lit_model)
-        if not obstacles:
-            write_neox(scratch / "hf", what.weights, what.architecture, tokenizer)
-        for folder in [scratch] if obstacles else [scratch, scratch / "hf"]:
+        if lacks:
+            write_plain(scratch / "torch", what.weights, what.architecture)
+        else:
+            write_hf(scratch / "hf", what.weights, what.architecture, family, tokenizer)
+        for folder in [scratch] if lacks else [scratch, scratch / "hf"]:
             write_tokenizer(folder, tokenizer, what.config.seq_len)
         files = finished(scratch)
         write_note(scratch, what, files)
     left_out = []
-    if obstacles:
-        left_out.append(f"no hf/: transformers' GPTNeoX has no {', '.join(obstacles)}")
+    if lacks:
+        left_out.append(f"torch/ instead of hf/: transformers' {family.name} comes nearest and has no {', '.join(lacks)}")
     if tokenizer is None:
         data = what.config.data
         place = data.path if data.format == "shards" else f"the data cache {cache_root()}"
@@ -81,6 +85,8 @@ def how_to_load(exported: Exported) -> list[str]:
     ]
     if f"hf/{WEIGHTS}" in exported.files:
         lines.append(f"transformers: AutoModelForCausalLM.from_pretrained({str(folder / 'hf')!r})")
+    if f"torch/{MODEL}" in exported.files:
+        lines.append(f"torch: gpt = runpy.run_path({str(folder / 'torch' / MODEL)!r})['load']({str(folder / 'torch')!r})")
     if LIT_MODEL in exported.files and TOKENIZER in exported.files:
         lines.append(f"litgpt's API: litgpt.LLM.load({str(folder.resolve())!r})")
     return lines

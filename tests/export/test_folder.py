@@ -8,7 +8,7 @@ import safetensors.torch
 
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
-from pipeline.export import neox
+from pipeline.export import hf
 from pipeline.export.litgpt import export
 from tests.conftest import changed
 from tests.support.exports import refusal, trained, tree
@@ -49,7 +49,7 @@ def test_exporting_again_replaces_the_same_step_and_nothing_else(tiny: RunConfig
 
 
 @pytest.mark.parametrize(
-    "place", ["litgpt.write_weights", "litgpt.write_tokenizer", "litgpt.write_note", "note.write_atomic"]
+    "place", ["litgpt.write_weights", "litgpt.write_plain", "litgpt.write_tokenizer", "litgpt.write_note", "note.write_atomic"]
 )
 def test_an_interrupted_export_leaves_nothing(
     tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
@@ -99,7 +99,7 @@ def test_a_full_disk(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.Monkey
     def full(*_: object, **__: object) -> None:
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(neox, "save_file", full)
+    monkeypatch.setattr(hf, "save_file", full)
     with pytest.raises(OSError, match=r"^cannot write .*model\.safetensors: I/O error: No space left on device"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """`pipeline export`: what litgpt loads from it."""
 
 import pathlib
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipeline.export.litgpt import export, how_to_load
 from pipeline.models import gpt
 from pipeline.run.directory import RunDir
 from tests.conftest import changed
-from tests.support.exports import LITGPT_FILES, loaded, logits_of_the_run, same_logits, tokens_of, trained, tree
+from tests.support.exports import LITGPT_FILES, PLAIN_FILES, loaded, logits_of_the_run, same_logits, tokens_of, trained, tree
 
 
 def test_litgpt_loads_the_trained_model(tiny: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,7 +30,7 @@ def test_litgpt_loads_the_trained_model(tiny: RunConfig, capsys: pytest.CaptureF
     run = trained(config)
     assert main([str(run)]) == 0
     folder = run / "export"
-    assert set(tree(folder)) == LITGPT_FILES
+    assert set(tree(folder)) == LITGPT_FILES | PLAIN_FILES
     assert litgpt.Config.from_checkpoint(folder) == gpt.litgpt_config(config.model, 64, 16)
     model = loaded(folder)
     same_logits(config, model)
@@ -44,22 +45,22 @@ def test_litgpt_loads_the_trained_model(tiny: RunConfig, capsys: pytest.CaptureF
     printed = capsys.readouterr().out.splitlines()
     assert printed[:2] == [
         f"exported step 12 to {folder}: model.safetensors, model_config.yaml, tokenizer.json, tokenizer_config.json, "
-        "export.json",
-        "no hf/: transformers' GPTNeoX has no qk-norm, key/value heads that several heads share",
+        "torch/model.py, torch/model.safetensors, torch/settings.json, export.json",
+        "torch/ instead of hf/: transformers' GPTNeoX comes nearest and has no qk-norm, key/value heads that several "
+        "heads share",
     ]
-    assert len(printed) == 3
-    library, _, code = printed[2].partition(": ")
-    names: dict[str, Any] = {"litgpt": litgpt, "pathlib": pathlib, "safetensors": safetensors}
-    exec(code, names)
-    assert library == "litgpt"
-    same_logits(config, names["gpt"])
+    assert [line.partition(": ")[0] for line in printed[2:]] == ["litgpt", "torch"]
+    for line in printed[2:]:
+        names: dict[str, Any] = {"litgpt": litgpt, "pathlib": pathlib, "safetensors": safetensors, "runpy": runpy}
+        exec(line.partition(": ")[2], names)
+        same_logits(config, names["gpt"])
 
 
 @pytest.mark.parametrize(
     ("model", "left_out"),
     [
         ({"tie_embeddings": True}, ""),  # neither library ties: two tensors of the same values
-        ({"norm": "rmsnorm"}, "no hf/: transformers' GPTNeoX has no norm_class_name=RMSNorm"),
+        ({"norm": "rmsnorm"}, "torch/ instead of hf/: transformers' GPTNeoX comes nearest and has no norm_class_name=RMSNorm"),
         ({"train": "readout"}, ""),
     ],
 )
@@ -76,21 +77,11 @@ def test_variants(tiny: RunConfig, tmp_path: Path, model: dict[str, Any], left_o
         torch.testing.assert_close(found, logits_of_the_run(config), rtol=0, atol=1e-5)
 
 
-def test_a_llama(tiny: RunConfig, tmp_path: Path) -> None:
-    config = changed(tiny, steps=3, model_name="tiny-llama-1.1b", model_qk_norm=False)
-    exported = export(trained(config), tmp_path / "out")
-    (line,) = exported.left_out
-    assert line.startswith("no hf/: transformers' GPTNeoX has no norm_class_name=RMSNorm, ")
-    assert "mlp_class_name=LLaMAMLP" in line
-    assert set(tree(exported.folder)) == LITGPT_FILES
-    same_logits(config, loaded(exported.folder))
-
-
 @pytest.mark.filterwarnings("ignore:The `srun` command is available")  # litgpt.LLM asks, where a test installed SLURM
 def test_litgpts_own_commands_load_lit_model(tiny: RunConfig, tmp_path: Path) -> None:
     config = changed(tiny, steps=3)
     exported = export(trained(config), tmp_path / "out", lit_model=True)
-    assert set(tree(exported.folder)) == LITGPT_FILES | {"lit_model.pth"}
+    assert set(tree(exported.folder)) == LITGPT_FILES | PLAIN_FILES | {"lit_model.pth"}
     library, _, code = how_to_load(exported)[-1].partition(": ")
     assert library == "litgpt's API"
     precision = torch.get_float32_matmul_precision()

@@ -21,6 +21,7 @@ from pipeline.training.trainer import train
 
 TEXT = "the union of states and people ask what rate a wide network bears 7."
 LITGPT_FILES = {"model.safetensors", "model_config.yaml", "tokenizer.json", "tokenizer_config.json", "export.json"}
+PLAIN_FILES = {"torch/model.py", "torch/settings.json", "torch/model.safetensors"}
 
 
 def trained(config: RunConfig) -> Path:
