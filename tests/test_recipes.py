@@ -9,9 +9,10 @@ import torch
 import yaml
 
 from pipeline.cli.arguments import parse
+from pipeline.cli.main import main
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
-from pipeline.models.build import build
+from pipeline.models.build import about, build
 from pipeline.optim import build_optimizer
 from pipeline.recipes import _ELSEWHERE, keys, load_run, shipped
 from pipeline.sweep.config import SweepConfig
@@ -36,7 +37,7 @@ def test_every_recipe_parses_and_builds(name: str) -> None:
     assert isinstance(study, SweepConfig)
     assert study.widths
     assert study.lrs
-    for run in grid(study):
+    for run in {run.width: run for run in grid(study)}.values():  # whose tensors are the same at every other axis
         with torch.device("meta"):
             model, specs = build(run)
         assert specs.keys() == dict(model.named_parameters()).keys()
@@ -133,6 +134,42 @@ def test_the_mlp_recipes_take_two_steps(recipe: str, tmp_path: Path) -> None:
         flags += ["--data.path", str(tmp_path / "few.npz")]
     result = train(parse("train", flags)[0], show_progress=False)
     assert (result.status, result.steps, result.tokens) == ("completed", 2, 128)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kept", "replaced"),
+    [
+        ("llama", "16 blocks, attention before MLP, heads of 64, all heads together 1 x width, 8 key/value heads, "
+         "no qk-norm, RMSNorm (eps 1e-05), MLP of 4 x width (gated, SiLU), rotary base 500000 on 100% of a head, stretched",
+         "vocabulary of 128,256 -> vocabulary of 50,304, context of 131,072 -> context of 512"),
+        ("qwen3", "28 blocks, attention before MLP, 8 key/value heads, qk-norm, RMSNorm (eps 1e-06), MLP of 3 x width",
+         "heads of 128 -> heads of 64, all heads together 2 x width -> all heads together 1 x width, vocabulary of 151,936"),
+    ],
+)  # fmt: skip
+def test_recipes_in_the_style_of_others_say_what_is_theirs(
+    recipe: str, kept: str, replaced: str, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keeps, replaces, tied = about(parse("train", ["--config", recipe, "--width", "1024"])[0])
+    assert keeps.partition(" keeps: ")[2].startswith(kept)
+    assert replaces.partition(" replaces: ")[2].startswith(replaced)
+    assert "two tensors" in tied
+    flags = (
+        f"--width 64 --base_width 32 --model.head_size 8 --model.n_layer 2 --model.vocab_size 300 --data {text_file}"
+    )
+    run = "--steps 2 --warmup_steps 0 --global_batch 2 --seq_len 16 --val_sequences 2 --precision 32-true --wandb disabled"
+    assert main(["train", "--config", recipe, *flags.split(), *run.split(), "--out", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "heads of 64 -> heads of 8" in said or "heads of 128 -> heads of 8" in said
+    assert "(2 steps, 64 tokens, 0 s)" in said
+
+
+def test_a_run_says_nothing_of_the_default_name() -> None:
+    assert "keeps" not in describe(parse("train", [])[0])
+    flags = ["--model.name", "Gemma-3-4b-it", "--model.qk_norm", "false", "--model.tie_embeddings", "true"]
+    said = " ".join(describe(parse("train", flags)[0]).replace("#", "").split())
+    for words in ("qk-norm -> no qk-norm", "embeddings times sqrt(width) -> embeddings as they are", "are one tensor",
+                  "RMSNorm (eps 1e-05) before and after attention and MLP", "window of 1024 tokens"):  # fmt: skip
+        assert words in said
 
 
 def test_a_runs_config_reads_back(tiny: RunConfig, tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ VERBS = {
     ),
     "ls": ("pipeline.cli.ls", "studies with their runs, best run and size: pipeline ls runs"),
     "completion": ("pipeline.cli.completion", "what a shell completes: pipeline completion bash, or zsh"),
-    "export": ("pipeline.cli.export", "a run's weights for litgpt and transformers: pipeline export runs/STUDY/RUN"),
+    "export": (
+        "pipeline.cli.export",
+        "a run's weights for litgpt and transformers, or plain torch: pipeline export runs/STUDY/RUN",
+    ),
     "report": ("pipeline.cli.report", "one self-contained HTML page and figures: pipeline report runs/STUDY"),
 }
 """Verb -> the module whose ``main(argv)`` gives the exit code, imported when it is asked for; and a line of help."""

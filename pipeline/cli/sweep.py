@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.cli.arguments import RequestParser, parse, taken
+from pipeline.config import ModelConfig
 from pipeline.console import wrapped
 from pipeline.errors import RequestError
 from pipeline.sweep.config import SweepConfig
@@ -28,6 +29,11 @@ def main(argv: Sequence[str]) -> int:
             raise RequestError(f"--{name} is for --plan adaptive: a grid makes all its runs")
     if calibrate and not dry_run:
         raise RequestError("--calibrate goes with --dry_run: it measures what a study would take")
+
+    if config.model.name != ModelConfig().name:
+        from pipeline.training.describe import named
+
+        print(*named(config.run(width=max(config.widths))), sep="\n", flush=True)
 
     def forecast(planned: Planned) -> None:
         from pipeline.sweep.launch import forecast, local

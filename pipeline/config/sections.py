@@ -37,7 +37,9 @@ class ModelConfig:
     logit_norm: Literal["none", "layernorm"] = "none"
     """MLP: the loss sees each example's logits normalized over the outputs, without gains and biases (paper, F.17)."""
     name: str = "pythia-14m"
-    """Any architecture that litgpt names; its width, depth and vocabulary are replaced by the settings here."""
+    """Any architecture that litgpt names, such as Llama-3.2-1B: its norms, MLP, rotation and biases are kept; width,
+    depth, heads, key/value heads, qk-norm, vocabulary and context are the settings here (recipes llama and qwen3 have
+    them as these models do). --dry_run says what is kept and what is replaced."""
     head_size: int = 32
     """Dimension of one attention head, the same at every width; the number of heads is width / head_size."""
     kv_heads: int | Literal["all"] = "all"

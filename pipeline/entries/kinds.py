@@ -49,8 +49,8 @@ class Kind:
     example: str
     """A recipe of it, which stands in where none is named."""
     module: str
-    """Has ``of_run(config)``, the model and the specs of its tensors, and ``flops(model, config)`` per predicted token
-    or example."""
+    """Has ``of_run(config)``, the model and the specs of its tensors, ``flops(model, config)`` per predicted token or
+    example, and ``about(config)``, what is to be said of the architecture."""
     settings: frozenset[str]
     """The `model` settings it uses; the others must be at their defaults."""
     check: Callable[[Any], None]

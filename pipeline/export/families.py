@@ -147,7 +147,5 @@ FAMILIES = (
     Family("Llama", _LLAMA, _OF_LLAMA, _llama, _litgpts("copy_weights_llama")),
     Family("Qwen2", _LLAMA | {"attn_bias": True}, _OF_LLAMA, _llama, _litgpts("copy_weights_qwen_2_5")),
     Family("Qwen3", _LLAMA | {"norm_qk": True}, _OF_LLAMA, _llama, _litgpts("copy_weights_qwen_3")),
-    Family(
-        "Olmo2", _LLAMA | {"norm_qk": True, "norm_qk_type": "olmo2"} | _POST, _OF_LLAMA, _llama, _olmo2
-    ),
+    Family("Olmo2", _LLAMA | {"norm_qk": True, "norm_qk_type": "olmo2"} | _POST, _OF_LLAMA, _llama, _olmo2),
 )

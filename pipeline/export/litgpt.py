@@ -37,10 +37,10 @@ def export(run_dir: Path, out: Path, *, lit_model: bool = False) -> Exported:
     """Write the last checkpoint of a GPT's run to the folder `out`, which appears whole or not at all.
 
     The folder holds litgpt's parameters (model.safetensors, in the checkpoint's dtype) and model_config.yaml; hf/ where
-    one of transformers' models is the same, else torch/, a module that needs nothing but torch; the tokenizer of the run's data where the data cache has it; and
-    export.json. With `lit_model` also lit_model.pth, the copy of the weights that litgpt's own commands read. An
-    earlier export of the same step is replaced. Raises `RequestError` for what the user must change, `OSError` where
-    the disk fails.
+    one of transformers' models is the same (`pipeline.export.families`), else torch/, a model in plain torch
+    (`pipeline.export.plain`); the tokenizer of the run's data where the data cache has it; and export.json. With
+    `lit_model` also lit_model.pth, the copy of the weights that litgpt's own commands read. An earlier export of the
+    same step is replaced. Raises `RequestError` for what the user must change, `OSError` where the disk fails.
     """
     what = exportable(RunDir(run_dir))
     check_free(out, what.config.run_name, what.step)
@@ -58,7 +58,8 @@ def export(run_dir: Path, out: Path, *, lit_model: bool = False) -> Exported:
         write_note(scratch, what, files)
     left_out = []
     if lacks:
-        left_out.append(f"torch/ instead of hf/: transformers' {family.name} comes nearest and has no {', '.join(lacks)}")
+        nearest_one = f"transformers' {family.name} comes nearest and has no {', '.join(lacks)}"
+        left_out.append(f"torch/ instead of hf/: {nearest_one}")
     if tokenizer is None:
         data = what.config.data
         place = data.path if data.format == "shards" else f"the data cache {cache_root()}"
@@ -86,7 +87,8 @@ def how_to_load(exported: Exported) -> list[str]:
     if f"hf/{WEIGHTS}" in exported.files:
         lines.append(f"transformers: AutoModelForCausalLM.from_pretrained({str(folder / 'hf')!r})")
     if f"torch/{MODEL}" in exported.files:
-        lines.append(f"torch: gpt = runpy.run_path({str(folder / 'torch' / MODEL)!r})['load']({str(folder / 'torch')!r})")
+        model, there = str(folder / "torch" / MODEL), str(folder / "torch")
+        lines.append(f"torch: gpt = runpy.run_path({model!r})['load']({there!r})")
     if LIT_MODEL in exported.files and TOKENIZER in exported.files:
         lines.append(f"litgpt's API: litgpt.LLM.load({str(folder.resolve())!r})")
     return lines

@@ -53,10 +53,10 @@ class Attention(nn.Module):
         self.norm_q, self.norm_k = (norm(s, size) if s["qk_norm"] else nn.Identity() for size in per[:2])
 
     def forward(self, x_BTD: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
-        q, k, v = self.qkv(x_BTD).split(self.sizes, dim=-1)
+        q, k, v = torch.split(self.qkv(x_BTD), self.sizes, dim=-1)
         if self.norms_all_heads:
             q, k = self.norm_q(q), self.norm_k(k)
-        q, k, v = (part.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for part in (q, k, v))  # BHTS
+        q, k, v = (part.view(*part.shape[:2], -1, self.head_size).transpose(1, 2) for part in (q, k, v))  # BHTS
         if not self.norms_all_heads:
             q, k = self.norm_q(q), self.norm_k(k)
         q, k = rotated(q, cos_TR, sin_TR), rotated(k, cos_TR, sin_TR)
@@ -75,7 +75,7 @@ class Attention(nn.Module):
 
 def rotated(x_BHTS: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
     """The first R of the S dimensions rotated by position, the two halves of them against each other."""
-    turned, rest = x_BHTS.split([cos_TR.size(-1), x_BHTS.size(-1) - cos_TR.size(-1)], dim=-1)
+    turned, rest = x_BHTS[..., : cos_TR.size(-1)], x_BHTS[..., cos_TR.size(-1) :]
     half = turned.size(-1) // 2
     swapped = torch.cat((-turned[..., half:], turned[..., :half]), dim=-1)
     return torch.cat(((turned * cos_TR + swapped * sin_TR).to(x_BHTS.dtype), rest), dim=-1)
@@ -83,6 +83,10 @@ def rotated(x_BHTS: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
 
 class Mlp(nn.Module):
     """proj(gelu(fc x)), or with a gate proj(act(fc_1 x) * fc_2 x)."""
+
+    fc: nn.Module
+    fc_1: nn.Module
+    fc_2: nn.Module
 
     def __init__(self, s: dict[str, Any]) -> None:
         super().__init__()
@@ -95,12 +99,18 @@ class Mlp(nn.Module):
         return F.silu(x) if self.activation == "silu" else F.gelu(x, approximate=self.activation.removeprefix("gelu_"))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        out: Tensor = self.proj(self.act(self.fc_1(x_BTD)) * self.fc_2(x_BTD) if self.gated else self.act(self.fc(x_BTD)))
+        inner = self.act(self.fc_1(x_BTD)) * self.fc_2(x_BTD) if self.gated else self.act(self.fc(x_BTD))
+        out: Tensor = self.proj(inner)
         return out
 
 
 class Block(nn.Module):
     """Attention and MLP, each added to the residual stream, one after the other or both of the same input."""
+
+    norm_1: nn.Module
+    norm_2: nn.Module
+    post_attention_norm: nn.Module
+    post_mlp_norm: nn.Module
 
     def __init__(self, s: dict[str, Any], block: int) -> None:
         super().__init__()
@@ -120,6 +130,10 @@ class Block(nn.Module):
 
 class GPT(nn.Module):
     """Maps tokens_BT to logits_BTV; `s` is what settings.json holds."""
+
+    transformer: Any
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, s: dict[str, Any]) -> None:
         super().__init__()

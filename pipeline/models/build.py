@@ -30,3 +30,9 @@ def flops_per_token(model: Model, config: RunConfig) -> int:
 
 def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def about(config: RunConfig) -> list[str]:
+    """What the name of the run's architecture stands for here, a line each; none for kinds that have no names."""
+    lines: list[str] = import_module(config.kind.module).about(config)
+    return lines

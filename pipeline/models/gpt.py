@@ -5,7 +5,7 @@ Shapes: B sequences, T tokens, D = n width, V vocabulary.
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import litgpt
 import litgpt.config
@@ -76,6 +76,61 @@ def litgpt_config(model: ModelConfig, width: int, seq_len: int) -> litgpt.Config
         norm_class_name={"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}.get(model.norm, named.norm_class_name),
         scale_embeddings=False,
     )
+
+
+def about(config: RunConfig) -> list[str]:
+    """What the run's GPT keeps of the architecture whose name it has, and what is another here, a line each."""
+    m = config.model
+    named, here = litgpt.Config.from_name(m.name), litgpt_config(m, config.width, config.seq_len)
+    pairs = [(words(named), words(here)) for words in _ASPECTS]
+    counts = (named.n_query_groups != named.n_head, named.n_query_groups), (m.kv_heads != "all", here.n_query_groups)
+    its, mine = (f"{count} key/value heads" if few else "key/value heads for every head" for few, count in counts)
+    pairs.insert(4, (its, mine))
+    lines = [f"{m.name} keeps: {', '.join(mine for its, mine in pairs if its == mine)}"]
+    if replaced := [f"{its} -> {mine}" for its, mine in pairs if its != mine]:
+        lines.append(f"{m.name} replaces: {', '.join(replaced)}")
+    tied = "one tensor" if m.tie_embeddings else "two tensors, whatever it ties (--model.tie_embeddings)"
+    return [*lines, f"{m.name}'s embedding and readout are {tied}"]
+
+
+def _norms(c: litgpt.Config) -> str:
+    after = " after attention and MLP" if c.post_mlp_norm and not c.norm_1 else ""
+    both = " before and after attention and MLP" if c.post_mlp_norm and c.norm_1 else ""
+    return f"{c.norm_class_name} (eps {c.norm_eps:g}){after}{both}"
+
+
+def _qk_norm(c: litgpt.Config) -> str:
+    return ("qk-norm over all heads at once" if c.norm_qk_type == "olmo2" else "qk-norm") if c.norm_qk else "no qk-norm"
+
+
+def _mlp(c: litgpt.Config) -> str:
+    gate = {"LLaMAMLP": "gated, SiLU", "GemmaMLP": "gated, GELU"}.get(c.mlp_class_name, "GELU")
+    return f"MLP of {c.intermediate_size / c.n_embd:.3g} x width ({gate})"
+
+
+def _rotary(c: litgpt.Config) -> str:
+    adjusted = ", stretched" if c.rope_adjustments or c.rope_condense_ratio != 1 else ""
+    return f"rotary base {c.rope_base:g} on {c.rotary_percentage:.0%} of a head{adjusted}"
+
+
+_ASPECTS: tuple[Callable[[litgpt.Config], str], ...] = (
+    lambda c: f"{c.n_layer} blocks",
+    lambda c: "attention and MLP side by side" if c.parallel_residual else "attention before MLP",
+    lambda c: f"heads of {c.head_size}",
+    lambda c: f"all heads together {c.n_head * c.head_size / c.n_embd:.3g} x width",
+    _qk_norm,
+    _norms,
+    _mlp,
+    _rotary,
+    lambda c: (
+        f"window of {c.sliding_window_size} tokens" if c.sliding_window_size else "attention to all tokens before"
+    ),
+    lambda c: "biases" if c.bias else "biases of q, k and v alone" if c.attn_bias else "no biases",
+    lambda c: "embeddings times sqrt(width)" if c.scale_embeddings else "embeddings as they are",
+    lambda c: f"vocabulary of {c.padded_vocab_size:,}",
+    lambda c: f"context of {c.block_size:,}",
+)
+"""What a name stands for beside its width."""
 
 
 def of_run(config: RunConfig) -> tuple[GPT, dict[str, TensorSpec]]:

@@ -61,6 +61,11 @@ def of_run(config: RunConfig) -> tuple[MLP, dict[str, TensorSpec]]:
     return mlp, tensor_specs(mlp, config.base_width)
 
 
+def about(config: RunConfig) -> list[str]:
+    """Nothing: MLPs have no names."""
+    return []
+
+
 def build(model: ModelConfig, width: int, d_in: int, d_out: int) -> MLP:
     """The model with unset weights (see `pipeline.models.init`), on torch's current default device."""
     mlp = MLP(d_in, width, d_out, model)

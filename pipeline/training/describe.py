@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 import yaml
 
-from pipeline.config import RunConfig, run_settings
+from pipeline.config import ModelConfig, RunConfig, run_settings
+from pipeline.console import wrapped
 from pipeline.entries.optimizers import OPTIMIZERS
-from pipeline.models.build import build, flops_per_token, parameter_count
+from pipeline.models.build import about, build, flops_per_token, parameter_count
 from pipeline.parameterization.rules import ROLES
 from pipeline.scaling import scaling_of
 
@@ -41,6 +42,14 @@ def size(config: RunConfig) -> Size:
     return Size(count, flops, 4.0 * (count + trained) + state, kept + records)
 
 
+def named(config: RunConfig) -> list[str]:
+    """What an architecture that was asked for by name keeps here and what it replaces, as lines; none for the default
+    one, whose settings are the recipes' own."""
+    if config.model.name == ModelConfig().name:
+        return []
+    return [line for text in about(config) for line in wrapped(text, "  ")]
+
+
 def describe(config: RunConfig) -> str:
     """The resolved config as YAML, then its size and cost, and the learning rate and initial std of every role."""
     with torch.device("meta"):
@@ -59,6 +68,7 @@ def describe(config: RunConfig) -> str:
         [
             yaml.safe_dump(run_settings(config), sort_keys=False).rstrip(),
             "",
+            *(f"#{line}" for line in named(config)),
             f"# run         {config.run_dir}",
             f"# parameters  {whole.parameters:,}",
             f"# tokens      {config.total_tokens:,} ({config.last_step} steps of {config.tokens_per_step:,})",

@@ -15,6 +15,7 @@ from pipeline.processes import first_process
 from pipeline.run.directory import RunDir
 from pipeline.run.result import Record, RunResult, final_values
 from pipeline.training.checkpoint.files import newest_first, prune
+from pipeline.training.describe import named
 from pipeline.training.health import handle_stop_signals
 from pipeline.training.loop import shorten
 from pipeline.training.machine import check_devices, keep_freed_memory
@@ -150,7 +151,7 @@ def _result(run: RunDir, module: TrainingModule, recorder: Recorder, steps: int)
 def train_aloud(config: RunConfig, say: Callable[[str], None], *, show_progress: bool = True) -> RunResult:
     """`train`, which says by `say` what starts or resumes; for a process that ends with it."""
     resumes = newest_first(RunDir(config.run_dir).checkpoints)
-    say(f"{'resuming' if resumes else 'training'} {config.run_dir}")
+    say("\n".join([f"{'resuming' if resumes else 'training'} {config.run_dir}", *named(config)]))
     try:
         return train(config, show_progress=show_progress)
     finally:

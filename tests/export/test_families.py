@@ -37,9 +37,7 @@ and global ones."""
 def test_logits_are_those_of_litgpt(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """All weights are drawn, gains and biases too, and large enough for every part to matter."""
     qk_norm = NAMES[name] in ("", "Qwen3", "Olmo2")
-    model = ModelConfig(
-        name=name, n_layer=7, head_size=16, kv_heads=2, vocab_size=300, mlp_ratio=3.0, qk_norm=qk_norm
-    )
+    model = ModelConfig(name=name, n_layer=7, head_size=16, kv_heads=2, vocab_size=300, mlp_ratio=3.0, qk_norm=qk_norm)
     architecture = litgpt_config(model, 64, T)
     windows = {"sliding_window_size": 9} if architecture.sliding_window_size == 1024 else {}  # shorter than the text
     architecture = dataclasses.replace(architecture, **windows)

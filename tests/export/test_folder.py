@@ -49,7 +49,8 @@ def test_exporting_again_replaces_the_same_step_and_nothing_else(tiny: RunConfig
 
 
 @pytest.mark.parametrize(
-    "place", ["litgpt.write_weights", "litgpt.write_plain", "litgpt.write_tokenizer", "litgpt.write_note", "note.write_atomic"]
+    "place",
+    ["litgpt.write_weights", "litgpt.write_plain", "litgpt.write_tokenizer", "litgpt.write_note", "note.write_atomic"],
 )
 def test_an_interrupted_export_leaves_nothing(
     tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str

@@ -22,7 +22,16 @@ from pipeline.export.litgpt import export, how_to_load
 from pipeline.models import gpt
 from pipeline.run.directory import RunDir
 from tests.conftest import changed
-from tests.support.exports import LITGPT_FILES, PLAIN_FILES, loaded, logits_of_the_run, same_logits, tokens_of, trained, tree
+from tests.support.exports import (
+    LITGPT_FILES,
+    PLAIN_FILES,
+    loaded,
+    logits_of_the_run,
+    same_logits,
+    tokens_of,
+    trained,
+    tree,
+)
 
 
 def test_litgpt_loads_the_trained_model(tiny: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +69,10 @@ def test_litgpt_loads_the_trained_model(tiny: RunConfig, capsys: pytest.CaptureF
     ("model", "left_out"),
     [
         ({"tie_embeddings": True}, ""),  # neither library ties: two tensors of the same values
-        ({"norm": "rmsnorm"}, "torch/ instead of hf/: transformers' GPTNeoX comes nearest and has no norm_class_name=RMSNorm"),
+        (
+            {"norm": "rmsnorm"},
+            "torch/ instead of hf/: transformers' GPTNeoX comes nearest and has no norm_class_name=RMSNorm",
+        ),
         ({"train": "readout"}, ""),
     ],
 )
