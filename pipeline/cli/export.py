@@ -12,7 +12,7 @@ def main(argv: Sequence[str]) -> int:
     """`pipeline export RUN_DIR [--out FOLDER] [--lit_model] [--json]`. Raises `RequestError` for a wrong request."""
     parser = RequestParser(
         prog="pipeline export",
-        description="The last checkpoint of a GPT's run as a folder that litgpt loads, and transformers where it can, else torch.",
+        description="The last checkpoint of a GPT's run as a folder for litgpt, and for transformers or plain torch.",
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN_DIR", type=Path, help="runs/STUDY/RUN")
