@@ -1,5 +1,6 @@
 """The console: tables of text, counts and durations in words, and how far long work is."""
 
+import itertools
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -69,3 +70,28 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
+
+
+class Lanes:
+    """A bar under a `Progress` for each of the things that go at once, at most so many; on a terminal alone."""
+
+    def __init__(self, most: int) -> None:
+        self._bars = [
+            tqdm(total=1, position=1 + place, leave=False, dynamic_ncols=True, bar_format=_LANE, desc="")
+            for place in range(most if sys.stderr.isatty() else 0)
+        ]
+
+    def show(self, rows: Sequence[tuple[str, int, int, str]]) -> None:
+        """Of each thing its name, how much is done of how much, and a note."""
+        for bar, row in itertools.zip_longest(self._bars, rows[: len(self._bars)]):
+            name, done, total, note = row or ("", 0, 1, "")
+            bar.n, bar.total, bar.bar_format = done, max(total, 1), _LANE if row else "{desc}"
+            bar.set_postfix_str(note, refresh=False)
+            bar.set_description_str(name, refresh=True)
+
+    def close(self) -> None:
+        for bar in self._bars:
+            bar.close()
+
+
+_LANE = "  {desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}{postfix}"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline.console import Progress, duration, plural, table, wrapped
+from pipeline.console import Lanes, Progress, duration, plural, table, wrapped
 
 
 def test_columns_are_as_wide_as_their_cells() -> None:
@@ -51,6 +51,27 @@ def test_progress_is_a_bar_on_a_terminal_with_lines_above_it(
     assert "sooner" in terminal.getvalue()
     assert "3/6" in terminal.getvalue()
     assert capsys.readouterr().out == "hello\n"
+
+
+def test_lanes_are_bars_of_what_goes_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    lanes = Lanes(2)
+    lanes.show([("one", 3, 12, "loss 5.000"), ("two", 0, 12, ""), ("three", 1, 12, "")])
+    lanes.show([("two", 6, 12, "loss 4.000")])
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "one  25%|" in shown
+    assert "3/12, loss 5.000" in shown
+    assert "three" not in shown, "there is no room"
+    *_, first, second = shown.replace("\n", "").split("\r")
+    assert "two  50%|" in first
+    assert "6/12, loss 4.000" in first
+    assert not second.replace("\x1b[A", "").strip(), "nothing is left of what has ended"
+    lanes.close()
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
+    Lanes(2).show([("one", 3, 12, "")])
+    assert capsys.readouterr().err == ""
 
 
 def test_progress_elsewhere_is_what_is_said(capsys: pytest.CaptureFixture[str]) -> None:

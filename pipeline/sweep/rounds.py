@@ -1,15 +1,12 @@
 """The adaptive plan: rounds of runs, each chosen from what the finished ones say, every decision on record.
 
-``runs/STUDY/plan.jsonl`` holds one line per round: the runs, why each, and what was known. A sweep that was stopped
+A sweep that was stopped
 first finishes its last round, so that the plan of the next depends on results alone.
 """
 
 import dataclasses
 import hashlib
-import json
 import math
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,45 +17,17 @@ from pipeline.analysis.study.measure import TRAINING_LOSS
 from pipeline.analysis.study.runs import Runs
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
-from pipeline.files import read_jsonl, write_atomic
 from pipeline.run.directory import RunDir
 from pipeline.sweep.adaptive.next_round import next_round
 from pipeline.sweep.adaptive.state import Aim, Proposal
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import cost
+from pipeline.sweep.plan_file import Budget, append, budget, damaged, recorded
 from pipeline.sweep.study import Planned
 
-PLAN = "plan.jsonl"
 PER_WIDTH = 6
 AUDIT = 0.05  # share of runs that are never aborted, to see that the aborted ones would not have come back
 LEAST_PATIENCE, PATIENCE = 20, 0.05  # records above the first loss before a run is aborted; share of all its records
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a sweep may spend; infinite where nothing was said."""
-
-    runs: float = math.inf
-    hours: float = math.inf
-
-
-def budget(text: str) -> Budget:
-    """``"200"`` or ``"200 runs"``, ``"20h"``. Raises `RequestError`."""
-    words = text.strip().lower()
-    try:
-        if not words:
-            return Budget()
-        if words.endswith("h"):
-            return Budget(hours=_positive(float(words[:-1])))
-        return Budget(runs=_positive(int(words.removesuffix("runs").removesuffix("run"))))
-    except ValueError:
-        raise RequestError(f"--budget: expected runs such as 200, or hours such as 20h, got {text!r}") from None
-
-
-def _positive(value: float) -> float:
-    if not 0 < value < math.inf:
-        raise ValueError
-    return value
 
 
 def check(config: SweepConfig) -> None:
@@ -86,48 +55,42 @@ def check(config: SweepConfig) -> None:
 def plan(config: SweepConfig) -> Planned:
     """The next round. What the last one left unfinished comes first. Writes nothing. Raises `RequestError`."""
     study = config.study_dir
-    rounds = _recorded(study)
+    rounds = [entry for entry in recorded(study) if entry["runs"]]
     if rounds:
         last = tuple(_run_of(config, entry) for entry in rounds[-1]["runs"])
         if any(RunDir(run.run_dir).result() is None for run in last):
             return Planned(last, f"round {len(rounds)}, continued: {rounds[-1]['finding']}", followed=True)
     table = _table(config)
     proposals: list[tuple[str, Proposal]] = []
-    findings = []
+    findings: list[str] = []
+    reached: dict[str, Any] = {}
     for param in config.all_params:
         found = next_round(_runs(table, config, param), _aim(config, param))
         proposals += [(param, proposal) for proposal in found.proposals]
+        if found.reached:
+            reached[param] = {what: value if math.isfinite(value) else None for what, value in found.reached.items()}
         findings.append(f"{param}: {found.finding}" if len(config.all_params) > 1 else found.finding)
     finding = "; ".join([*findings, *_too_small(config, rounds, proposals)])
+    asked = config.target_regret or config.target_half_width
+    known = {"reached": reached, "asked": asked, "budget": config.budget}
     left = _left(config, rounds, table)
     if proposals and (left.runs < 1 or left.hours <= 0):
-        return Planned((), f"the budget of {config.budget} is spent; {finding}", followed=True)
+        finding, proposals = f"the budget of {config.budget} is spent; {finding}", []
     proposals = proposals[: int(min(left.runs, len(proposals)))]
     if not proposals:
-        return Planned((), finding, followed=True)
+        end = {"round": len(rounds), "finding": finding, **known, "runs": []}
+        return Planned((), finding, end, followed=True)
     chosen = [{"param": param, **dataclasses.asdict(proposal)} for param, proposal in proposals]
-    entry = {"round": len(rounds) + 1, "finding": finding, "runs": chosen}
+    entry = {"round": len(rounds) + 1, "finding": finding, **known, "runs": chosen}
     runs = tuple(_run(config, *pair) for pair in proposals)
     preview = [f"  {param} width {p.width} lr {2**p.x:.3g} seed {p.seed}: {p.why}" for param, p in proposals]
     return Planned(runs, f"round {len(rounds) + 1}: {finding}", entry, followed=True, preview=preview)
 
 
 def record(config: SweepConfig, planned: Planned) -> None:
-    """Add the round to plan.jsonl, before anything of it starts."""
+    """Add the round to plan.jsonl, before anything of it starts, or the end."""
     if planned.entry is not None:
-        study = config.study_dir
-        study.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(line) + "\n" for line in [*_recorded(study), planned.entry]]
-        write_atomic(study / PLAN, "".join(lines))
-
-
-def _recorded(study: Path) -> list[dict[str, Any]]:
-    try:
-        return read_jsonl(study / PLAN)
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise RequestError(f"{study / PLAN} is damaged ({error}): delete it, the finished runs are kept") from None
+        append(config.study_dir, planned.entry)
 
 
 def _table(config: SweepConfig) -> pd.DataFrame:
@@ -191,7 +154,7 @@ def _run_of(config: SweepConfig, entry: dict[str, Any]) -> RunConfig:
     try:
         return _run(config, entry["param"], Proposal(**{k: entry[k] for k in ("width", "seed", "x", "why")}))
     except (KeyError, TypeError):
-        raise RequestError(f"{config.study_dir / PLAN} is damaged: delete it, the finished runs are kept") from None
+        raise damaged(config.study_dir) from None
 
 
 def _run(config: SweepConfig, param: str, proposal: Proposal) -> RunConfig:

@@ -12,13 +12,14 @@ from typing import Any
 import yaml
 
 from pipeline.config import RunConfig
-from pipeline.console import duration, plural, table
+from pipeline.console import duration, plural, table, wrapped
 from pipeline.errors import RequestError
 from pipeline.files import tail, write_atomic
 from pipeline.run.directory import RunDir
 from pipeline.strict_yaml import load_yaml
 from pipeline.sweep.config import LAUNCHERS, SweepConfig
 from pipeline.sweep.grid import cell, cost
+from pipeline.sweep.plan_file import Standing, standing
 from pipeline.sweep.study import Job, ReportJob, launcher
 
 STATES = ("finished", "diverged", "aborted", "running", "queued", "failed", "lost", "planned")
@@ -47,6 +48,8 @@ class RunStatus:
     log: str | None = None
     cell: str = ""
     """Where it stands on the study's further axes, as far as that is known."""
+    device_seconds: float = 0.0
+    """That it took, once it has ended."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,15 @@ class StudyStatus:
     silence: str | None
     """Why SLURM does not answer."""
     seconds_left: float | None = None
-    """Until the sweep on this machine ends, as far as finished runs tell; None: none is running, or nothing is
-    known."""
+    """Until the sweep on this machine ends, or its round, as far as finished runs tell; None: none is running, or
+    nothing is known."""
+    adaptive: Standing | None = None
+    """How far an adaptive sweep is."""
+
+    @property
+    def hours(self) -> float:
+        """That devices have spent on the runs that have ended."""
+        return sum(run.device_seconds for run in self.runs) / 3600
 
     def to_json(self) -> dict[str, Any]:
         """One object, for scripts."""
@@ -70,6 +80,8 @@ class StudyStatus:
             "report_jobs": [{"job": report.job, "state": report.state} for report in self.reports],
             "slurm_error": self.silence,
             "seconds_left": self.seconds_left,
+            "device_hours": round(self.hours, 6),
+            "adaptive": asdict(self.adaptive) if self.adaptive else None,
         }
 
     def __str__(self) -> str:
@@ -77,7 +89,14 @@ class StudyStatus:
         if self.silence:
             lines.append(f"SLURM does not answer, so this is from the run directories alone: {self.silence}")
         lines += [*_table(self.runs), *_details(self.runs)]
-        lines += [f"about {duration(self.seconds_left)} left"] if self.seconds_left is not None else []
+        if self.adaptive:
+            begun = sum(run.state != "planned" for run in self.runs)
+            lines += [line for text in self.adaptive.lines(begun, self.hours) for line in wrapped(text, "")]
+        if self.seconds_left is not None:
+            end = time.strftime("%F %H:%M", time.localtime(time.time() + self.seconds_left))
+            lines.append(
+                f"about {duration(self.seconds_left)} left{' of this round' if self.adaptive else ''}, until {end}"
+            )
         lines += [f"report: job {r.job} {r.state.lower()} ({r.reason})" for r in self.reports]
         return "\n".join(lines)
 
@@ -95,7 +114,8 @@ def look(folder: Path) -> StudyStatus:
         raise RequestError(f"{folder} holds no runs, and nothing was submitted from it")
     reports = tuple(report for its in known for report in its.reports)
     silence = next((its.silence for its in known if its.silence), None)
-    return StudyStatus(study, runs, reports, silence, _seconds_left(study, runs, plan))
+    left = _seconds_left(study, runs, plan)
+    return StudyStatus(study, runs, reports, silence, left, standing(study))
 
 
 def going(folder: Path) -> bool:
@@ -162,30 +182,33 @@ def statuses(
 
 def _status(folder: Path, job: Job | None, held: set[int]) -> RunStatus:
     settings = _settings(folder / "config.yaml") or (_settings(job.settings) if job and job.settings else {})
-    step, last_seen = _progress(folder / "metrics.jsonl")
-    state, reason = _state(folder, job, held)
+    record, last_seen = last_record(folder / "metrics.jsonl")
+    step = int(record.get("step", 0))
+    state, reason, seconds = _state(folder, job, held)
     width, steps = int(settings.get("width", 0)), int(settings.get("stop_after") or settings.get("steps", 0))
     name, log = (job.name, job.log) if job else (None, None)
-    return RunStatus(folder.name, width, state, step, steps, last_seen, name, reason, log)
+    seconds *= int(settings.get("devices", 1)) * int(settings.get("num_nodes", 1))
+    return RunStatus(folder.name, width, state, step, steps, last_seen, name, reason, log, device_seconds=seconds)
 
 
-def _state(folder: Path, job: Job | None, held: set[int]) -> tuple[str, str | None]:
-    """The first that holds: it has ended, a launcher works on it, a process of this machine does, it failed."""
+def _state(folder: Path, job: Job | None, held: set[int]) -> tuple[str, str | None, float]:
+    """The first that holds: it has ended, a launcher works on it, a process of this machine does, it failed. With why,
+    and the seconds it took if it has ended."""
     try:
         result, failure = RunDir(folder).result(), RunDir(folder).failure()
     except RequestError as error:
         result, failure = None, str(error)
     if result is not None and not (folder / "config.yaml").is_file():
-        return "lost", "its config.yaml is missing: delete it to run it again"
+        return "lost", "its config.yaml is missing: delete it to run it again", 0.0
     if result is not None:
-        return _OF_RESULT[result.status], None
+        return _OF_RESULT[result.status], None, result.seconds
     if job is not None and job.state in ("queued", "running"):
-        return job.state, job.why()
+        return job.state, job.why(), 0.0
     if _inode(folder / ".lock") in held:
-        return "running", None
+        return "running", None, 0.0
     if failure is not None:
-        return "failed", failure
-    return (job.state, job.why()) if job is not None else ("lost", "interrupted")
+        return "failed", failure, 0.0
+    return (job.state, job.why(), 0.0) if job is not None else ("lost", "interrupted", 0.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,14 +223,16 @@ def _settings(path: Path) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _progress(metrics: Path) -> tuple[int, float | None]:
-    """The last recorded step, and the seconds since then."""
+def last_record(metrics: Path) -> tuple[dict[str, Any], float | None]:
+    """The last line of a run's metrics.jsonl, and the seconds since it was written; empty and None before there is
+    one."""
     try:
         seconds = max(0.0, time.time() - metrics.stat().st_mtime)
         whole = tail(metrics).rpartition("\n")[0]
-        return int(json.loads(whole.rpartition("\n")[2])["step"]), round(seconds, 1)
+        record = json.loads(whole.rpartition("\n")[2])
+        return {**record, "step": int(record["step"])}, round(seconds, 1)
     except (OSError, ValueError, KeyError, TypeError):
-        return 0, None
+        return {}, None
 
 
 def _held_inodes() -> set[int]:

@@ -21,7 +21,8 @@ class Planned:
     finding: str = ""
     """What is known so far, in words."""
     entry: dict[str, Any] | None = None
-    """What the plan is to record of the round before anything of it starts; None where there is nothing to add."""
+    """What the plan is to record of the round before anything of it starts, or of its end; None where there is nothing
+    to add."""
     followed: bool = False
     """Whether the plan is asked again when these runs have ended."""
     preview: Iterable[str] = ()
@@ -43,7 +44,7 @@ class Plan(Protocol):
         """The next round. Writes nothing. Raises `RequestError`."""
 
     def record(self, config: SweepConfig, planned: Planned) -> None:
-        """Remember the round, which is about to start."""
+        """Remember the round, which is about to start, or the end."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ def sweep(
             if planned.finding:
                 print(planned.finding, flush=True)
             if not planned.runs:
+                if planned.entry is not None and not dry_run:
+                    plan.record(config, planned)
                 return 0
             if dry_run:
                 forecast(planned)

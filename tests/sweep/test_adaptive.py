@@ -22,6 +22,7 @@ from pipeline.sweep.adaptive.seeds import limit_of
 from pipeline.sweep.adaptive.state import Aim, Round
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.launch import local
+from pipeline.sweep.plan_file import PLAN, budget
 from pipeline.sweep.study import Planned, sweep
 from tests.support.synthetic_study import BASE, valley, write_run
 
@@ -157,7 +158,7 @@ def test_a_stopped_sweep_goes_on_as_if_nothing_had_been(
     with monkeypatch.context() as patched:
         whole = trained(patched)
         assert sweep(config) == 0
-    plan = (tmp_path / "s" / rounds.PLAN).read_text()
+    plan = (tmp_path / "s" / PLAN).read_text()
     other = SweepConfig(**{**vars(config), "study": "t"})
     made: list[str] = []
     for _ in range(20):
@@ -170,8 +171,13 @@ def test_a_stopped_sweep_goes_on_as_if_nothing_had_been(
             except KeyboardInterrupt:
                 made += part
     assert made == whole
-    assert (tmp_path / "t" / rounds.PLAN).read_text() == plan
+    assert (tmp_path / "t" / PLAN).read_text() == plan
     assert all(entry["why"] for line in plan.splitlines() for entry in json.loads(line)["runs"])
+    end, before = (json.loads(line) for line in reversed(plan.splitlines()[-2:]))
+    assert (end["runs"], end["round"]) == ([], before["round"])
+    assert max(end["reached"]["sp"].values()) <= 0.2 < max(before["reached"]["sp"].values())
+    assert sweep(other) == 0, "at its end it stays there"
+    assert (tmp_path / "t" / PLAN).read_text() == plan
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
@@ -193,7 +199,7 @@ def test_the_budget_is_kept(
     said = capsys.readouterr().out
     assert "a budget of 9 runs is too small to reach all widths, which takes about 19 runs" in said.splitlines()[0]
     assert "the budget of 9 runs is spent" in said
-    hours = rounds.budget("2.5h")
+    hours = budget("2.5h")
     assert (hours.hours, hours.runs) == (2.5, math.inf)
 
 
@@ -204,7 +210,7 @@ def test_a_plan_that_lost_rounds_does_not_give_the_budget_back(
     made = trained(monkeypatch)
     nine = SweepConfig(**{**vars(config), "budget": "9 runs"})
     assert sweep(nine) == 0
-    plan = tmp_path / "s" / rounds.PLAN
+    plan = tmp_path / "s" / PLAN
     lines = plan.read_text().splitlines(keepends=True)
     assert len(lines) > kept
     plan.write_text("".join(lines[:kept]))
@@ -231,7 +237,7 @@ def test_wrong_requests(config: SweepConfig, changes: dict[str, Any], message: s
 
 def test_a_damaged_plan_is_one_line(config: SweepConfig, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / rounds.PLAN).write_text('{"runs": [{}]}\n')
+    (tmp_path / "s" / PLAN).write_text('{"runs": [{}]}\n')
     with pytest.raises(RequestError, match=r"plan\.jsonl is damaged: delete it, the finished runs are kept"):
         rounds.plan(config)
 

@@ -13,6 +13,7 @@ from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import grid
 from pipeline.sweep.launch.slurm import queue, watch
 from pipeline.sweep.launch.slurm.queue import Task
+from pipeline.sweep.plan_file import PLAN, append, recorded
 from tests.support.slurm_stand_in import FakeSlurm, ledger, submit
 from tests.support.studies import finish
 
@@ -140,6 +141,39 @@ def test_status_of_a_local_study(config: SweepConfig, tmp_path: Path) -> None:
 def test_the_reason_is_of_the_last_start(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "log").write_text(text)
     assert watch.last_words(str(tmp_path / "log")) == words
+
+
+def test_status_of_an_adaptive_study(config: SweepConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = Path(config.out) / config.study
+    done = grid(config)[0]
+    finish(done, seconds=900.0)
+    chosen = [{"param": "sp", "width": 64, "seed": 0, "x": -8.0, "why": "scan"}]
+    known = {"reached": {"sp": {"optimal": 0.213, "max_stable": None}}, "asked": 0.05, "budget": "20h"}
+    found = "optimal exponent to +-0.213, max-stable exponent to +-inf"
+    append(
+        study,
+        {"round": 1, "finding": "scanning width 32", "runs": chosen, "reached": {}, "asked": 0.05, "budget": "20h"},
+    )
+    append(study, {"round": 2, "finding": found, **known, "runs": chosen})
+    assert sweep.main(["status", str(study)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == [
+        f"adaptive, round 2: {found} (asked for: 0.05)",
+        "1 run, 0.25 h of devices spent of a budget of 20h",
+    ]
+    sweep.main(["status", str(study), "--json"])
+    page = json.loads(capsys.readouterr().out)
+    assert page["adaptive"] | known == page["adaptive"]
+    assert (page["adaptive"]["round"], page["adaptive"]["ended"], page["device_hours"]) == (2, False, 0.25)
+    append(study, {"round": 2, "finding": "as asked", **known, "runs": []})
+    append(study, {"round": 2, "finding": "as asked", **known, "runs": []})
+    assert len(recorded(study)) == 3
+    assert "adaptive, ended after round 2: as asked\n" in str(status.look(study))
+    append(study, {"round": 3, "finding": found, **known, "runs": chosen})
+    assert [entry["round"] for entry in recorded(study)] == [1, 2, 3], "an end that went on is none"
+    (study / PLAN).write_text('{"runs": []}\n')
+    with pytest.raises(RequestError, match=r"plan\.jsonl is damaged: delete it"):
+        status.look(study)
 
 
 def test_status_of_what_is_no_study(tmp_path: Path) -> None:

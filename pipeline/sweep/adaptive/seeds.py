@@ -19,19 +19,21 @@ def replicate(state: State) -> Round:
         return _until_cheap(state)
     quantities: tuple[Quantity, ...] = ("optimal", "max_stable")
     halves = {quantity: state.half_width(quantity) for quantity in quantities}
+    reached = {str(name): half for name, half in halves.items()}
     known = ", ".join(f"{name.replace('_', '-')} exponent to +-{half:.3f}" for name, half in halves.items())
     wide = {name for name, half in halves.items() if half > aim.half_width}
     if not wide:
-        return Round((), f"as asked: {known}")
+        return Round((), f"as asked: {known}", reached)
     proposals = state.new(_unfinished(state, wide))
     if not proposals:
         proposals = state.new(_more_seeds(state, wide, max(halves[name] for name in wide)))
     if not proposals:
-        return Round((), f"no further run would help: {known}")
+        return Round((), f"no further run would help: {known}", reached)
     closest = limit_of(aim.widths)
     if closest > aim.half_width:
-        return Round((), f"{known}; {len(aim.widths)} widths cannot tell it closer than +-{closest:.3f}: add a width")
-    return Round(proposals, known)
+        why = f"{len(aim.widths)} widths cannot tell it closer than +-{closest:.3f}: add a width"
+        return Round((), f"{known}; {why}", reached)
+    return Round(proposals, known, reached)
 
 
 def _until_cheap(state: State) -> Round:
@@ -39,7 +41,7 @@ def _until_cheap(state: State) -> Round:
     aim, regret = state.aim, state.regret()
     known = f"at width {aim.at_width} the recommended learning rate is expected to cost {regret:.2g}"
     if regret <= aim.regret:
-        return Round((), f"as asked: {known}")
+        return Round((), f"as asked: {known}", {"regret": regret})
     wide: set[Quantity] = {"optimal"}
     proposals = state.new(_unfinished(state, wide))
     if not proposals:
@@ -47,8 +49,8 @@ def _until_cheap(state: State) -> Round:
         half = aim.half_width * math.sqrt(regret / aim.regret) if math.isfinite(regret) else math.inf
         proposals = state.new(_more_seeds(state, wide, half))
     if not proposals:
-        return Round((), f"no further run would help: {known}")
-    return Round(proposals, known)
+        return Round((), f"no further run would help: {known}", {"regret": regret})
+    return Round(proposals, known, {"regret": regret})
 
 
 def limit_of(widths: tuple[int, ...]) -> float:

@@ -1,8 +1,8 @@
 """What the finished runs say to an adaptive plan, and what it is after."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -53,6 +53,9 @@ class Round:
     proposals: tuple[Proposal, ...]
     finding: str
     """What the sweep knows so far, or why it ends."""
+    reached: Mapping[str, float] = field(default_factory=dict)
+    """What it knows in numbers, once it knows all widths: the half-widths of both exponents' intervals, or the regret
+    that is expected; inf: not known yet."""
 
 
 class State:

@@ -19,17 +19,16 @@ from typing import Self
 import yaml
 
 from pipeline.config import RunConfig, run_settings
-from pipeline.console import Progress, duration
 from pipeline.errors import RequestError, in_a_line, require
 from pipeline.files import write_atomic
 from pipeline.processes import Task, WorkerDied, Workers, cores, end_with_parent
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
 from pipeline.sweep.config import SweepConfig
-from pipeline.sweep.grid import cell, cost, summary, unfinished
+from pipeline.sweep.grid import cost, summary, unfinished
+from pipeline.sweep.launch.shown import Shown, expected
 from pipeline.sweep.status import remember
 from pipeline.sweep.study import Jobs, Planned, Submit, study_lock
-from pipeline.sweep.throughput import measured
 from pipeline.training.health import handle_stop_signals
 
 WAITS = True
@@ -58,22 +57,14 @@ def opened(config: SweepConfig) -> Iterator[Submit]:
 def submit(config: SweepConfig, planned: Planned, crew: "Crew | None" = None) -> int:
     """Train what is not finished; 1 if a run failed."""
     todo = unfinished(planned.runs)
-    print(summary(config, len(planned.runs), len(todo)) + _expected(config, planned.runs, todo), flush=True)
+    for line in (summary(config, len(planned.runs), len(todo)), *expected(config, planned.runs, todo)):
+        print(line, flush=True)
     failures = run_study(config, todo, crew, planned.runs)
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(planned.runs)} runs failed; the same command tries them again", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _expected(config: SweepConfig, runs: Sequence[RunConfig], todo: list[RunConfig]) -> str:
-    """What `todo` takes, as far as finished runs tell."""
-    if not todo or (pace := measured(runs)) is None:
-        return ""
-    seconds = [pace.seconds(run) for run in todo]
-    workers = config.workers or max(1, cores() // config.devices)
-    return f"; about {duration(max(sum(seconds) / workers, *seconds))} to go, {pace.source}"
 
 
 def narrow_first(runs: Sequence[RunConfig], workers: int) -> list[RunConfig]:
@@ -160,7 +151,7 @@ class Crew:
         """Why runs failed."""
         workers = self._started()
         failures: dict[str, str] = {}
-        status = _Status(self._config, len(runs), min(len(runs), self._count))
+        status = Shown(self._config, len(runs), min(len(runs), self._count))
         self._say = status.say
         try:
             pending = {workers.submit(_train, run): run for run in narrow_first(runs, self._count)}
@@ -243,45 +234,3 @@ def _train_apart(run: RunConfig) -> RunResult:
         last = (said.stderr.strip().splitlines() or [f"exit code {said.returncode}"])[-1]
         raise RequestError(last.removeprefix("pipeline: error: "))
     return result
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Progress
-
-
-class _Status:
-    """A line per finished run, and the time left: a bar on a terminal, in the lines elsewhere."""
-
-    def __init__(self, config: SweepConfig, total: int, workers: int) -> None:
-        self.config, self.total, self.workers, self.done = config, total, workers, 0
-        self.unit_seconds: dict[int, list[float]] = {}  # per unit of cost, by width
-        self.unit_cost: list[float] = []  # seconds per unit of cost
-        self.progress = Progress(total, "run")
-        self.say, self.close = self.progress.say, self.progress.close
-        self.left = 0.0
-
-    def finished(self, run: RunConfig, result: RunResult | None, reason: str | None, seconds: float) -> None:
-        self.done += 1
-        self.progress.at(self.done)
-        said = f"failed: {reason}" if result is None else str(result)
-        if result is not None and result.status == "completed":
-            self.unit_seconds.setdefault(run.width, []).append(seconds / cost(run))
-            self.unit_cost.append(seconds / cost(run))
-        left = f"  about {duration(self.left)} left" if self.left and not self.progress.terminal else ""
-        where = cell(self.config, run)
-        name = f"{run.param:>4} width {run.width:<5} lr {run.lr:<8.3g} seed {run.seed}{where and f'  {where}'}"
-        self.say(f"[{self.done}/{self.total}] {name}  {said}  ({seconds:.0f} s){left}")
-
-    def refresh(self, pending: dict[Task[_Outcome], RunConfig]) -> None:
-        """Say anew how much time is left, from the runs that have not ended."""
-        if not self.unit_cost:
-            return
-        now = time.monotonic()
-        remaining = sum(max(0.0, self._estimate(run) - (now - (task.started or now))) for task, run in pending.items())
-        self.left = remaining / self.workers
-        self.progress.at(self.done, f"about {duration(self.left)} left")
-
-    def _estimate(self, run: RunConfig) -> float:
-        """Seconds a run takes, by its cost: at the mean of its width so far, else at the worst of all that ended."""
-        known = self.unit_seconds.get(run.width)
-        return cost(run) * (sum(known) / len(known) if known else max(self.unit_cost))
