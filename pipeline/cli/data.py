@@ -1,10 +1,15 @@
 """`pipeline data prepare | info | verify`."""
 
+import contextlib
+import json
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.cache import cache_root
+from pipeline.cli.arguments import taken
 from pipeline.cli.sources import parse_source
 from pipeline.config import DataConfig, ModelConfig
 from pipeline.data.preparing.prepare import prepare, prepared_folder
@@ -20,25 +25,37 @@ usage: pipeline data prepare SOURCE [--KEY VALUE ...]   text -> token shards; go
        pipeline data verify SOURCE [--KEY VALUE ...]  read every byte and compare with the manifest
 
 SOURCE is a data recipe's name, a YAML, a text file or glob, or a prepared folder; \
-pipeline data prepare --help lists the keys."""
+pipeline data prepare --help lists the keys. --json prints the result as JSON."""
 
 
 def main(argv: Sequence[str]) -> int:
     """0: done; 1: damaged shards. Raises `RequestError`, and `OSError` where disk or network fail."""
-    verbs: dict[str, Callable[[Sequence[str]], int]] = {"prepare": _prepare, "info": _info, "verify": _verify}
+    verbs: dict[str, Callable[[Sequence[str]], _Said]] = {"prepare": _prepare, "info": _info, "verify": _verify}
+    as_json, argv = taken(argv, "--json")
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         raise SystemExit(0)
     if argv[0] not in verbs:
         raise RequestError(f"pipeline data {argv[0]}: choose one of {', '.join(verbs)}")
-    return verbs[argv[0]](argv[1:])
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):  # where what goes on is said
+        said = verbs[argv[0]](argv[1:])
+    print(json.dumps(said.content, indent=2) if as_json else said.words)
+    return said.code
 
 
-def _prepare(argv: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class _Said:
+    """The result of a verb, in words and for scripts."""
+
+    words: str
+    content: dict[str, Any]
+    code: int = 0
+
+
+def _prepare(argv: Sequence[str]) -> _Said:
     config, vocab_size = parse_source("data prepare", argv)
     if config.vectors and config.vectors.from_files:
-        print(_describe_vectors(prepare_vectors(config.found())))
-        return 0
+        return _said(prepare_vectors(config.found()), read_vectors, _describe_vectors)
     if config.format not in ("sotu", "text"):
         raise RequestError(f"{config.name} needs no preparing: its format is {config.format}")
     if config.tokenizer == "bpe" and vocab_size is None:
@@ -48,32 +65,37 @@ def _prepare(argv: Sequence[str]) -> int:
     folder = _folder(config, vocab_size)
     there = (folder / MANIFEST).exists()
     prepare(config, vocab_size or 0)
-    print(("already prepared\n" if there else "") + _describe(folder))
+    said = _said(folder, read_manifest, _describe)
+    words = ("already prepared\n" if there else "") + said.words
     held = read_manifest(folder)["splits"]["train"]["tokens"]
     if isinstance(config.tokens, int) and held < config.tokens:
-        print(f"note      the source has no more: {config.tokens:,} tokens were asked for")
-    return 0
+        words += f"\nnote      the source has no more: {config.tokens:,} tokens were asked for"
+    return _Said(words, said.content | {"already_prepared": there})
 
 
-def _info(argv: Sequence[str]) -> int:
+def _info(argv: Sequence[str]) -> _Said:
     if not argv:
-        print(f"recipes   {', '.join(shipped('data'))}\ncache     {cache_root()}")
-        for manifest in sorted(cache_root().glob(f"[!.]*/{MANIFEST}")):
-            print(f"\n{_describe(manifest.parent)}")
-        for folder in prepared_vectors():
-            print(f"\n{_describe_vectors(folder)}")
-        return 0
+        found = [
+            *(_said(path.parent, read_manifest, _describe) for path in sorted(cache_root().glob(f"[!.]*/{MANIFEST}"))),
+            *(_said(folder, read_vectors, _describe_vectors) for folder in prepared_vectors()),
+        ]
+        recipes, cache = list(shipped("data")), str(cache_root())
+        words = [f"recipes   {', '.join(recipes)}\ncache     {cache}", *(one.words for one in found)]
+        content = {"recipes": recipes, "cache": cache, "prepared": [one.content for one in found]}
+        return _Said("\n\n".join(words), content)
     config, vocab_size = parse_source("data info", argv)
     if config.vectors and config.vectors.from_files:
-        found = prepared_vectors(config.name)
-        print("\n\n".join(map(_describe_vectors, found)) or f"{config.name} is not prepared: training will do it")
-        return 0
+        found = [_said(folder, read_vectors, _describe_vectors) for folder in prepared_vectors(config.name)]
+        words = [one.words for one in found] or [f"{config.name} is not prepared: training will do it"]
+        return _Said("\n\n".join(words), {"prepared": [one.content for one in found]})
     folder = _folder(config, vocab_size)
-    print(_describe(folder) if (folder / MANIFEST).exists() else f"not prepared; it would be {folder}")
-    return 0
+    if (folder / MANIFEST).exists():
+        one = _said(folder, read_manifest, _describe)
+        return _Said(one.words, {"prepared": [one.content]})
+    return _Said(f"not prepared; it would be {folder}", {"prepared": [], "would_be": str(folder)})
 
 
-def _verify(argv: Sequence[str]) -> int:
+def _verify(argv: Sequence[str]) -> _Said:
     config, vocab_size = parse_source("data verify", argv)
     if config.vectors and config.vectors.from_files:
         return _verify_vectors(config.name)
@@ -83,24 +105,30 @@ def _verify(argv: Sequence[str]) -> int:
     try:
         manifest = read_manifest(folder)
     except RequestError as error:
-        print(error)
-        return 1
+        return _Said(str(error), {"folder": str(folder), "damages": [str(error)]}, 1)
     wrong = damages(folder, manifest)
     if not (folder / TOKENIZER).is_file() or file_sha256(folder / TOKENIZER) != manifest["tokenizer"]["sha256"]:
         wrong.append(f"{folder / TOKENIZER} does not match the manifest (sha256)")
-    for line in wrong:
-        print(line)
-    print(f"damaged: delete {folder} and prepare it again" if wrong else f"every byte is as prepared: {folder}")
-    return 1 if wrong else 0
+    end = f"damaged: delete {folder} and prepare it again" if wrong else f"every byte is as prepared: {folder}"
+    return _Said("\n".join([*wrong, end]), {"folder": str(folder), "damages": wrong}, int(bool(wrong)))
 
 
-def _verify_vectors(name: str) -> int:
+def _verify_vectors(name: str) -> _Said:
     folders = prepared_vectors(name)
     if not folders:
         raise RequestError(f"nothing to verify: {name} is not prepared")
-    for folder in folders:
-        print(f"every byte is as prepared: {folder}" if whole(folder) else f"damaged: delete {folder}")
-    return 0 if all(map(whole, folders)) else 1
+    good = {folder: whole(folder) for folder in folders}
+    words = [f"every byte is as prepared: {one}" if good[one] else f"damaged: delete {one}" for one in folders]
+    content = {"whole": {str(folder): is_good for folder, is_good in good.items()}}
+    return _Said("\n".join(words), content, int(not all(good.values())))
+
+
+def _said(folder: Path, read: Callable[[Path], dict[str, Any]], describe: Callable[[Path], str]) -> _Said:
+    try:
+        content = read(folder)
+    except RequestError as error:
+        content = {"error": str(error)}
+    return _Said(describe(folder), {"folder": str(folder)} | content)
 
 
 def _folder(config: DataConfig, vocab_size: int | None) -> Path:

@@ -1,8 +1,10 @@
 """`pipeline report`: one self-contained HTML page with the study's answer, charts and tables, and the figures; once, or
 again and again while a sweep goes."""
 
+import contextlib
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 from pipeline.analysis.page import figures, figures_compare, inside
 from pipeline.analysis.page.report import render
 from pipeline.analysis.page.summary import summary
-from pipeline.analysis.page.tables import write, write_text
+from pipeline.analysis.page.tables import content, to_json, write, write_text
 from pipeline.cli.studies import add_out, add_strict, folder_of, strict_code, study_args, study_parser
 from pipeline.errors import RequestError
 from pipeline.library import Asked
@@ -24,8 +26,8 @@ two rounds of a plan, and before the first, nothing is held for a moment."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """`pipeline report STUDY... [--watch] [--metric ...] [--value ...] [--estimator ...]`, and tables as `pipeline fit`
-    takes them. Files go into the first study's folder, or beside the first table."""
+    """`pipeline report STUDY... [--watch] [--json] [--metric ...] [--value ...] [--estimator ...]`, and tables as
+    `pipeline fit` takes them. Files go into the first study's folder, or beside the first table."""
     parser = study_parser("report", "One HTML page and the figures of a study.")
     add_out(parser)
     add_strict(parser)
@@ -34,10 +36,14 @@ def main(argv: Sequence[str]) -> int:
         action="store_true",
         help="while a sweep of these studies goes, write the page anew as runs finish; it reads itself anew",
     )
+    parser.add_argument(
+        "--json", action="store_true", help="print what fit.json holds, and the files that were written"
+    )
     parsed = parser.parse_args(argv)
     args = study_args(parsed)
     if parsed.watch:
-        _watch(args, parsed.out)
+        with contextlib.redirect_stdout(sys.stderr if parsed.json else sys.stdout):
+            _watch(args, parsed.out)
     fitted = args.fit()
     folder = folder_of(fitted, parsed.out)
     looked = inside.section(fitted)
@@ -46,7 +52,11 @@ def main(argv: Sequence[str]) -> int:
     if len(fitted.groups) > 1:
         drawn["comparison"] = figures_compare.compare_figure(fitted)
     saved = [path for name, figure in drawn.items() for path in figures.save(figure, folder / "figures", name)]
-    print(summary(fitted), "", page, *write(fitted, folder), *saved, sep="\n")
+    files = [page, *write(fitted, folder), *saved]
+    if parsed.json:
+        print(to_json(content(fitted) | {"files": [str(path) for path in files]}), end="")
+    else:
+        print(summary(fitted), "", *files, sep="\n")
     return strict_code(parsed.strict, fitted.study)
 
 

@@ -64,11 +64,7 @@ def print_help(verb: Literal["train", "sweep"], about: str = "") -> NoReturn:
 def lines(verb: Literal["train", "sweep"], about: str = "") -> Iterator[str]:
     """The help, line by line. Raises `RequestError` for a word that occurs nowhere."""
     cls = SweepConfig if verb == "sweep" else RunConfig
-    known = {
-        name: described
-        for name, described in _settings(cls).items()
-        if name != ("json" if verb == "sweep" else "calibrate")
-    }
+    known = {name: described for name, described in _settings(cls).items() if verb == "sweep" or name != "calibrate"}
     shown = {name for name in known if _shows(name, known[name], about)}
     if not shown:
         raise RequestError(f"pipeline {verb} --help {about}: no setting says so (see pipeline {verb} --help all)")
