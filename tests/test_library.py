@@ -1,6 +1,5 @@
 """`import pipeline`: light until used, and the same answers as the verbs."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,6 @@ import torch
 
 import pipeline
 from tests.support.synthetic_study import valley, write_study
-
-README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture
@@ -47,20 +44,6 @@ def test_every_name_is_there_and_no_other() -> None:
     assert dir(pipeline) == pipeline.__all__
     with pytest.raises(AttributeError, match="no attribute 'fits'"):
         _ = pipeline.fits
-
-
-def test_the_readmes_snippets_run(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    section = README.read_text().partition("\n## In Python\n")[2].partition("\n## ")[0]
-    snippets = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert len(snippets) == 2
-    room = {"torch": torch}
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), room)
-    assert Path("transfer.pdf").stat().st_size > 10_000
-    predicted, *_, loss, effective = capsys.readouterr().out.splitlines()
-    assert "'param': 'sp'" in predicted
-    assert 0 < float(loss) < 2
-    assert float(effective) == 0, "nothing was trained in between"
 
 
 def test_a_frame_is_fitted_as_a_study_is(demo: Path) -> None:

@@ -63,9 +63,9 @@ def test_neox_embedding_shrinks_under_sp_only() -> None:
     assert TABLE["sp"].init_factor("input", width, "constant") == 1
 
 
-def test_the_readmes_table_is_the_table() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert readme.split("<!-- rules -->\n")[1].split("<!-- /rules -->")[0] == rules_markdown()
+def test_the_documented_table_is_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "parameterizations.md").read_text()
+    assert page.split("<!-- rules -->\n")[1].split("<!-- /rules -->")[0] == rules_markdown()
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
