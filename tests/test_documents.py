@@ -30,7 +30,6 @@ PAGES = [
     *(ROOT / d / "README.md" for d in ("analysis", "data", "slurm")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-FIGURES = ("python analysis/", ".venv/bin/python analysis/")
 
 
 def name(page: Path) -> str:
@@ -140,6 +139,17 @@ def test_every_file_that_is_linked_there_is(page: Path) -> None:
     ours = r"(?:pipeline|model_configs|data|slurm|analysis|benchmarks|tests|examples|docs)/[\w/.-]+\.(?:py|yaml|md|ipynb|png)"
     for file in re.findall(rf"`({ours})`", text):
         assert "NAME" in file or (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_what_else_is_typed_there_is(page: Path) -> None:
+    code = "\n".join([*spans(page), *(body for _, body in FENCE.findall(page.read_text()))])
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^(?:\w+=\S+ )?make ([a-z-]+)", code, re.MULTILINE)) <= targets
+    for module in re.findall(r"python -m ([\w.]+)", code):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+    for script in re.findall(r"python ([\w/]+\.py)", code):
+        assert any((folder / script).exists() for folder in (ROOT, page.parent)), script
 
 
 def test_the_table_of_verbs_has_them_all() -> None:

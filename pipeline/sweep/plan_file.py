@@ -82,8 +82,10 @@ class Standing:
     def lines(self, runs: int, hours: float) -> list[str]:
         """In words; so many `runs` and device-`hours` are spent."""
         asked = f" (asked for: {self.asked:g})" if self.asked is not None and not self.ended else ""
-        spent = f"{plural(runs, 'run')}, {hours:.2g} h of devices spent"
-        whole = f" of a budget of {self.budget}" if self.budget else ", no budget"
+        given = budget(self.budget)
+        spent = f"{plural(runs, 'run')} and {hours:.2g} device-hours spent"
+        whole = ", without a budget" if given == Budget() else f" of a budget of {self.budget}"
+        whole += " runs" if whole.endswith(tuple("0123456789")) else ""
         state = "ended after round" if self.ended else "round"
         return [f"adaptive, {state} {self.round}: {self.finding}{asked}", f"{spent}{whole}"]
 

@@ -159,7 +159,7 @@ def test_status_of_an_adaptive_study(config: SweepConfig, tmp_path: Path, capsys
     said = capsys.readouterr().out.splitlines()
     assert said[-2:] == [
         f"adaptive, round 2: {found} (asked for: 0.05)",
-        "1 run, 0.25 h of devices spent of a budget of 20h",
+        "1 run and 0.25 device-hours spent of a budget of 20h",
     ]
     sweep.main(["status", str(study), "--json"])
     page = json.loads(capsys.readouterr().out)
