@@ -23,7 +23,12 @@ _WORDS = {
     "attn_bias": "biases of queries, keys and values",
 }
 
-_IMPLIED = ("sliding_window_indices", "rope_indices")  # by what they are indices of
+_STORED_LESS_ONE = "RMSNorm with gains stored less one"
+_IMPLIED = (
+    "norm_class_name",
+    "sliding_window_indices",
+    "rope_indices",
+)  # said by `norm_of`, by what they are indices of
 
 
 @dataclass(frozen=True)
@@ -40,20 +45,30 @@ class Family:
     """Its own settings, beside the sizes."""
     renamed: Callable[[litgpt.Config, Weights], Weights]
     """litgpt's weights by its names."""
+    norm: str = "RMSNorm"
+    """As `norm_of` calls it."""
 
     def lacks(self, architecture: litgpt.Config) -> list[str]:
         """What the architecture has and this has not, in words; nothing if they are the same model."""
         mine = {name: getattr(architecture, name) for name in _SIZES | self.free}
-        same = litgpt.Config(**(mine | dict(self.like)))
+        same = litgpt.Config(**(dict(self.like) | mine))
         differing = [f.name for f in dataclasses.fields(same) if getattr(architecture, f.name) != getattr(same, f.name)]
         lacks = [_word(architecture, name) for name in differing if name not in _IMPLIED]
+        if (norm := norm_of(architecture)) != self.norm:
+            lacks.insert(0, norm)
+        if 0 in (architecture.sliding_window_indices or []) and architecture.rope_local_base_freq is None:
+            lacks.append("windows in some blocks alone")
         if architecture.rope_n_elem % 2:  # litgpt cuts the last pair in two, transformers rotates it whole
             lacks.append(f"rotary embedding of an odd number of dimensions ({architecture.rope_n_elem})")
-        if architecture.norm_class_name == "RMSNorm" and "Gemma" in architecture.name:  # litgpt goes by the name
-            lacks.append("norm gains that are stored less one")
-        if architecture.norm_class_name == "LayerNorm" and "OLMo" in architecture.name:
-            lacks.append("norms without gains")
         return lacks
+
+
+def norm_of(architecture: litgpt.Config) -> str:
+    """The kind of its normalization layers, of which litgpt decides by the architecture's name too."""
+    kind: str = architecture.norm_class_name
+    if kind == "RMSNorm":
+        return _STORED_LESS_ONE if "Gemma" in architecture.name else kind
+    return "LayerNorm without gains" if "OLMo" in architecture.name else kind
 
 
 def nearest(architecture: litgpt.Config) -> tuple[Family, list[str]]:
@@ -101,6 +116,34 @@ def _llama(a: litgpt.Config) -> dict[str, Any]:
     }
 
 
+def _layernormed(a: litgpt.Config) -> dict[str, Any]:
+    rope = _rope(a) | {"partial_rotary_factor": a.rotary_percentage}
+    return _llama(a) | {"layer_norm_eps": a.norm_eps, "rope_parameters": rope}
+
+
+def _phi(a: litgpt.Config) -> dict[str, Any]:
+    return _layernormed(a) | {"hidden_act": "gelu_new", "qk_layernorm": a.norm_qk}
+
+
+def _mistral(a: litgpt.Config) -> dict[str, Any]:
+    return _llama(a) | {"sliding_window": a.sliding_window_size}
+
+
+def _gemma(a: litgpt.Config) -> dict[str, Any]:
+    gelu = "gelu_pytorch_tanh"
+    return _llama(a) | {"hidden_act": gelu, "hidden_activation": gelu}
+
+
+def _gemma3(a: litgpt.Config) -> dict[str, Any]:
+    local = {"rope_type": "default", "rope_theta": float(a.rope_local_base_freq)}
+    return _gemma(a) | {
+        "query_pre_attn_scalar": a.attention_scores_scalar,
+        "layer_types": ["sliding_attention" if local else "full_attention" for local in a.rope_indices],
+        "sliding_window": a.sliding_window_size or a.block_size,
+        "rope_parameters": {"full_attention": _rope(a), "sliding_attention": local},
+    }
+
+
 def _rope(a: litgpt.Config) -> dict[str, Any]:
     own = a.rope_adjustments or ({"factor": float(a.rope_condense_ratio)} if a.rope_condense_ratio != 1 else {})
     if not own:
@@ -109,12 +152,12 @@ def _rope(a: litgpt.Config) -> dict[str, Any]:
     return {"rope_type": "llama3" if len(own) > 1 else "linear", "rope_theta": float(a.rope_base), **own}
 
 
-def _litgpts(function: str) -> Callable[[litgpt.Config, Weights], Weights]:
+def _litgpts(function: str, **options: Any) -> Callable[[litgpt.Config, Weights], Weights]:
     def renamed(architecture: litgpt.Config, weights: Weights) -> Weights:
         from litgpt.scripts import convert_lit_checkpoint
 
         converted: Weights = {}
-        getattr(convert_lit_checkpoint, function)(architecture, converted, weights)
+        getattr(convert_lit_checkpoint, function)(architecture, converted, weights, **options)
         return converted
 
     return renamed
@@ -126,6 +169,30 @@ def _olmo2(architecture: litgpt.Config, weights: Weights) -> Weights:
     return _litgpts("copy_weights_olmo2")(architecture, named)
 
 
+def _phis(architecture: litgpt.Config, weights: Weights) -> Weights:
+    """litgpt renames no qk-norms of Phi's, which its own models do not use."""
+    norms = {name: weights[name] for name in weights if ".norm_q." in name or ".norm_k." in name}
+    rest = {name: tensor for name, tensor in weights.items() if name not in norms}
+    words = {"transformer.h": "model.layers", ".attn.norm_": ".self_attn.", ".weight": "_layernorm.weight"}
+    words[".bias"] = "_layernorm.bias"
+    named = {}
+    for name, tensor in norms.items():
+        for old, new in words.items():
+            name = name.replace(old, new)
+        named[name] = tensor
+    return _litgpts("copy_weights_phi")(architecture, rest) | named
+
+
+def _gemmas(function: str) -> Callable[[litgpt.Config, Weights], Weights]:
+    """Gemma multiplies embeddings by sqrt(n), which is left out here."""
+
+    def renamed(architecture: litgpt.Config, weights: Weights) -> Weights:
+        scaled = weights["transformer.wte.weight"] / architecture.n_embd**0.5
+        return _litgpts(function, untie_weights=False)(architecture, weights | {"transformer.wte.weight": scaled})
+
+    return renamed
+
+
 _LLAMA = {
     "norm_class_name": "RMSNorm",
     "parallel_residual": False,
@@ -134,7 +201,10 @@ _LLAMA = {
     "mlp_class_name": "LLaMAMLP",
 }
 _OF_LLAMA = frozenset({"n_query_groups", "rope_adjustments", "rope_condense_ratio"})
-_POST = {"post_attention_norm": True, "post_mlp_norm": True, "norm_1": False, "norm_2": False}
+_NORMED = {"norm_qk": True, "post_attention_norm": True, "post_mlp_norm": True}
+_GEMMA = {"mlp_class_name": "GemmaMLP", "gelu_approximate": "tanh"}
+_WINDOW = frozenset({"sliding_window_size", "sliding_window_indices"})
+_OF_GEMMA3 = _OF_LLAMA | _WINDOW | {"attention_scores_scalar", "rope_local_base_freq", "rope_indices"}
 
 FAMILIES = (
     Family(
@@ -143,9 +213,36 @@ FAMILIES = (
         frozenset({"parallel_residual", "rotary_percentage", "gelu_approximate"}),
         _neox,
         _litgpts("copy_weights_gpt_neox"),
+        "LayerNorm",
     ),
     Family("Llama", _LLAMA, _OF_LLAMA, _llama, _litgpts("copy_weights_llama")),
+    Family("Mistral", _LLAMA, _OF_LLAMA | _WINDOW, _mistral, _litgpts("copy_weights_llama")),
     Family("Qwen2", _LLAMA | {"attn_bias": True}, _OF_LLAMA, _llama, _litgpts("copy_weights_qwen_2_5")),
     Family("Qwen3", _LLAMA | {"norm_qk": True}, _OF_LLAMA, _llama, _litgpts("copy_weights_qwen_3")),
-    Family("Olmo2", _LLAMA | {"norm_qk": True, "norm_qk_type": "olmo2"} | _POST, _OF_LLAMA, _llama, _olmo2),
+    Family(
+        "Olmo2",
+        _LLAMA | _NORMED | {"norm_qk_type": "olmo2", "norm_1": False, "norm_2": False},
+        _OF_LLAMA,
+        _llama,
+        _olmo2,
+    ),
+    Family("Olmo", _LLAMA, _OF_LLAMA, _llama, _litgpts("copy_weights_llama"), "LayerNorm without gains"),
+    Family(
+        "StableLm",
+        _LLAMA,
+        frozenset({"n_query_groups", "rotary_percentage"}),
+        _layernormed,
+        _litgpts("copy_weights_llama"),
+        "LayerNorm",
+    ),
+    Family(
+        "Phi",
+        {"shared_attention_norm": True, "gelu_approximate": "tanh", "lm_head_bias": True},
+        frozenset({"n_query_groups", "rotary_percentage", "norm_qk"}),
+        _phi,
+        _phis,
+        "LayerNorm",
+    ),
+    Family("Gemma", _LLAMA | _GEMMA, _OF_LLAMA, _gemma, _gemmas("copy_weights_llama"), _STORED_LESS_ONE),
+    Family("Gemma3", _LLAMA | _GEMMA | _NORMED, _OF_GEMMA3, _gemma3, _gemmas("copy_weights_gemma_3"), _STORED_LESS_ONE),
 )

@@ -26,7 +26,8 @@ def write_hf(
 
     end = load_tokenizer(tokenizer).token_to_id(END_OF_TEXT) if tokenizer else None
     settings = family.settings(architecture)
-    config = getattr(transformers, f"{family.name}Config")(
+    of_text = "Text" if hasattr(transformers, f"{family.name}TextConfig") else ""  # Gemma 3 sees images too
+    config = getattr(transformers, f"{family.name}{of_text}Config")(
         architectures=[f"{family.name}ForCausalLM"],
         vocab_size=architecture.padded_vocab_size,
         hidden_size=architecture.n_embd,

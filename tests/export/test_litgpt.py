@@ -71,7 +71,7 @@ def test_litgpt_loads_the_trained_model(tiny: RunConfig, capsys: pytest.CaptureF
         ({"tie_embeddings": True}, ""),  # neither library ties: two tensors of the same values
         (
             {"norm": "rmsnorm"},
-            "torch/ instead of hf/: transformers' GPTNeoX comes nearest and has no norm_class_name=RMSNorm",
+            "torch/ instead of hf/: transformers' GPTNeoX comes nearest and has no RMSNorm",
         ),
         ({"train": "readout"}, ""),
     ],
