@@ -10,7 +10,7 @@ from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from pipeline import figures
-    from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, MultConfig, RunConfig
+    from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, MultConfig, RunConfig, WandbConfig
     from pipeline.diagnostics.coordinate_check import CoordinateCheck
     from pipeline.errors import RequestError
     from pipeline.library import fit, load_runs, predict
@@ -25,6 +25,7 @@ __all__ = [
     "MultConfig",
     "RequestError",
     "RunConfig",
+    "WandbConfig",
     "__version__",
     "apply_parameterization",
     "figures",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "pipeline.config": ("DataConfig", "DiagnosticsConfig", "ModelConfig", "MultConfig", "RunConfig"),
+    "pipeline.config": ("DataConfig", "DiagnosticsConfig", "ModelConfig", "MultConfig", "RunConfig", "WandbConfig"),
     "pipeline.diagnostics.coordinate_check": ("CoordinateCheck",),
     "pipeline.errors": ("RequestError",),
     "pipeline.library": ("fit", "load_runs", "predict"),

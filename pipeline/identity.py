@@ -38,13 +38,13 @@ SETTLED = frozenset({
 # What does not change the mathematics of a run: where it goes, what it runs on, what it writes and how often; and what
 # was found in the data's files, whose content counts.
 ELSEWHERE = frozenset({
-    "out", "study", "wandb", "devices", "num_nodes", "strategy", "micro_batch",
+    "out", "study", "mirrors", "devices", "num_nodes", "strategy", "micro_batch",
     "log_interval", "val_interval", "checkpoint_interval", "checkpoint_minutes", "keep_last", "keep_checkpoint",
     "abort_after", "stall_minutes",
     "data.d_in", "data.n_classes", "data.n_train",
     "data.license", "data.citation", "data.workers", "data.write_through", "data.stall_seconds", "data.max_document",
 })  # fmt: skip
-ELSEWHERE_SECTIONS = ("diagnostics.",)
+ELSEWHERE_SECTIONS = ("diagnostics.", "wandb.")
 
 
 def counted(settings: Settings, defaults: Settings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, MultConfig, RunConfig
+from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, MultConfig, RunConfig, WandbConfig
 from pipeline.errors import RequestError
 from pipeline.files import expanded, matching, why_none
 from pipeline.ranges import LIKE, is_power, number, spelled_out
@@ -50,7 +50,10 @@ def load_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         nested = {"model": ModelConfig, "mult": MultConfig, "data": DataConfig}
         settings |= {name: cls(**settings[name]) for name, cls in nested.items()}
         settings["diagnostics"] = DiagnosticsConfig(**settings.get("diagnostics", {}))  # older runs have none
-        return RunConfig(**settings | {"betas": tuple(settings["betas"])}), recorded
+        if isinstance(wandb := settings["wandb"], dict):  # older runs have the mode alone
+            settings["wandb"] = WandbConfig(**wandb | {"tags": tuple(wandb["tags"])})
+        lists = {"betas": tuple(settings["betas"]), "mirrors": tuple(settings.get("mirrors", ()))}
+        return RunConfig(**settings | lists), recorded
     except RequestError:
         raise
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -65,6 +68,8 @@ def read_recipe(name: str, known: Collection[str]) -> dict[str, Any]:
     content.pop(RECORDED_KEY, None)
     if isinstance(content.get("data"), str):
         content["data"] = dataclasses.asdict(data_recipe(content["data"]))
+    if isinstance(content.get("wandb"), str):
+        content["wandb"] = {"mode": content["wandb"]}
     settings: dict[str, Any] = {}
     for key, value in content.items():
         nested = isinstance(value, dict) and key not in known
@@ -320,7 +325,10 @@ def _type_in_words(kind: Any) -> str:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " or ".join(_type_in_words(member) for member in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return "a list" if str in typing.get_args(kind) else f"numbers such as {LIKE}"
+        inner, *_ = typing.get_args(kind)
+        if typing.get_origin(inner) is Literal:
+            return _type_in_words(inner)
+        return "a list" if inner is str else f"numbers such as {LIKE}"
     if typing.get_origin(kind) is Mapping:
         return "a mapping of names to values"
     return {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}.get(kind, "")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pipeline.config import DataConfig, RunConfig, config_hash
+from pipeline.config import DataConfig, RunConfig, WandbConfig, config_hash
 from pipeline.errors import RequestError
 from pipeline.sweep.config import SweepConfig
 from tests.conftest import changed
@@ -22,7 +22,7 @@ def test_run_name_is_readable(lr: float, text: str) -> None:
 def test_hash_covers_the_mathematics_and_not_the_place() -> None:
     base = RunConfig()
     for place in (
-        {"out": "elsewhere"}, {"study": "other"}, {"wandb": "offline"}, {"micro_batch": 1}, {"keep_checkpoint": False},
+        {"out": "elsewhere"}, {"study": "other"}, {"wandb": "offline"}, {"wandb": WandbConfig(tags=("x",))}, {"mirrors": ("tensorboard",)}, {"micro_batch": 1}, {"keep_checkpoint": False},
         {"devices": 2, "strategy": "ddp"}, {"num_nodes": 2}, {"log_interval": 7}, {"checkpoint_interval": 7},
     ):  # fmt: skip
         assert config_hash(dataclasses.replace(base, micro_batch=None, **place) if "micro_batch" not in place

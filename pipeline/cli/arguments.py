@@ -84,11 +84,11 @@ class Flags:
 
     def __init__(self, cls: type[C], argv: Sequence[str], own: Collection[str] = ()) -> None:
         """`own` are flags of the verb beside the settings of `cls`; each may be repeated. Raises `RequestError`."""
-        lists = [f.name for f in dataclasses.fields(cls) if isinstance(f.default, tuple)]
+        lists = listed(cls)
         self.grid = {name[5:]: "" for name in _grid_flags(argv)} if "grid" in keys(cls) else {}
         grid = [f"grid.{name}" for name in self.grid]
-        given = read_flags(argv, [*keys(cls), *grid], {"config", "data", *own}, lists)
-        for name in given.keys() & {*lists, "config", "data"}:
+        given = read_flags(argv, [*keys(cls), *grid], {"config", "data", "wandb", *own}, lists)
+        for name in given.keys() & {*lists, "config", "data", "wandb"}:
             if not all(given[name]):
                 raise RequestError(f"--{name} needs a value")
         self.cls = cls
@@ -99,6 +99,10 @@ class Flags:
         self.own: Mapping[str, list[str]] = {name: given.get(name, []) for name in own}
         self._recipes, self._data = given.get("config", []), given.get("data", [""])[-1]
         self._print = given.get("print_config")
+        if mode := given.pop("wandb", None):
+            if "wandb.mode" in given:
+                raise RequestError("--wandb and --wandb.mode are one setting: give one of them")
+            given["wandb.mode"] = mode[-1]
         self.settings = {key: text for key, text in given.items() if key in keys(cls)}
         for name in lists:
             if text := given.get(name, [""])[-1]:
@@ -153,6 +157,17 @@ class Flags:
         if both := next((key for key in over if key in self.settings), None):
             raise RequestError(f"--{both} and --grid.{both} exclude each other: give one of them")
         return {key: values for key, values in found.items() if key not in self.settings} | over
+
+
+def listed(cls: Any, section: str = "") -> list[str]:
+    """The settings that have several values, of sections too, dotted."""
+    found: list[str] = []
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(f.default):
+            found += listed(type(f.default), f"{f.name}.")
+        elif isinstance(f.default, tuple):
+            found.append(f"{section}{f.name}")
+    return found
 
 
 _AXES = {"width": "--widths", "lr": "--lrs", "param": "--params", "seed": "--seeds"}

@@ -37,6 +37,10 @@ VERBS = {
         "a run's weights for litgpt and transformers, or plain torch: pipeline export runs/STUDY/RUN",
     ),
     "report": ("pipeline.cli.report", "one self-contained HTML page and figures: pipeline report runs/STUDY"),
+    "wandb": (
+        "pipeline.cli.wandb",
+        "finished runs to W&B, and a dashboard of them: pipeline wandb push runs/STUDY",
+    ),
 }
 """Verb -> the module whose ``main(argv)`` gives the exit code, imported when it is asked for; and a line of help."""
 

@@ -31,7 +31,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "machine": ("devices", "num_nodes", "strategy", "precision", "micro_batch", "stall_minutes"),
     "files": (
-        "study", "out", "wandb", "log_interval", "val_interval", "val_sequences", "checkpoint_interval",
+        "study", "out", "wandb", "mirrors", "log_interval", "val_interval", "val_sequences", "checkpoint_interval",
         "checkpoint_minutes", "keep_last", "keep_checkpoint", "abort_after",
     ),
 }  # fmt: skip
@@ -47,6 +47,10 @@ USUAL = {
 
 _NOT_SETTINGS = {
     "config": ("RECIPE", "A recipe by name or path; later ones win (default: quick, of vectors mlp-digits)."),
+    "wandb": (
+        "auto|online|offline|disabled",
+        "Mirror to W&B; auto: WANDB_MODE, else online where logged in, else disabled. The same as --wandb.mode.",
+    ),
     "data": ("SOURCE", "A data recipe's name, a file or glob of text, files of vectors, or a prepared folder."),
     "dry_run": ("", "Print what would run, what it takes and what it costs, and run nothing."),
     "json": ("", "Print the result as JSON."),

@@ -10,3 +10,4 @@ from pipeline.config.run import run_settings as run_settings
 from pipeline.config.sections import DiagnosticsConfig as DiagnosticsConfig
 from pipeline.config.sections import ModelConfig as ModelConfig
 from pipeline.config.sections import MultConfig as MultConfig
+from pipeline.config.sections import WandbConfig as WandbConfig

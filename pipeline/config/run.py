@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pipeline import identity
 from pipeline.config.data import DataConfig
-from pipeline.config.sections import DiagnosticsConfig, ModelConfig, MultConfig
+from pipeline.config.sections import DiagnosticsConfig, ModelConfig, MultConfig, WandbConfig
 from pipeline.entries.kinds import KINDS, Kind
 from pipeline.entries.last_batches import LAST_BATCHES, steps_of
 from pipeline.entries.losses import LOSSES
+from pipeline.entries.mirrors import MIRRORS
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.entries.schedules import SCHEDULES
 from pipeline.errors import RequestError, plain_name, require
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     LossName: TypeAlias = str
     ScheduleName: TypeAlias = str
     LastBatchName: TypeAlias = str
+    MirrorName: TypeAlias = str
 else:
-    OptimizerName, LossName, ScheduleName, LastBatchName = (
-        Literal[tuple(table)] for table in (OPTIMIZERS, LOSSES, SCHEDULES, LAST_BATCHES)
+    OptimizerName, LossName, ScheduleName, LastBatchName, MirrorName = (
+        Literal[tuple(table)] for table in (OPTIMIZERS, LOSSES, SCHEDULES, LAST_BATCHES, MIRRORS)
     )
 
 
@@ -133,14 +135,17 @@ class RunConfig:
     """Study that the run belongs to: its folder under out, its group in W&B."""
     out: str = "runs"
     """Folder of all studies."""
-    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """Mirror to W&B; auto: online where logged in, else disabled."""
+    mirrors: tuple[MirrorName, ...] = ()
+    """Where else than in W&B records are repeated: tensorboard (into the run's folder), trackio; each is an extra."""
+    wandb: WandbConfig = WandbConfig()
     model: ModelConfig = ModelConfig()
     mult: MultConfig = MultConfig()
     data: DataConfig = DataConfig()
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
 
     def __post_init__(self) -> None:
+        if isinstance(self.wandb, str):  # the mode alone, as by --wandb, and in runs from before there was more
+            object.__setattr__(self, "wandb", WandbConfig(self.wandb))
         self._check_names()
         self.data.check()
         object.__setattr__(self, "data", self.data.found())
@@ -264,6 +269,8 @@ class RunConfig:
         }  # fmt: skip
         for key, names in tables.items():
             require(getattr(self, key) in names, f"--{key}: expected {' or '.join(names)}, got {getattr(self, key)!r}")
+        for name in self.mirrors:
+            require(name in MIRRORS, f"--mirrors: expected {' or '.join(MIRRORS)}, got {name!r}")
         require(self.model.kind in KINDS, f"--model.kind: expected {' or '.join(KINDS)}, got {self.model.kind!r}")
 
     def _check(self) -> None:
@@ -310,6 +317,7 @@ class RunConfig:
         self._check_loss()
         self._check_model()
         self.diagnostics.check()
+        self.wandb.check()
         self._check_processes()
 
     def _check_optimizer(self) -> None:

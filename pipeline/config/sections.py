@@ -1,6 +1,7 @@
-"""The sections of a run's settings: model, multipliers and diagnostics, each of which checks itself."""
+"""The sections of a run's settings: model, multipliers, diagnostics and W&B, each of which checks itself."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -150,3 +151,28 @@ class DiagnosticsConfig:
                 self.sharpness_interval > 0 or getattr(self, key) == getattr(default, key),
                 f"--diagnostics.{key} needs --diagnostics.sharpness_interval",
             )
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """The mirror in Weights & Biases; it never changes the run."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Mirror to W&B; auto: WANDB_MODE, else online where logged in, else disabled. --wandb offline says the same."""
+    project: str | None = None
+    """Project in W&B; null: WANDB_PROJECT, else width-scaling."""
+    entity: str | None = None
+    """User or team that the project belongs to; null: WANDB_ENTITY, else the default of who is logged in."""
+    tags: tuple[str, ...] = ()
+    """Tags of the run in W&B, such as draft,h200; empty: WANDB_TAGS. A diverged or aborted run has that as a tag."""
+
+    def check(self) -> None:
+        """Raises `RequestError` for the first setting that W&B would refuse."""
+        for key, name in (("project", self.project), ("entity", self.entity)):
+            require(
+                name is None or re.fullmatch(r"[^/\\#?%:\s]([^/\\#?%:\n]{0,126}[^/\\#?%:\s])?", name),
+                f"--wandb.{key} must be one name of at most 128 characters, without / \\ # ? % :, got {name!r}"
+                + (f": say --wandb.entity {name.split('/')[0]} for the user or team" if "/" in (name or "") else ""),
+            )
+        for tag in self.tags:
+            require(0 < len(tag) <= 64, f"--wandb.tags: a tag has 1 to 64 characters, got {tag!r}")

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from pipeline.config import RunConfig
 from pipeline.data.open import open_data
 from pipeline.errors import RequestError
+from pipeline.mirrors.mirrors import Mirrors, require_packages
 from pipeline.models.build import parameter_count
 from pipeline.processes import first_process
 from pipeline.run.directory import RunDir
@@ -20,7 +21,6 @@ from pipeline.training.health import handle_stop_signals
 from pipeline.training.loop import shorten
 from pipeline.training.machine import check_devices, keep_freed_memory
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
-from pipeline.training.mirrors import WandbMirror
 from pipeline.training.module import TrainingModule
 from pipeline.training.parallel.strategies import environment, strategy_of
 from pipeline.training.progress import RunProgress
@@ -40,6 +40,7 @@ def train(config: RunConfig, *, show_progress: bool = True) -> RunResult:
         return done
     if not any(plugin.creates_processes_externally for plugin in environment()):
         check_devices(config.devices)
+    require_packages(config)
     keep_freed_memory()
     data = open_data(config)
     module = TrainingModule(config, data)
@@ -63,10 +64,10 @@ def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: 
             run.cut_back(resumed.step if resumed else 0, resumed.state.get("records") if resumed else 0)
             run.record_start(config, resumed.step if resumed else 0)
             progress = RunProgress(config)
-            with WandbMirror(config) as mirror, run.appending() as metrics:
-                sinks: list[Callable[[Record], None]] = [mirror.log, *([progress] if show_progress else [])]
+            with Mirrors(config, run.records()) as mirrors, run.appending() as metrics:
+                sinks: list[Callable[[Record], None]] = [mirrors.log, *([progress] if show_progress else [])]
                 result = _fit(run, module, Recorder(run, module, metrics, sinks, resumed))
-                mirror.finish(result)
+                mirrors.finish(result)
             progress.close()
             prune(run.checkpoints, keep=int(config.keep_checkpoint))
         except Exception as error:

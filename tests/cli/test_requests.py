@@ -149,7 +149,7 @@ def test_help_is_a_screen_and_all_of_it_says_everything(verb: str) -> None:
 
 
 def test_every_setting_of_the_help_exists() -> None:
-    assert {name for names in GROUPS.values() for name in names} <= {*keys(SweepConfig), "data"}
+    assert {name for names in GROUPS.values() for name in names} <= {*keys(SweepConfig), "data", "wandb"}
 
 
 def test_help_of_a_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, WandbConfig
 from pipeline.console import duration, nbytes, plural, table
 from pipeline.errors import RequestError
 from pipeline.sweep.grid import cost, unfinished
@@ -33,7 +33,7 @@ def calibrate(runs: Sequence[RunConfig]) -> Pace | None:
             last = min(STEPS, run.last_step)
             short = dataclasses.replace(
                 run, stop_after=last, log_interval=1, val_interval=run.steps, val_sequences=1, keep_checkpoint=False,
-                checkpoint_interval=run.steps, out=scratch, wandb="disabled", abort_after=None,
+                checkpoint_interval=run.steps, out=scratch, wandb=WandbConfig("disabled"), mirrors=(), abort_after=None,
             )  # fmt: skip
             train(short, show_progress=False)
             timed.append((run, run.total_tokens / _tokens_per_second(short)))

@@ -21,6 +21,7 @@ import yaml
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError, in_a_line, require
 from pipeline.files import write_atomic
+from pipeline.mirrors.mirrors import require_packages
 from pipeline.processes import Task, WorkerDied, Workers, cores, end_with_parent
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
@@ -41,6 +42,7 @@ def check(config: SweepConfig) -> None:
     require(
         config.num_nodes == 1, f"--num_nodes {config.num_nodes}: a sweep on this machine has one; use --launcher slurm"
     )
+    require_packages(config)
     if config.devices > 1:  # else there is no need to wait for torch
         from pipeline.training.machine import check_devices
 

@@ -1,7 +1,6 @@
 """``wandb:entity/project?state=finished&tag=x`` -> a `Raw` table, a row per run, by W&B's own client."""
 
 import difflib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -10,10 +9,9 @@ import pandas as pd
 
 from pipeline.analysis.study.tables.raw import Raw, flat, run_row
 from pipeline.errors import RequestError
+from pipeline.mirrors.service import connect
 
 PREFIX = "wandb:"
-SECONDS = 10
-"""That the service may take to answer."""
 
 FILTERS = {
     "state": "state", "tag": "tags", "group": "group", "name": "display_name", "job_type": "jobType", "sweep": "sweep"
@@ -59,25 +57,6 @@ def parse(source: str) -> tuple[str, dict[str, Any]]:
             raise RequestError(f"{source}: no filter {key!r}: {known}")
         filters.append({FILTERS.get(key, key): value})
     return path, {"$and": filters} if filters else {}
-
-
-def _connect() -> Any:
-    """W&B's client. Asks first whether its server can be reached: the client itself would try for minutes."""
-    import requests
-    import wandb
-
-    url = wandb.setup().settings.base_url
-    try:
-        requests.head(url, timeout=SECONDS / 2)
-    except requests.RequestException as error:
-        raise RequestError(
-            f"W&B at {url} cannot be reached ({type(error).__name__}); a W&B folder or an exported CSV works offline"
-        ) from None
-    return wandb.Api(timeout=SECONDS)
-
-
-connect: Callable[[], Any] = _connect
-"""The one place where a client comes from."""
 
 
 def _plain(summary: Any) -> dict[str, Any]:

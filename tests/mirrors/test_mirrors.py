@@ -4,15 +4,19 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.config import RunConfig
+from pipeline.mirrors.mirrors import Mirrors
+from pipeline.mirrors.service import logged_in, mode_of
+from pipeline.mirrors.to_wandb import WandbMirror
 from pipeline.run.directory import RunDir
+from pipeline.run.result import Record
 from pipeline.sweep.grid import grid
-from pipeline.training.mirrors import WandbMirror, logged_in, mode_of
 from pipeline.training.recorder import Recorder
 from pipeline.training.trainer import train
 from tests.conftest import changed
@@ -24,9 +28,10 @@ def test_logged_in_by_key_or_netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     for name in ("WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     assert not logged_in()
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0123\n")
-    (tmp_path / "netrc").chmod(0o600)
-    assert logged_in()
+    for host in ("api.forge.coreweave.com", "api.wandb.ai"):
+        (tmp_path / "netrc").write_text(f"machine {host} login user password 0123\n")
+        (tmp_path / "netrc").chmod(0o600)
+        assert logged_in()
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     assert not logged_in()
     monkeypatch.setenv("WANDB_API_KEY", "0123")
@@ -65,7 +70,7 @@ def test_a_netrc_that_cannot_be_read_is_said(
 
 @pytest.fixture
 def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WandbMirror, "_unreachable", False)
+    monkeypatch.setattr(Mirrors, "_unreachable", set())
 
 
 @pytest.mark.usefixtures("reachable")
@@ -74,11 +79,11 @@ def test_a_service_that_is_not_there_is_said_once_and_stops_no_run(
 ) -> None:
     tried = []
 
-    def unreachable(mirror: WandbMirror) -> None:
+    def unreachable(mirror: WandbMirror, before: Sequence[Record]) -> None:
         tried.append(mirror)
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(WandbMirror, "_open", unreachable)
+    monkeypatch.setattr(WandbMirror, "open", unreachable)
     for seed in (0, 1):
         assert train(changed(tiny, wandb="online", seed=seed), show_progress=False).status == "completed"
     assert len(tried) == 1
