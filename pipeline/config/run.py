@@ -145,7 +145,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.wandb, str):  # the mode alone, as by --wandb, and in runs from before there was more
-            object.__setattr__(self, "wandb", WandbConfig(self.wandb))
+            object.__setattr__(self, "wandb", WandbConfig(self.wandb))  # type: ignore[arg-type]
         self._check_names()
         self.data.check()
         object.__setattr__(self, "data", self.data.found())

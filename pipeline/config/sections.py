@@ -172,7 +172,7 @@ class WandbConfig:
             require(
                 name is None or re.fullmatch(r"[^/\\#?%:\s]([^/\\#?%:\n]{0,126}[^/\\#?%:\s])?", name),
                 f"--wandb.{key} must be one name of at most 128 characters, without / \\ # ? % :, got {name!r}"
-                + (f": say --wandb.entity {name.split('/')[0]} for the user or team" if "/" in (name or "") else ""),
+                + (": the user or team is --wandb.entity" if key == "project" and "/" in (name or "") else ""),
             )
         for tag in self.tags:
             require(0 < len(tag) <= 64, f"--wandb.tags: a tag has 1 to 64 characters, got {tag!r}")

@@ -5,7 +5,6 @@ run, and what the service already has is not sent again.
 """
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 
 from pipeline.config import RunConfig, WandbConfig
 from pipeline.errors import RequestError, in_a_line
-from pipeline.mirrors.service import connect, logged_in
+from pipeline.mirrors.service import client_of_wandb
 from pipeline.mirrors.to_wandb import Place, WandbMirror
 from pipeline.run.directory import RunDir
 from pipeline.run.result import FAILED, Record, RunResult
@@ -100,19 +99,6 @@ def _confirm(client: Any, runs: Sequence[Ended], pushed: Pushed) -> None:
         if not ((there := after.get(run.place.id)) and run.is_like(there)):
             pushed.sent.remove(run.name)
             pushed.incomplete[run.name] = why
-
-
-def client_of_wandb() -> Any:
-    """W&B's client, of one who is logged in. Raises `RequestError`."""
-    if not logged_in():
-        raise RequestError("nobody is logged in at W&B here: run `wandb login`, or set WANDB_API_KEY")
-    os.environ.setdefault("WANDB_SILENT", "true")  # it would say whose key it has found
-    try:
-        return connect()
-    except RequestError:
-        raise
-    except Exception as error:  # the client's own, of a key that is refused
-        raise RequestError(f"W&B refuses: {in_a_line(error)}") from None
 
 
 def _ended(study: Path, over: WandbConfig, left_out: dict[str, str]) -> Iterator[Ended]:

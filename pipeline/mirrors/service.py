@@ -6,7 +6,7 @@ import sys
 from typing import Any
 from urllib.parse import urlparse
 
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, in_a_line
 
 CONNECT, FINISH = 10.0, 30.0
 """Seconds that the service may take to answer, and to take what is left at the end."""
@@ -52,3 +52,16 @@ def connect() -> Any:
             f"W&B at {url} cannot be reached ({type(error).__name__}); a W&B folder or an exported CSV works offline"
         ) from None
     return wandb.Api(timeout=int(CONNECT))
+
+
+def client_of_wandb() -> Any:
+    """W&B's client, of one who is logged in. Raises `RequestError`."""
+    if not logged_in():
+        raise RequestError("nobody is logged in at W&B here: run `wandb login`, or set WANDB_API_KEY")
+    os.environ.setdefault("WANDB_SILENT", "true")  # it would say whose key it has found
+    try:
+        return connect()
+    except RequestError:
+        raise
+    except Exception as error:  # the client's own, of a key that is refused
+        raise RequestError(f"W&B refuses: {in_a_line(error)}") from None

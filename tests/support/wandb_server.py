@@ -160,6 +160,41 @@ class Server:
             "user": {"name": ENTITY, "username": ENTITY}, "historyKeys": None,
         }  # fmt: skip
 
+    def _on_UpsertView2(self, asked: dict[str, Any]) -> dict[str, Any]:
+        new = asked.get("id") not in self.views
+        view = {"id": base64.b64encode(f"View:{1000 + len(self.views)}".encode()).decode()}  # without padding
+        view = view if new else self.views[asked["id"]]
+        self.views[view["id"]] = view | {key: value for key, value in asked.items() if key != "id"}
+        return {"upsertView": {"view": self._view(view["id"]), "inserted": new}}
+
+    _on_upsertView = _on_UpsertView2
+
+    def _on_SpecificReport(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"view": self._view(asked["reportId"]) if asked["reportId"] in self.views else None}
+
+    def _on_GetProjects(self, asked: dict[str, Any]) -> dict[str, Any]:
+        node = {
+            "id": "UHJvamVjdA==",
+            "entityName": asked["entity"],
+            "createdAt": "",
+            "isBenchmark": False,
+            "user": None,
+        }
+        names = {run.project for run in self.runs.values()} | {view["projectName"] for view in self.views.values()}
+        edges = [{"node": {"__typename": "Project", "name": name, **node}} for name in sorted(names)]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": edges}}
+
+    def _on_View(self, asked: dict[str, Any]) -> dict[str, Any]:
+        found = [self._view(key) for key, view in self.views.items() if view["name"] == asked["viewName"]]
+        return {"project": {"allViews": {"edges": [{"node": view} for view in found]}}}
+
+    def _view(self, key: str) -> dict[str, Any]:
+        view = self.views[key]
+        project = {"id": "UHJvamVjdA==", "name": view["projectName"], "entityName": view["entityName"]}
+        own = {name: view[name] for name in ("id", "name", "displayName", "description", "spec")}
+        return {**own, "createdAt": "2026-01-01T00:00:00", "updatedAt": "2026-01-01T00:00:00", "project": project}
+
     # -----------------------------------------------------------------------------------------------------------------
     # The file stream
 
