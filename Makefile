@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/pipeline sweep --study demo --keep_checkpoint false
+	$(BIN)/pipeline sweep --study demo --keep_checkpoint false --wandb disabled
 	$(BIN)/pipeline report runs/demo
 
 test: $(READY)

@@ -45,7 +45,7 @@ def _push(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     tags = tuple(tag.strip() for tag in (arguments.tags or "").split(",") if tag.strip())
     over = WandbConfig(project=arguments.project, entity=arguments.entity, tags=tags)
-    over.check()
+    over.check("--")
     from pipeline.mirrors.push import push
 
     pushed = push(arguments.study, over, lambda line: None if arguments.json else print(line, flush=True))
@@ -62,13 +62,11 @@ def _push(argv: Sequence[str]) -> int:
 
 
 def _dashboard(argv: Sequence[str]) -> int:
-    parser = _parser(
-        "dashboard", "A workspace per family of curves and a report of a study in W&B, from what it has run."
-    )
+    parser = _parser("dashboard", "A workspace per family of curves, and a report of a study, in W&B.")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write what W&B would be sent, and send nothing")
     arguments = parser.parse_args(argv)
     over = WandbConfig(project=arguments.project, entity=arguments.entity)
-    over.check()
+    over.check("--")
     from pipeline.analysis.page import words
     from pipeline.analysis.page.tables import write_text
     from pipeline.analysis.page.wandb_panels import dashboard, modules, save
@@ -78,6 +76,8 @@ def _dashboard(argv: Sequence[str]) -> int:
     from pipeline.run.directory import RunDir
 
     modules()  # before the fit, which takes its time
+    if not arguments.study.is_dir():
+        raise RequestError(f"{arguments.study}: no such study folder")
     client = None if arguments.out else client_of_wandb()
     fitted = asked(str(arguments.study)).fit()
     first = RunDir(arguments.study / str(fitted.study.runs["run"].iloc[0])).config()

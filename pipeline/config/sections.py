@@ -166,13 +166,13 @@ class WandbConfig:
     tags: tuple[str, ...] = ()
     """Tags of the run in W&B, such as draft,h200; empty: WANDB_TAGS. A diverged or aborted run has that as a tag."""
 
-    def check(self) -> None:
-        """Raises `RequestError` for the first setting that W&B would refuse."""
+    def check(self, flag: str = "--wandb.") -> None:
+        """Raises `RequestError` for the first setting that W&B would refuse; `flag`: what its name has before it."""
         for key, name in (("project", self.project), ("entity", self.entity)):
             require(
                 name is None or re.fullmatch(r"[^/\\#?%:\s]([^/\\#?%:\n]{0,126}[^/\\#?%:\s])?", name),
-                f"--wandb.{key} must be one name of at most 128 characters, without / \\ # ? % :, got {name!r}"
-                + (": the user or team is --wandb.entity" if key == "project" and "/" in (name or "") else ""),
+                f"{flag}{key} must be one name of at most 128 characters, without / \\ # ? % :, got {name!r}"
+                + (f": the user or team is {flag}entity" if key == "project" and "/" in (name or "") else ""),
             )
         for tag in self.tags:
-            require(0 < len(tag) <= 64, f"--wandb.tags: a tag has 1 to 64 characters, got {tag!r}")
+            require(0 < len(tag) <= 64, f"{flag}tags: a tag has 1 to 64 characters, got {tag!r}")

@@ -100,7 +100,7 @@ class WandbMirror:
     def log(self, record: Record) -> None:
         if record.step >= self._from:
             values = {key: math.nan if value is None else value for key, value in record.items() if key != "step"}
-            self._run.log(values, step=record.step)
+            self._run.log(values, step=record.step, commit=True)  # or it would overwrite the summary at the end
 
     def finish(self, result: RunResult) -> None:
         if result.status != "completed":

@@ -1,19 +1,15 @@
-"""The W&B mirror: a real offline run read back, and failures that end the mirror, not the run."""
+"""Mirrors of a run: what they repeat, on whose account, and that no failure of theirs is the run's."""
 
-import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipeline.config import RunConfig
-from pipeline.mirrors.mirrors import Mirrors
+from pipeline.config import RunConfig, WandbConfig
+from pipeline.errors import RequestError
+from pipeline.mirrors.mirrors import Mirrors, require_packages
 from pipeline.mirrors.service import logged_in, mode_of
-from pipeline.mirrors.to_wandb import WandbMirror
+from pipeline.mirrors.to_wandb import Place, WandbMirror, scaled
 from pipeline.run.directory import RunDir
 from pipeline.run.result import Record
 from pipeline.sweep.grid import grid
@@ -21,6 +17,7 @@ from pipeline.training.recorder import Recorder
 from pipeline.training.trainer import train
 from tests.conftest import changed
 from tests.support.studies import study
+from tests.support.wandb_offline import require_mirrored
 
 
 def test_logged_in_by_key_or_netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -68,6 +65,63 @@ def test_a_netrc_that_cannot_be_read_is_said(
     assert capfd.readouterr().err.startswith("W&B: the netrc file cannot be read (")
 
 
+def test_settings_go_before_the_environment(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY"):
+        monkeypatch.delenv(name, raising=False)
+    name = f"tests-{tiny.run_name}"
+    assert Place.of(tiny) == Place("width-scaling", None, "tests", name)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("WANDB_ENTITY", "me")
+    assert Place.of(tiny) == Place("mine", "me", "tests", name)
+    asked = changed(tiny, wandb=WandbConfig(project="ours", entity="us"))
+    assert Place.of(asked) == Place("ours", "us", "tests", name)
+    assert asked.run_name == tiny.run_name
+
+
+def test_names_too_long_for_the_service_stay_apart(tiny: RunConfig) -> None:
+    one, other = (Place.of(changed(tiny, study="s" * 150, seed=seed)) for seed in (0, 1))
+    assert max(map(len, (one.group, one.id, other.id))) == 128
+    assert one.group == other.group
+    assert one.id != other.id
+
+
+def test_scaled_learning_rates_are_the_same_at_the_base_width(tiny: RunConfig) -> None:
+    assert scaled(tiny) == {"lr_sqrt_m": tiny.lr, "lr_m": tiny.lr}
+    assert scaled(changed(tiny, width=128)) == {"lr_sqrt_m": 2 * tiny.lr, "lr_m": 4 * tiny.lr}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"project": "me/sweeps"}, "--wandb.project must be one name .* the user or team is --wandb.entity"),
+        ({"project": "a?b"}, "--wandb.project must be one name"),
+        ({"entity": ""}, "--wandb.entity must be one name"),
+        ({"entity": "x" * 129}, "--wandb.entity must be one name of at most 128 characters"),
+        ({"tags": ("fine", "")}, "--wandb.tags: a tag has 1 to 64 characters"),
+        ({"tags": ("x" * 65,)}, "--wandb.tags: a tag has 1 to 64 characters"),
+    ],
+)
+def test_names_that_the_service_would_refuse(tiny: RunConfig, settings: dict[str, object], says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        changed(tiny, wandb=WandbConfig(**settings))  # type: ignore[arg-type]
+
+
+def test_a_mirror_whose_package_is_missing_is_said_before_anything_runs(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.mirrors.mirrors.find_spec", lambda name: None)
+    require_packages(tiny)
+    with pytest.raises(RequestError, match=r"--mirrors tensorboard needs .*'width-scaling-pipeline\[tensorboard\]'"):
+        train(changed(tiny, mirrors=("tensorboard",)))
+    assert not tiny.study_dir.exists()
+
+
+def test_the_demo_never_uploads() -> None:
+    makefile = Path(__file__).parents[2] / "Makefile"
+    (line,) = [line for line in makefile.read_text().splitlines() if "pipeline sweep" in line]
+    assert "--wandb disabled" in line
+
+
 @pytest.fixture
 def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Mirrors, "_unreachable", set())
@@ -94,44 +148,38 @@ def test_a_service_that_is_not_there_is_said_once_and_stops_no_run(
     ]
 
 
-def inspected(config: RunConfig) -> tuple[dict[str, Any], list[dict[str, Any]], int | None]:
-    """The run record of a run's only offline file, its history, and the exit code; read with W&B's own tool."""
-    (file,) = (config.run_dir / "wandb").glob("offline-run-*/*.wandb")
-    wandb = shutil.which("wandb", path=str(Path(sys.executable).parent))
-    assert wandb is not None
-    said = subprocess.run([wandb, "leet", "inspect", "--json", str(file)], capture_output=True, text=True, check=True)
-    records = [json.loads(line) for line in said.stdout.splitlines()]
-    (run,) = [record["run"] for record in records if record["type"] == "run"]
-    history = [record["history"]["item"] for record in records if record["type"] == "history"]
-    (code,) = [record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"] or [None]
-    return run, history, code
-
-
-def require_mirrored(config: RunConfig) -> None:
-    """Every record is there, under the run's own name."""
-    run, history, code = inspected(config)
-    assert (run["display_name"], run["run_group"], code) == (config.run_name, config.study, 0)
-    assert run["config"]["update"]["lr"] == config.lr
-    records = RunDir(config.run_dir).records()
-    assert [item["_step"] for item in history] == [record.step for record in records]
-    assert [item["loss"] for item in history] == [record["loss"] for record in records]
+DIVERGES = 1e30
 
 
 @pytest.mark.slow
-def test_every_run_of_a_sweep_is_one_of_its_own(tiny: RunConfig, tmp_path: Path) -> None:
-    """In processes of their own, as a user runs it: workers that train several runs each, one of which fails."""
+def test_a_sweep_is_twelve_runs_of_which_each_has_its_own(tiny: RunConfig, tmp_path: Path) -> None:
+    """One worker, as a user runs it: the first run diverges, one fails."""
     from tests.sweep.launch.test_local import start_sweep
 
-    config = study(tiny, lrs=(1e-3, 1e-2), wandb="offline", steps=20)
-    broken, *fine = grid(config)
-    RunDir(broken.run_dir).checkpoint.parent.mkdir(parents=True)
-    RunDir(broken.run_dir).checkpoint.write_bytes(b"not a checkpoint")
+    config = study(
+        tiny, widths=(32, 64), lrs=(1e-3, 1e-2, DIVERGES), seeds=(0, 1), params=("sp",), workers=1, optimizer="sgd",
+        weight_decay=0.0, grad_clip=None, wandb=WandbConfig("offline", tags=("draft",)), steps=20, val_interval=7,
+    )  # fmt: skip
+    runs = grid(config)
+    assert len(runs) == 12
+    broken = next(run for run in runs if run.lr == 1e-2)
+    RunDir(broken.run_dir).seal_file.mkdir(parents=True)  # so that its result cannot be written
     process = start_sweep(config, tmp_path / "study.yaml")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "wandb" not in output.lower().replace("--wandb", "")
-    for run in fine:
-        require_mirrored(run)
+    stray = [line for line in output.lower().splitlines() if "wandb:" in line or "w&b" in line or "warning" in line]
+    assert not stray
+    for run in runs:
+        directory = RunDir(run.run_dir)
+        if run is broken:
+            assert directory.failure() is not None
+            require_mirrored(directory, code=1, tags=("draft",))
+            continue
+        result, diverged = directory.result(), run.lr == DIVERGES
+        assert result is not None
+        assert result.status == ("diverged" if diverged else "completed")
+        found = require_mirrored(directory, tags=("draft", "diverged") if diverged else ("draft",))
+        assert found.summary["diverged"] == int(diverged)
 
 
 @pytest.mark.slow
@@ -142,7 +190,9 @@ def test_a_run_that_fails_is_failed_and_the_next_one_is_not(tiny: RunConfig, mon
         broken.setattr(Recorder, "on_train_end", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(config, show_progress=False)
-    assert inspected(config)[2] == 1
+    require_mirrored(RunDir(config.run_dir), code=1)
     after = changed(config, seed=1)
     train(after, show_progress=False)
-    require_mirrored(after)
+    require_mirrored(RunDir(after.run_dir))
+    train(config, show_progress=False)  # tried again: one run, which is whole
+    require_mirrored(RunDir(config.run_dir))

@@ -23,6 +23,7 @@ from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.trainer import train
 from tests.conftest import changed
 from tests.support.runs import INTERRUPTED
+from tests.support.wandb_offline import require_mirrored
 from tests.training.test_trainer import curve, start_cli
 
 pytestmark = pytest.mark.slow
@@ -107,7 +108,7 @@ def test_two_processes_are_one(recipe: RunConfig, tmp_path: Path) -> None:
         global_batch=16, micro_batch=4, val_interval=20, val_sequences=31, out=recipe.out, study="mlp", wandb="disabled",
         model=ModelConfig(kind="mlp", n_layer=3), data=DataConfig("digits", "digits"), loss="softmax_mse",
     )  # fmt: skip
-    chain = changed(of(recipe, "adamw"), study="chain", checkpoint_interval=1000)
+    chain = changed(of(recipe, "adamw"), study="chain", checkpoint_interval=1000, wandb="offline")
     mixed = ("ddp", "fsdp", "deepspeed_zero2")
     handed = ["ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero3", "deepspeed_zero2", "fsdp", "ddp"]
     run_all(
@@ -134,7 +135,9 @@ def test_two_processes_are_one(recipe: RunConfig, tmp_path: Path) -> None:
     assert {name for name, distance in distances.items() if distance > 1e-4} == set(), distances
     for s in mixed:
         assert max(off(parallel(bf16, s), changed(bf16, study="alone")).values()) < 0.02, s
-    assert len(RunDir(parallel(chain, "ddp", "chain").run_dir).starts_file.read_text().splitlines()) == 7
+    whole_chain = RunDir(parallel(chain, "ddp", "chain").run_dir)
+    assert len(whole_chain.starts_file.read_text().splitlines()) == 7
+    require_mirrored(whole_chain)  # of seven starts and two processes
 
     for config in (adamw, dict.fromkeys(STRATEGIES, sgd)):
         for s in STRATEGIES:

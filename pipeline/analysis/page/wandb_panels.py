@@ -151,14 +151,12 @@ def _sections(wr: ModuleType, study: Study, group: GroupFit, found: Sequence[Lad
         claim = group.predicted.get(quantity)  # type: ignore[call-overload]
         exponents.append((name, words.exponent(law), words.interval(law), "" if claim is None else str(claim.exponent)))
     widths, rates = stability_map(group)
-    stable = [
-        ("lr", *widths),
-        *((rate, *(f"**{c.text}**" if c.best else c.text for c in cells)) for rate, cells in rates),
-    ]
+    cells = ((rate, *(f"**{cell.text}**" if cell.best else cell.text for cell in row)) for rate, row in rates)
+    stable = [("lr", *widths), *cells]
     scales = (
         ("", wr.Config("lr"), "as it is"),
-        (" × (n / n_base)^½", "lr_sqrt_m", "optima align where it goes like n^-½"),
-        (" × n / n_base", "lr_m", "optima align where it goes like 1/n"),
+        (f" {words.TIMES} (n / n_base)^1/2", "lr_sqrt_m", "optima align where it goes like n^-1/2"),
+        (f" {words.TIMES} n / n_base", "lr_m", "optima align where it goes like 1/n"),
     )
     transfer = [
         wr.ScatterPlot(
@@ -173,7 +171,7 @@ def _sections(wr: ModuleType, study: Study, group: GroupFit, found: Sequence[Lad
                for key, log in _CURVES.items() if key in logged]  # fmt: skip
     map_of_runs = wr.ScatterPlot(
         title="stable (0) and diverged (1) runs", x=wr.Config("lr"), y=wr.Config("width"), z="diverged", log_x=True,
-        log_y=True, gradient=[wr.GradientPoint(color="#2a7f3b", offset=0), wr.GradientPoint(color="#c0392b", offset=100)],
+        log_y=True, gradient=[wr.GradientPoint(color=color, offset=at) for color, at in _STABLE_TO_DIVERGED],
     )  # fmt: skip
     return [
         Section("LR transfer", say.answer(group), transfer),
@@ -184,6 +182,7 @@ def _sections(wr: ModuleType, study: Study, group: GroupFit, found: Sequence[Lad
     ]
 
 
+_STABLE_TO_DIVERGED = (("#2a7f3b", 0), ("#c0392b", 100))
 _LEGEND = ["config:width.value", "config:lr.value", "config:seed.value"]
 
 
@@ -222,11 +221,9 @@ def _first(study: Study, group: GroupFit) -> Any:
 
 
 def _logged(study: Study, group: GroupFit) -> list[str]:
-    """What a run of the family recorded."""
-    found: Mapping[str, None] = {}
-    for record in _first(study, group).records():
-        found = {**found, **dict.fromkeys(record)}
-    return list(found)
+    """What a run of the family recorded and was ever other than 0, as what reaches an embedding from before never
+    is."""
+    return list({key: None for record in _first(study, group).records() for key, value in record.items() if value})
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
