@@ -35,10 +35,11 @@ class Ended:
 
     def is_like(self, there: Any) -> bool:
         """Whether W&B has all of it."""
-        found = there.summary_metrics
-        last = self.records[-1].step if self.records else None
+        found, keys = there.summary_metrics, there.history_keys or {}
+        steps = max(found.get("_step") or 0, keys.get("lastStep") or 0)  # the summary's is lost where nothing was added
+        last = self.records[-1].step if self.records else 0
         state, status = ("finished", self.result.status) if self.result else ("failed", FAILED)
-        return (there.state, found.get("status"), found.get("_step")) == (state, status, last)
+        return (there.state, found.get("status"), steps) == (state, status, last)
 
 
 @dataclass

@@ -49,5 +49,8 @@ class TrackioMirror:
         self._close()
 
     def _close(self) -> None:
+        from trackio.context_vars import current_run
+
         with contextlib.redirect_stdout(io.StringIO()):
             self._run.finish()
+        current_run.set(None)  # or it is finished once more, aloud, when the process ends

@@ -86,7 +86,7 @@ class WandbMirror:
             resume="allow" if self.remote else None,
             dir=str(self._folder),
             mode=cast(Any, self._mode),  # WANDB_MODE has more names, of which the client judges
-            config=run_settings(config),
+            config={key: value for key, value in run_settings(config).items() if key != "wandb"},
             reinit="create_new",  # a worker trains many runs
             settings=wandb.Settings(
                 silent=True, console="off", init_timeout=CONNECT, finish_timeout=FINISH, **self._settings

@@ -8,6 +8,7 @@ import base64
 import gzip
 import json
 import re
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,8 +60,7 @@ class Server:
         self.hang_up_after: int | None = None
         """History lines, over all runs, after which no request is answered any more."""
         self._lock = threading.RLock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
+        self._http = _Http(("127.0.0.1", 0), _handler(self))
 
     @property
     def url(self) -> str:
@@ -157,7 +157,7 @@ class Server:
             "jobType": None, "commit": None, "readOnly": False, "createdAt": "2026-01-01T00:00:00",
             "heartbeatAt": "2026-01-01T00:00:00", "description": "", "notes": None, "systemMetrics": "{}",
             "summaryMetrics": json.dumps(run.summary), "historyLineCount": len(run.history),
-            "user": {"name": ENTITY, "username": ENTITY}, "historyKeys": None,
+            "user": {"name": ENTITY, "username": ENTITY}, "historyKeys": {"lastStep": run.history[-1]["_step"], "keys": {}} if run.history else None,
         }  # fmt: skip
 
     def _on_UpsertView2(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -222,6 +222,14 @@ class Server:
             "id": "VXNlcjox", "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": "", "admin": False,
             "flags": "{}", "teams": team, "deletedAt": None, "apiKeys": {"edges": []},
         }  # fmt: skip
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # clients that were killed
+            raise
 
 
 def _handler(server: Server) -> type[BaseHTTPRequestHandler]:

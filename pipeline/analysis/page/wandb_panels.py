@@ -91,7 +91,7 @@ def dashboard(fit: StudyFit, project: str, entity: str) -> Dashboard:
         for part in parts:
             blocks += [wr.H2(part.title), *([wr.MarkdownBlock(part.text)] if part.text else [])]
             if part.panels:
-                only = [expr.Metric("ID").isin(best)] if part.best_alone else filters
+                only = expr.And(expr.Metric("ID").isin(best)) if part.best_alone else filters
                 title = "best learning rate of every width" if part.best_alone else words.group_title(group)
                 runs = wr.Runset(name=title, filters=only)  # of the report's project
                 blocks.append(wr.PanelGrid(runsets=[runs], panels=list(part.panels)))
@@ -120,17 +120,15 @@ def dashboard(fit: StudyFit, project: str, entity: str) -> Dashboard:
     return Dashboard(workspaces, report)
 
 
-def _filters(expr: ModuleType, study: Study, group: GroupFit) -> list[Any]:
+def _filters(expr: ModuleType, study: Study, group: GroupFit) -> Any:
     """The runs of the family: the study's, with what tells it from others, as the runs' settings have it."""
     config = group.config or study.config
     settings = run_settings(config)
     flat = {f"{key}.{name}": inner for key, value in settings.items() if isinstance(value, dict)
             for name, inner in value.items()}  # fmt: skip
     keys = [key for key in group.key if key in {**settings, **flat}]
-    return [
-        expr.Metric("Group") == Place.of(config).group,
-        *(expr.Config(key) == {**settings, **flat}[key] for key in keys),
-    ]
+    of_group = (expr.Config(key) == {**settings, **flat}[key] for key in keys)
+    return expr.And(expr.Metric("Group") == Place.of(config).group, *of_group)
 
 
 def _best(study: Study, group: GroupFit) -> list[str]:
