@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
         values |= dict(re.findall(r"^ +(--[\w.]+) ([\w.-]+(?:\|[\w.-]+)+)$", text, re.MULTILINE))
     flags["sweep"] += " status"
     flags["data"] += " prepare info verify"
+    flags["wandb"] += " push dashboard --project --entity --tags --json"
     flags["coordcheck"] += f" {flags['sweep']}"
     flags["completion"] += " ".join(SHELLS)
     values |= {"--config": "|".join(shipped("model_configs")), "--data": "|".join(shipped("data"))}

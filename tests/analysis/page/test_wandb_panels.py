@@ -35,6 +35,9 @@ def trained(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs[0].study_dir
 
 
+_ADDED = ',"inlineComments":[]'  # by the models, where text is read back
+
+
 def keys(part: Any) -> Iterator[str]:
     """What a specification names: ``config:lr.value``, ``summary:diverged``, ``history:loss``."""
     if isinstance(part, dict):
@@ -69,8 +72,8 @@ def test_it_validates_and_every_key_is_logged(trained: Path, tmp_path: Path) -> 
         (reports.ReportViewspec, made["report"]),
     ]
     for model, one in models:
-        again = json.loads(model.model_validate(one).model_dump_json(by_alias=True, exclude_none=True))
-        assert again == one
+        again = model.model_validate(one).model_dump_json(by_alias=True, exclude_none=True)
+        assert json.loads(again.replace(_ADDED, "")) == json.loads(json.dumps(one).replace(_ADDED, ""))
         assert not {"unknown", "UnknownPanel"} & set(json.dumps(again).split('"'))
 
     named = set(keys(made))
