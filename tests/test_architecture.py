@@ -105,10 +105,12 @@ ALLOWED: dict[str, set[str]] = {
         "analysis/fit",
         "analysis/inside",
         "analysis/study",
+        "config",
         "console",
         "entries",
         "errors",
         "files",
+        "mirrors",
     },
     "sweep": {
         "analysis/fit",
