@@ -3,6 +3,7 @@
 Shapes: N positions (tokens or examples), D = n width, V outputs (vocabulary or classes), C rows of a chunk.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from torch.nn import functional as F
 
 from pipeline.products import product
 
-# Large enough that accumulating the readout's gradient costs little beside its matrix products, small enough that a
-# chunk of logits stays far below the model's own activations (50 304 columns: 0.4 GB).
 CHUNK_ROWS = 2048
+"""At most: accumulating the readout's gradient costs little beside the matrix products of so many."""
+CHUNK_LOGITS = 2**25
+"""At most, on CPUs, of wide readouts: there more than 128 MB of logits make products slower, not faster."""
+COLUMNS = 4096
+"""Of a chunk's gradient that meet the hidden states at a time: the product copies what it takes transposed."""
 EPS = 1e-5
 """Of normalized logits: LayerNorm's default."""
 
@@ -56,6 +60,10 @@ class _Chunk(NamedTuple):
     targets_C1: Tensor
 
 
+_Computed = tuple[Tensor, Callable[[], Tensor]]
+"""A sum over the rows of a chunk, and what makes its gradient with respect to the logits, where one is wanted."""
+
+
 def _largest_is_target(logits_CV: Tensor, targets_C1: Tensor) -> Tensor:
     return logits_CV.argmax(1, keepdim=True) == targets_C1
 
@@ -68,8 +76,7 @@ def _signs_agree(logits_C1: Tensor, targets_C1: Tensor) -> Tensor:
 class Compute:
     """What a loss computes; its entry is the one of the same name in `pipeline.entries.losses`."""
 
-    chunk: Callable[[_Chunk], tuple[Tensor, Tensor]]
-    """Its sum over the rows of a chunk, and the gradient of that sum with respect to the logits."""
+    chunk: Callable[[_Chunk], _Computed]
     per_row: Callable[[Tensor, Tensor], Tensor]
     """Of logits_NV and targets_N, (N,): the same, differentiable any number of times, from all logits at once."""
     reads_logits: bool = False
@@ -80,35 +87,38 @@ class Compute:
     """Of logits_CV and targets_C1, (C, 1): what accuracy counts."""
 
 
-def _cross_entropy(chunk: _Chunk) -> tuple[Tensor, Tensor]:
-    return chunk.cross_entropy, _minus_one_hot(chunk.p_CV, chunk.targets_C1)
+def _cross_entropy(chunk: _Chunk) -> _Computed:
+    return chunk.cross_entropy, lambda: _minus_one_hot(chunk.p_CV, chunk.targets_C1)
 
 
-def _mse(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+def _mse(chunk: _Chunk) -> _Computed:
     """Squared distance of the logits to the one-hot target."""
     error_CV = _minus_one_hot(chunk.logits_CV, chunk.targets_C1)
-    return error_CV.square().sum(), error_CV.mul_(2)
+    return error_CV.square().sum(), lambda: error_CV.mul_(2)
 
 
-def _mse_mean(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+def _mse_mean(chunk: _Chunk) -> _Computed:
     """The mean over outputs of the same (torch.nn.MSELoss); the published MLP runs' MSE."""
     outputs = chunk.logits_CV.shape[1]
     loss, gradient_CV = _mse(chunk)
-    return loss / outputs, gradient_CV.div_(outputs)
+    return loss / outputs, lambda: gradient_CV().div_(outputs)
 
 
-def _mse_scalar(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+def _mse_scalar(chunk: _Chunk) -> _Computed:
     """Squared distance of the one output to the target's real value; the published multi-index runs' MSE."""
     error_C1 = chunk.logits_CV - chunk.targets_C1
-    return error_C1.square().sum(), error_C1.mul_(2)
+    return error_C1.square().sum(), lambda: error_C1.mul_(2)
 
 
-def _softmax_mse(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+def _softmax_mse(chunk: _Chunk) -> _Computed:
     """Squared distance of the softmax to the one-hot target; the published GPT runs' MSE."""
     error_CV = _minus_one_hot(chunk.p_CV.clone(), chunk.targets_C1)
-    loss = error_CV.square().sum()
-    mean_C1 = (chunk.p_CV * error_CV).sum(1, keepdim=True)
-    return loss, error_CV.sub_(mean_C1).mul_(chunk.p_CV).mul_(2)
+
+    def gradient() -> Tensor:
+        mean_C1 = (chunk.p_CV * error_CV).sum(1, keepdim=True)
+        return error_CV.sub_(mean_C1).mul_(chunk.p_CV).mul_(2)
+
+    return error_CV.square().sum(), gradient
 
 
 def _distance(outputs_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -154,88 +164,122 @@ def _through_norm(grad_CV: Tensor, logits_CV: Tensor) -> Tensor:
     return (grad_CV - grad_CV.mean(1, keepdim=True) - z_CV * along_C1) / deviation_C1
 
 
+class Gradients(NamedTuple):
+    """Of the loss; None where none was wanted."""
+
+    h_ND: Tensor | None
+    weight_VD: Tensor | None
+    bias_V: Tensor | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of `linear_loss`, which explains them."""
+
+    loss: str = "cross_entropy"
+    scale: float = 1.0
+    z_loss: float = 0.0
+    chunk_rows: int | None = None
+    accuracy: bool = False
+    normalize: bool = False
+
+
+def loss_and_gradients(
+    h_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    bias_V: Tensor | None,
+    settings: Settings,
+    wanted: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Tensor, Gradients]:
+    """What `linear_loss` gives, as `LossOutput.to_vector` says it, and the gradients that are `wanted` of the hidden
+    states, the weight and the bias: formed while a chunk's logits are at hand. Without autograd."""
+    compute, (n, outputs), device = COMPUTE[settings.loss], (targets_N.numel(), len(weight_VD)), h_ND.device.type
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else weight_VD.dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    rows_at_once = settings.chunk_rows or (
+        min(CHUNK_ROWS, max(256, CHUNK_LOGITS // outputs)) if device == "cpu" else CHUNK_ROWS
+    )
+    none = h_ND.new_full((), math.nan, dtype=wide)
+    totals = h_ND.new_zeros(len(LossOutput._fields), dtype=wide)
+    grad_h: list[Tensor] = []
+    grad_weight = torch.zeros_like(weight_VD) if wanted[1] else None
+    grad_bias = torch.zeros_like(bias_V) if wanted[2] and bias_V is not None else None
+
+    with torch.autocast(device, enabled=False) if autocast else contextlib.nullcontext():
+        weight = weight_VD.to(dtype)
+        for start in range(0, n, rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            h_CD, targets_C1 = h_ND[rows].to(dtype), targets_N[rows, None]
+            logits_CV = product(h_CD, weight).to(wide)
+            if bias_V is not None:
+                logits_CV += bias_V
+            squares = torch.linalg.vector_norm(logits_CV).square()
+            raw_CV, logits_CV = logits_CV, normalized(logits_CV) if settings.normalize else logits_CV
+            correct = compute.correct(logits_CV, targets_C1).sum() if settings.accuracy else none
+            # log-sum-exp from the softmax, which is made in the logits' own memory where the loss can spare them
+            target_C1 = logits_CV.gather(1, targets_C1) if compute.classes else none
+            maximum_C1 = logits_CV.amax(1, keepdim=True)
+            p_CV = torch.softmax(logits_CV, 1, out=None if compute.reads_logits else logits_CV)
+            log_z_C1 = maximum_C1 - p_CV.amax(1, keepdim=True).log()
+            cross_entropy = (log_z_C1 - target_C1).sum()
+            z_gradient = 2 * settings.z_loss * log_z_C1 * p_CV if settings.z_loss and any(wanted) else None
+            value, gradient = compute.chunk(_Chunk(logits_CV, p_CV, cross_entropy, targets_C1))
+            if settings.scale != 1:
+                value = settings.scale * value
+            if settings.z_loss:
+                value = value + settings.z_loss * log_z_C1.square().sum()
+            totals += torch.stack([value, cross_entropy, squares, correct])
+            if not any(wanted):
+                continue
+            grad_CV = gradient()
+            if settings.scale != 1:
+                grad_CV *= settings.scale
+            if z_gradient is not None:
+                grad_CV += z_gradient
+            if settings.normalize:
+                grad_CV = _through_norm(grad_CV, raw_CV)
+            if grad_bias is not None:
+                grad_bias += grad_CV.sum(0)
+            grad_CV = grad_CV.to(dtype)
+            if wanted[0]:
+                grad_h.append(product(grad_CV, weight.T).to(h_ND.dtype).div_(n))
+            if grad_weight is not None:
+                for first in range(0, outputs, COLUMNS):
+                    columns = slice(first, first + COLUMNS)
+                    grad_weight[columns] += product(grad_CV[:, columns].T, h_CD.T)
+
+    totals /= n
+    totals[2] /= outputs
+    for grad in (grad_weight, grad_bias):
+        if grad is not None:
+            grad /= n
+    of_h = None if not wanted[0] else grad_h[0] if len(grad_h) == 1 else torch.cat(grad_h)
+    return totals, Gradients(of_h, grad_weight, grad_bias)
+
+
 class _LinearLoss(torch.autograd.Function):
-    """Gradients are formed in the forward pass, while a chunk's logits are at hand; backward only scales them."""
+    """Gradients are formed in the forward pass; backward only scales them."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        h_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        targets_N: Tensor,
-        name: str,
-        scale: float,
-        z_loss: float,
-        chunk_rows: int,
-        accuracy: bool,
-        normalize: bool,
-    ) -> tuple[Tensor, ...]:
-        compute = COMPUTE[name]
-        need_h, need_weight, need_bias = ctx.needs_input_grad[:3]
-        device = h_ND.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
-        n = targets_N.numel()
-        loss = h_ND.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
-        cross_entropy, squares, correct = (torch.zeros_like(loss) for _ in range(3))
-        grad_h = torch.empty_like(h_ND) if need_h else None
-        grad_weight = torch.zeros_like(weight_VD) if need_weight else None
-        grad_bias = torch.zeros_like(bias_V) if need_bias and bias_V is not None else None
-
-        with torch.autocast(device, enabled=False):
-            weight = weight_VD.to(dtype)
-            for start in range(0, n, chunk_rows):
-                rows = slice(start, start + chunk_rows)
-                h_CD, targets_C1 = h_ND[rows].to(dtype), targets_N[rows, None]
-                logits_CV = product(h_CD, weight).to(loss.dtype)
-                if bias_V is not None:
-                    logits_CV += bias_V
-                squares += torch.linalg.vector_norm(logits_CV).square()
-                raw_CV, logits_CV = logits_CV, normalized(logits_CV) if normalize else logits_CV
-                if accuracy:
-                    correct += compute.correct(logits_CV, targets_C1).sum()
-                target_C1 = logits_CV.gather(1, targets_C1) if compute.classes else math.nan
-                # log-sum-exp and softmax from one exponential, in the logits' own memory where the loss can spare them
-                maximum_C1 = logits_CV.amax(1, keepdim=True)
-                p_CV = (logits_CV - maximum_C1 if compute.reads_logits else logits_CV.sub_(maximum_C1)).exp_()
-                normalizer_C1 = p_CV.sum(1, keepdim=True)
-                p_CV /= normalizer_C1
-                log_z_C1 = maximum_C1 + normalizer_C1.log()
-                chunk_cross_entropy = (log_z_C1 - target_C1).sum()
-                cross_entropy += chunk_cross_entropy
-                z_gradient = 2 * z_loss * log_z_C1 * p_CV if z_loss else None
-                value, grad_CV = compute.chunk(_Chunk(logits_CV, p_CV, chunk_cross_entropy, targets_C1))
-                loss += scale * value
-                if scale != 1:
-                    grad_CV *= scale
-                if z_gradient is not None:
-                    loss += z_loss * log_z_C1.square().sum()
-                    grad_CV += z_gradient
-                if normalize:
-                    grad_CV = _through_norm(grad_CV, raw_CV)
-                grad_CV /= n
-                if grad_bias is not None:
-                    grad_bias += grad_CV.sum(0)
-                grad = grad_CV.to(dtype)
-                if grad_h is not None:
-                    grad_h[rows] = product(grad, weight.T)
-                if grad_weight is not None:
-                    grad_weight += product(grad.T, h_CD.T)
-
-        ctx.save_for_backward(grad_h, grad_weight, grad_bias)
-        means = (
-            cross_entropy / n,
-            (squares / (n * weight_VD.shape[0])).sqrt(),
-            correct / n if accuracy else correct / 0,
-        )
-        ctx.mark_non_differentiable(*means)
-        return loss / n, *means
+        ctx: Any, h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, settings: Settings
+    ) -> tuple[Tensor, Tensor]:
+        wanted = ctx.needs_input_grad[:3]
+        vector, ctx.gradients = loss_and_gradients(h_ND, weight_VD, targets_N, bias_V, settings, wanted)
+        ctx.mark_non_differentiable(vector)
+        return vector[0].clone(), vector
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors]
-        return *scaled, *[None] * 7
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradient of linear_loss was asked for a second time: compute the loss anew")
+        gradients, ctx.gradients = ctx.gradients, None
+        if grad_loss.device.type != "cpu" or grad_loss != 1:  # elsewhere asking would make the device wait
+            gradients = (None if grad is None else grad.mul_(grad_loss.to(grad.dtype)) for grad in gradients)
+        return *gradients, None, None
 
 
 def linear_loss(
@@ -247,7 +291,7 @@ def linear_loss(
     loss: str = "cross_entropy",
     scale: float = 1.0,
     z_loss: float = 0.0,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int | None = None,
     accuracy: bool = False,
     normalize: bool = False,
 ) -> LossOutput:
@@ -259,7 +303,10 @@ def linear_loss(
     (Chowdhery et al. 2023). With `normalize` all this is of `normalized` logits. Under autocast, matrix products run in
     its dtype, all else in fp32. Differentiable once. Raises `KeyError` for an unknown loss.
     """
-    outputs: tuple[Tensor, ...] = _LinearLoss.apply(  # type: ignore[no-untyped-call]
-        h_ND, weight_VD, bias_V, targets_N, loss, scale, z_loss, chunk_rows, accuracy, normalize
-    )
-    return LossOutput(*outputs)
+    settings = Settings(loss, scale, z_loss, chunk_rows, accuracy, normalize)
+    if not torch.is_grad_enabled():
+        return LossOutput.from_vector(
+            loss_and_gradients(h_ND, weight_VD, targets_N, bias_V, settings, (False, False, False))[0]
+        )
+    value, vector = _LinearLoss.apply(h_ND, weight_VD, bias_V, targets_N, settings)  # type: ignore[no-untyped-call]
+    return LossOutput.from_vector(vector)._replace(loss=value)

@@ -48,6 +48,7 @@ def permute(indices: Indices, size: int, key: int) -> Indices:
     return values.astype(np.int64)
 
 
+@functools.lru_cache(maxsize=1024)
 def seeded(seed: int, purpose: object) -> int:
     """A 64-bit key for one purpose of a seed."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "little")
@@ -73,7 +74,7 @@ def sample_order(consumed: Indices, size: int, seed: int) -> Indices:
     """
     epochs, offsets = np.divmod(consumed, size)
     order = np.empty_like(consumed)
-    for epoch in np.unique(epochs):
+    for epoch in set(epochs.tolist()):
         members = epochs == epoch
         key, places = seeded(seed, epoch), offsets[members]
         order[members] = _permutation(size, key)[places] if size <= _SMALL else permute(places, size, key)

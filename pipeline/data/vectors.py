@@ -50,10 +50,10 @@ class Examples:
 
     def __getitem__(self, indices: Indices) -> tuple[Tensor, Tensor]:
         rows = torch.from_numpy(indices)
-        x = self.x[rows].float()
+        x = self.x.index_select(0, rows).float()
         if self._shift is not None and self._scale is not None:
             x = x.sub_(self._shift).div_(self._scale)
-        return x, self.y[rows]
+        return x, self.y.index_select(0, rows)
 
     @property
     def sha256(self) -> str:

@@ -11,18 +11,20 @@ from torch.optim import Optimizer
 
 from pipeline.config import ModelConfig
 from pipeline.data.batches import Batch
+from pipeline.losses import loss_and_gradients
 from pipeline.models.mlp import MLP
 from pipeline.products import product
 from pipeline.training.module import TrainingModule
 
 ROWS = 512  # of a weight that are updated at a time: what is subtracted stays in the cache
+SMALL = 2**19  # numbers of a weight whose gradient's norm is read off the gradient itself
 
 
 class Descent:
     """Steps of SGD on an MLP of matrices and activations alone.
 
-    The gradient of W (O, I) is ``g_BO.T @ h_BI``. Its norm comes from B x B products, as |g^T h|_F^2 = sum((g g^T) *
-    (h h^T)), so that no matrix of its size but W is ever written.
+    The gradient of W (O, I) is ``g_BO.T @ h_BI``. Of a wide one, its norm comes from B x B products, as |g^T h|_F^2 =
+    sum((g g^T) * (h h^T)), so that no matrix of its size but W is ever written.
     """
 
     @staticmethod
@@ -41,6 +43,7 @@ class Descent:
         self._readout = mlp.readout.weight
         self._group = {id(p): group for group in optimizer.param_groups for p in group["params"]}
 
+    @torch.no_grad()
     def __call__(
         self,
         module: TrainingModule,
@@ -51,20 +54,20 @@ class Descent:
         """One step. `before` it, where that is asked for, the parameters have the gradient."""
         ((x_BI, targets_B),) = batches
         inputs = self._forward(x_BI)
-        output = module.loss_of(inputs[-1].requires_grad_(), targets_B)
-        module.passes.append(output.to_vector())
-        g_BD, of_readout = torch.autograd.grad(output.loss, (inputs[-1], self._readout))
-        with torch.no_grad():
-            outward = self._backward(g_BD, inputs)
-            squares = [torch.dot((g @ g.T).ravel(), (h @ h.T).ravel()) for g, h in zip(outward, inputs, strict=False)]
-            module.last_gradient_norm = torch.stack([*squares, of_readout.square().sum()]).sum().sqrt()
-            if before is not None:
-                self._show(before, of_readout, outward, inputs)
-            self._decay_(self._readout).sub_(of_readout, alpha=self._lr(self._readout))
-            for weight, g_BO, h_BI in zip(self._weights, outward, inputs, strict=False):
-                _descend_(self._decay_(weight), g_BO, h_BI, self._lr(weight))
+        passed, (g_BD, of_readout, _) = loss_and_gradients(
+            inputs[-1], self._readout, targets_B, None, module.loss_settings
+        )
+        assert g_BD is not None and of_readout is not None
+        module.passes.append(passed)
+        outward = self._backward(g_BD, inputs)
+        if before is not None:
+            self._show(before, of_readout, outward, inputs)
+        squares = [_square(of_readout)]
+        self._decay_(self._readout).sub_(of_readout, alpha=self._lr(self._readout))
+        for weight, g_BO, h_BI in zip(self._weights, outward, inputs, strict=False):
+            squares.append(_descend_(self._decay_(weight), g_BO, h_BI, self._lr(weight)))
+        module.last_gradient_norm = torch.stack(squares).sum().sqrt()
 
-    @torch.no_grad()
     def _forward(self, x_BI: Tensor) -> list[Tensor]:
         """What every layer, and last the readout, is applied to."""
         inputs = [x_BI]
@@ -101,9 +104,18 @@ class Descent:
         return weight.mul_(1 - self._lr(weight) * decay) if decay else weight
 
 
-def _descend_(weight_OI: Tensor, g_BO: Tensor, h_BI: Tensor, lr: float) -> None:
-    """``weight -= lr * g.T @ h``."""
+def _descend_(weight_OI: Tensor, g_BO: Tensor, h_BI: Tensor, lr: float) -> Tensor:
+    """``weight -= lr * g.T @ h``; |g.T @ h|_F^2."""
+    if weight_OI.numel() <= SMALL:
+        gradient_OI = product(g_BO.T, h_BI.T)
+        weight_OI.sub_(gradient_OI, alpha=lr)
+        return _square(gradient_OI)
     g_OB, h_IB = g_BO.T.contiguous(), h_BI.T
     for start in range(0, len(weight_OI), ROWS):
         rows = slice(start, start + ROWS)
         weight_OI[rows].sub_(product(g_OB[rows], h_IB), alpha=lr)
+    return torch.dot((g_BO @ g_BO.T).ravel(), (h_BI @ h_BI.T).ravel())
+
+
+def _square(gradient: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(gradient).square()

@@ -3,8 +3,9 @@
 Shapes: S steps, A passes per step, F fields of a `LossOutput`.
 """
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
 
 import lightning.pytorch as pl
 import torch
@@ -19,13 +20,30 @@ from pipeline.training.module import TrainingModule
 OF_THE_LOGITS = ("max_probability", "entropy", "calibration_error")
 
 
-def read_losses(trainer: pl.Trainer, module: TrainingModule) -> list[LossOutput]:
+class Means(NamedTuple):
+    """A `LossOutput` as numbers."""
+
+    loss: float
+    cross_entropy: float
+    logit_rms: float
+    accuracy: float
+
+    @classmethod
+    def of(cls, vector: Sequence[float]) -> Self:
+        """From the values of `LossOutput.to_vector`."""
+        loss, cross_entropy, logit_mean_square, accuracy = vector
+        return cls(loss, cross_entropy, math.sqrt(logit_mean_square), accuracy)
+
+
+def read_losses(trainer: pl.Trainer, module: TrainingModule) -> list[Means]:
     """What every step since the last reading gave, means over its passes and over all ranks."""
+    if len(module.passes) == trainer.world_size == 1:
+        return [Means.of(module.passes.pop().tolist())]
     passes_SAF = torch.stack(module.passes).view(-1, module.accumulation, len(LossOutput._fields))
     module.passes.clear()
     means_SF = trainer.strategy.reduce(passes_SAF.mean(1), reduce_op="mean")
     assert isinstance(means_SF, torch.Tensor)
-    return [LossOutput.from_vector(row) for row in means_SF.cpu()]
+    return [Means.of(row) for row in means_SF.tolist()]
 
 
 class Log:
@@ -44,7 +62,7 @@ class Log:
         self,
         trainer: pl.Trainer,
         module: TrainingModule,
-        output: LossOutput,
+        output: Means,
         *,
         validate: bool,
         measured: dict[str, float],
@@ -58,18 +76,19 @@ class Log:
         )
         values: dict[str, Any] = {
             "step": step,
-            "loss": output.loss.item(),
+            "loss": output.loss,
             "lr": c.lr * trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0](step - 1),
             "grad_norm": module.gradient_norm,
             "tokens": c.tokens_after(step),
             "tokens_per_second": round(tokens / max(1e-9, seconds), 1),
-            "logit_rms": output.logit_rms.item(),
+            "logit_rms": output.logit_rms,
             **self._beside_the_loss(output),
         }
         if validate:
-            validation, logits = module.validate()
+            vector, logits = module.validate()
+            validation = Means.of(vector.tolist())
             beside = self._beside_the_loss(validation) | {key: logits[key] for key in OF_THE_LOGITS if key in logits}
-            values |= {"val_loss": validation.loss.item(), **{f"val_{key}": value for key, value in beside.items()}}
+            values |= {"val_loss": validation.loss, **{f"val_{key}": value for key, value in beside.items()}}
         record = Record(values | measured)
         self.begin(step)
         self.count = None if self.count is None else self.count + 1
@@ -77,11 +96,11 @@ class Log:
             sink(record)
         return record
 
-    def _beside_the_loss(self, output: LossOutput) -> dict[str, float]:
+    def _beside_the_loss(self, output: Means) -> dict[str, float]:
         """Cross-entropy where the loss is another, accuracy where there are classes."""
         beside = {}
         if LOSSES[self.config.loss].beside or self.config.z_loss:
-            beside["cross_entropy"] = output.cross_entropy.item()
+            beside["cross_entropy"] = output.cross_entropy
         if self.config.n_classes is not None:
-            beside["accuracy"] = output.accuracy.item()
+            beside["accuracy"] = output.accuracy
         return beside

@@ -35,9 +35,12 @@ class ShortLoop(_TrainingEpochLoop):
         assert isinstance(module, TrainingModule)
         optimizer = trainer.optimizers[0]
         step = Descent(module, optimizer) if Descent.suits(module) else by_autograd
+        away = module.device.type != "cpu"
         taken = self.automatic_optimization.optim_progress.optimizer.step.total
         while taken.completed < self.max_steps and not trainer.should_stop:
-            batches = [trainer.strategy.batch_to_device(next(data_fetcher)[0]) for _ in range(module.accumulation)]
+            batches = [next(data_fetcher)[0] for _ in range(module.accumulation)]
+            if away:
+                batches = [trainer.strategy.batch_to_device(batch) for batch in batches]
             before = lambda: recorder.on_before_optimizer_step(trainer, module, optimizer)  # noqa: E731
             step(module, optimizer, batches, before if recorder.wants_gradients(trainer) else None)
             taken.completed += 1

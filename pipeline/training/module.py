@@ -25,7 +25,7 @@ from pipeline.diagnostics.logits import logit_metrics, logit_sums
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.schedules import SCHEDULES
 from pipeline.errors import RequestError
-from pipeline.losses import LossOutput, linear_loss
+from pipeline.losses import LossOutput, Settings, linear_loss
 from pipeline.models.build import build
 from pipeline.models.init import initialize_
 from pipeline.optim import build_optimizer, parameter_groups
@@ -54,6 +54,13 @@ class TrainingModule(pl.LightningModule):
         self.scaling = scaling_of(config)
         self.model, self.specs = build(config)
         initialize_(self.model, self.specs, self.scaling, config.seed)
+        self.loss_settings = Settings(
+            config.loss,
+            config.loss_scale,
+            config.z_loss,
+            accuracy=config.n_classes is not None,
+            normalize=self.model.readout.normalize,
+        )
         self.passes: list[Tensor] = []
         self.last_gradient_norm = torch.tensor(0.0)
         self._batches: Generator[Batch] | None = None
@@ -81,17 +88,7 @@ class TrainingModule(pl.LightningModule):
         """The same, of what the readout is applied to."""
         readout = self.model.readout  # weight (V, D), bias (V,)
         h_ND, targets_N = h.reshape(-1, h.shape[-1]), targets.reshape(-1)
-        return linear_loss(
-            h_ND,
-            readout.weight,
-            targets_N,
-            readout.bias,
-            loss=self.config.loss,
-            scale=self.config.loss_scale,
-            z_loss=self.config.z_loss,
-            accuracy=self.config.n_classes is not None,
-            normalize=readout.normalize,
-        )
+        return linear_loss(h_ND, readout.weight, targets_N, readout.bias, **vars(self.loss_settings))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output = self.loss(batch)
@@ -190,8 +187,9 @@ class TrainingModule(pl.LightningModule):
         return settings | ({"lanes": c.data.lanes, "era": c.data.era} if c.data.mode == "stream" else {})
 
     @torch.no_grad()
-    def validate(self) -> tuple[LossOutput, dict[str, float]]:
-        """Means over the validation samples, all ranks together; and the metrics of the logits (`logit_metrics`)."""
+    def validate(self) -> tuple[Tensor, dict[str, float]]:
+        """A `LossOutput` (F,), means over the validation samples, all ranks together; and the metrics of the logits
+        (`logit_metrics`)."""
         batches = validation_batches(
             self.data.val,
             count=self.config.val_sequences,
@@ -208,7 +206,7 @@ class TrainingModule(pl.LightningModule):
         reshard_(self.model)
         total: Tensor = self.trainer.strategy.reduce(torch.stack(rows).sum(0), reduce_op="sum")
         logits = logit_metrics(total[F + 1 :]) if self._measures_logits else {}
-        return LossOutput.from_vector(total[:F] / total[F]), logits
+        return total[:F] / total[F], logits
 
 
 def inputs_and_targets(batch: Batch) -> tuple[Tensor, Tensor]:

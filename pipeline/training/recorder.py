@@ -1,5 +1,6 @@
 """The callback of a run: at the end of every optimizer step it measures, validates, records, saves and stops."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,7 +97,7 @@ class Recorder(Callback):
             return
         assert isinstance(module, TrainingModule)
         outputs = read_losses(trainer, module)
-        bad = [i for i, output in enumerate(outputs) if not output.loss.isfinite()]
+        bad = [i for i, output in enumerate(outputs) if not math.isfinite(output.loss)]
         if bad:
             self.ending.diverged_at = step - len(outputs) + 1 + bad[0]
         if record or bad:
