@@ -1,6 +1,8 @@
 """Losses straight from hidden states, without ever holding all logits.
 
 Shapes: N positions (tokens or examples), D = n width, V outputs (vocabulary or classes), C rows of a chunk.
+
+Long: the table of losses and the one pass that all of them go through are read together.
 """
 
 import contextlib
@@ -201,17 +203,17 @@ def loss_and_gradients(
     rows_at_once = settings.chunk_rows or (
         min(CHUNK_ROWS, max(256, CHUNK_LOGITS // outputs)) if device == "cpu" else CHUNK_ROWS
     )
-    none = h_ND.new_full((), math.nan, dtype=wide)
-    totals = h_ND.new_zeros(len(LossOutput._fields), dtype=wide)
+    none = None if settings.accuracy and compute.classes else h_ND.new_full((), math.nan, dtype=wide)
+    sums: list[Tensor] = []
     grad_h: list[Tensor] = []
-    grad_weight = torch.zeros_like(weight_VD) if wanted[1] else None
-    grad_bias = torch.zeros_like(bias_V) if wanted[2] and bias_V is not None else None
+    grad_weight = grad_bias = None
 
     with torch.autocast(device, enabled=False) if autocast else contextlib.nullcontext():
         weight = weight_VD.to(dtype)
         for start in range(0, n, rows_at_once):
             rows = slice(start, start + rows_at_once)
-            h_CD, targets_C1 = h_ND[rows].to(dtype), targets_N[rows, None]
+            h_CD, targets_C = (h_ND, targets_N) if n <= rows_at_once else (h_ND[rows], targets_N[rows])
+            h_CD, targets_C1 = h_CD.to(dtype), targets_C.unsqueeze(1)
             logits_CV = product(h_CD, weight).to(wide)
             if bias_V is not None:
                 logits_CV += bias_V
@@ -230,7 +232,7 @@ def loss_and_gradients(
                 value = settings.scale * value
             if settings.z_loss:
                 value = value + settings.z_loss * log_z_C1.square().sum()
-            totals += torch.stack([value, cross_entropy, squares, correct])
+            sums.append(torch.stack([value, cross_entropy, squares / outputs, correct]))
             if not any(wanted):
                 continue
             grad_CV = gradient()
@@ -240,23 +242,34 @@ def loss_and_gradients(
                 grad_CV += z_gradient
             if settings.normalize:
                 grad_CV = _through_norm(grad_CV, raw_CV)
-            if grad_bias is not None:
-                grad_bias += grad_CV.sum(0)
+            if wanted[2] and bias_V is not None:
+                grad_bias = _added(grad_bias, grad_CV.sum(0).div_(n))
             grad_CV = grad_CV.to(dtype)
             if wanted[0]:
                 grad_h.append(product(grad_CV, weight.T).to(h_ND.dtype).div_(n))
-            if grad_weight is not None:
-                for first in range(0, outputs, COLUMNS):
-                    columns = slice(first, first + COLUMNS)
-                    grad_weight[columns] += product(grad_CV[:, columns].T, h_CD.T)
+            if wanted[1]:
+                grad_weight = _of_weight(grad_weight, grad_CV, h_CD, weight_VD)
 
-    totals /= n
-    totals[2] /= outputs
-    for grad in (grad_weight, grad_bias):
-        if grad is not None:
-            grad /= n
+    if grad_weight is not None:
+        grad_weight /= n
     of_h = None if not wanted[0] else grad_h[0] if len(grad_h) == 1 else torch.cat(grad_h)
-    return totals, Gradients(of_h, grad_weight, grad_bias)
+    return sum(sums[1:], sums[0]) / n, Gradients(of_h, grad_weight, grad_bias)
+
+
+def _added(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
+
+
+def _of_weight(total: Tensor | None, grad_CV: Tensor, h_CD: Tensor, weight_VD: Tensor) -> Tensor:
+    """``total + grad_CV.T @ h_CD``, added up in the weight's precision, and in place."""
+    outputs = grad_CV.shape[1]
+    if outputs <= COLUMNS:
+        return _added(total, product(grad_CV.T, h_CD.T).to(weight_VD.dtype))
+    total = torch.zeros_like(weight_VD) if total is None else total
+    for first in range(0, outputs, COLUMNS):
+        columns = slice(first, first + COLUMNS)
+        total[columns] += product(grad_CV[:, columns].T, h_CD.T)
+    return total
 
 
 class _LinearLoss(torch.autograd.Function):

@@ -1,4 +1,5 @@
-"""Worker processes: started afresh, deaf to Ctrl-C, and gone when whoever started them is."""
+"""Worker processes: deaf to Ctrl-C, and gone when whoever started them is. Started afresh, or forked from a process
+that has imported what they need."""
 
 import atexit
 import ctypes
@@ -125,8 +126,9 @@ class Workers:
     begun twice, to others. ``Workers(0)`` runs every task at once in this process.
 
     `prepare` with its `arguments` is called once in every process, before its first task; where there are `places`,
-    with the worker's own one after them. A task at which `max_deaths` processes died is given up; of every death before
-    that `died` is told, in the pool's thread, with the process's exit code.
+    with the worker's own one after them. Modules to `preload` are imported once for all workers, which then have the
+    environment that the first of them in this process had. A task at which `max_deaths` processes died is given up; of
+    every death before that `died` is told, in the pool's thread, with the process's exit code.
     """
 
     def __init__(
@@ -135,10 +137,15 @@ class Workers:
         prepare: Callable[..., None] | None = None,
         *arguments: Any,
         places: Sequence[Any] = (),
+        preload: Sequence[str] = (),
         max_deaths: int = MAX_DEATHS,
         died: Callable[[Task[Any], int | None], None] = lambda *_: None,
     ) -> None:
         self._prepare, self._max_deaths, self._died = prepare, max_deaths, died
+        self._context: Any = spawn
+        if preload:
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload(list(preload))
         places = [(places[number % len(places)],) if places else () for number in range(count)]
         self._workers = [_Worker((*arguments, *place)) for place in places]
         self._queue: deque[Task[Any]] = deque()
@@ -227,8 +234,8 @@ class Workers:
                     self._bury(worker)
 
     def _start(self, arguments: tuple[Any, ...]) -> tuple[Any, Connection]:
-        ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=_work, args=(theirs, self._prepare, arguments))
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs, self._prepare, arguments))
         process.start()
         theirs.close()
         return process, ours

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 FROM = 2**20  # multiplications: there oneDNN wins
 
-_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_packet = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_onednn = None if _packet is None else _packet.default
 """What torch.compile makes of a linear layer; None where torch was built without oneDNN."""
 
 
@@ -26,10 +27,10 @@ def product(a_BI: Tensor, b_OI: Tensor) -> Tensor:
 
 def _pays(a: Tensor, b_OI: Tensor) -> bool:
     return (
-        _onednn is not None
-        and a.numel() * len(b_OI) >= FROM
+        a.numel() * b_OI.shape[0] >= FROM
+        and _onednn is not None
         and a.dtype == b_OI.dtype == torch.float32
-        and a.device.type == "cpu"
+        and a.is_cpu
     )
 
 

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "parameterization": set(),
     "processes": set(),
+    "imports": set(),
     "products": set(),
     "strict_yaml": set(),
     "entries": {"errors", "parameterization"},
@@ -152,6 +153,7 @@ ALLOWED: dict[str, set[str]] = {
         "data/open",
         "errors",
         "files",
+        "imports",
         "mirrors",
         "processes",
         "run",
@@ -174,6 +176,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "export",
         "files",
+        "imports",
         "library",
         "mirrors",
         "parameterization",
@@ -192,7 +195,7 @@ ALLOWED: dict[str, set[str]] = {
 TORCH = {"torch", "lightning", "litgpt", "deepspeed", "torchvision"}
 NO_TORCH = {
     "errors", "console", "processes", "files", "sealed", "cache", "identity", "parameterization", "entries", "theory", "config", "vectors",
-    "ranges", "recipes", "scaling", "run", "analysis", "library", "figures",
+    "imports", "ranges", "recipes", "scaling", "run", "analysis", "library", "figures",
 }  # fmt: skip
 NO_LIGHTNING = {"models", "losses", "optim", "data", "diagnostics"}
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from pipeline.errors import RequestError, in_a_line
+from pipeline.imports import spare_metrics
 from pipeline.version import __version__
 
 VERBS = {
@@ -106,6 +107,7 @@ def _guarded(work: Callable[[], int]) -> int:
 def _be_a_command() -> None:
     """Only the first Ctrl-C counts: a second would break off what the first one has begun, and that says how it went.
     Whoever stops reading the output (`| head`) does not stop the work."""
+    spare_metrics()
     asked: list[bool] = []
 
     def interrupt(*_: object) -> None:

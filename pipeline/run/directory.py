@@ -6,6 +6,7 @@ before it, holds the checksums of all three.
 """
 
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -122,8 +123,7 @@ class RunDir:
             return
         recorded = {
             "data_fingerprint": data_fingerprint,
-            "versions": {"pipeline": __version__}
-            | {name: metadata.version(name) for name in ("torch", "lightning", "litgpt", "tokenizers", "numpy")},
+            "versions": {"pipeline": __version__, **_versions()},
         }
         write_atomic(
             self.config_file, yaml.safe_dump({**run_settings(config), RECORDED_KEY: recorded}, sort_keys=False)
@@ -248,7 +248,7 @@ class MetricsWriter:
                 left = left[self._stream.write(left) :]
 
     def sync(self) -> None:
-        """Make what was appended durable, before a checkpoint that counts on it."""
+        """Make what was appended durable, before a checkpoint or a result that counts on it."""
         self.check()
         with naming(self._path):
             os.fsync(self._stream.fileno())
@@ -264,6 +264,11 @@ class MetricsWriter:
             raise FileNotFoundError(errno.ENOENT, why, str(self._path.parent))
 
 
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("torch", "lightning", "litgpt", "tokenizers", "numpy")}
+
+
 def _strict(record: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
@@ -273,5 +278,8 @@ def _end(content: Mapping[str, Any]) -> str:
     return json.dumps(_strict(content), indent=2, allow_nan=False) + "\n"
 
 
+_encode = json.JSONEncoder(allow_nan=False).encode
+
+
 def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(_strict(record), allow_nan=False) + "\n"
+    return _encode(_strict(record)) + "\n"

@@ -20,7 +20,9 @@ class Calendar:
         return step == 1 or step % self.config.log_interval == 0 or self.validates(step)
 
     def saves(self, step: int) -> bool:
-        return step == self.config.last_step or step % self.config.checkpoint_interval == 0
+        if step == self.config.last_step:
+            return self.config.keep_checkpoint  # the result follows at once
+        return step % self.config.checkpoint_interval == 0
 
     def saved(self) -> None:
         """There is a checkpoint now, or no need of one: the minutes count from here."""

@@ -57,7 +57,8 @@ class Descent:
         passed, (g_BD, of_readout, _) = loss_and_gradients(
             inputs[-1], self._readout, targets_B, None, module.loss_settings
         )
-        assert g_BD is not None and of_readout is not None
+        assert g_BD is not None
+        assert of_readout is not None
         module.passes.append(passed)
         outward = self._backward(g_BD, inputs)
         if before is not None:
@@ -73,14 +74,14 @@ class Descent:
         inputs = [x_BI]
         for weight in self._weights:
             h = product(inputs[-1], weight)
-            inputs.append(h.clamp_(min=0) if self._relu else h)
+            inputs.append(h.relu_() if self._relu else h)
         return inputs
 
     def _backward(self, g_BD: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The gradients of what every layer gives, before its activation."""
         outward = []
         for weight, h in zip(reversed(self._weights), reversed(inputs), strict=False):
-            outward.append(g_BD.mul_(h > 0) if self._relu else g_BD)
+            outward.append(torch.ops.aten.threshold_backward(g_BD, h, 0) if self._relu else g_BD)  # relu's
             if weight is not self._weights[0]:
                 g_BD = product(outward[-1], weight.T)
         return outward[::-1]

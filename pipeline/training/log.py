@@ -56,31 +56,29 @@ class Log:
 
     def begin(self, step: int) -> None:
         """Rates are those since this step."""
-        self._last_step, self._last_seconds = step, self.clock.seconds
+        self._last_tokens, self._last_seconds = self.config.tokens_after(step), self.clock.seconds
 
     def add(
         self,
         trainer: pl.Trainer,
         module: TrainingModule,
+        step: int,
         output: Means,
         *,
         validate: bool,
         measured: dict[str, float],
     ) -> Record:
-        """The record of the step that has just ended, with what was `measured` of it inside the model; to be called by
-        all ranks."""
-        c, step = self.config, trainer.global_step
-        tokens, seconds = (
-            c.tokens_after(step) - c.tokens_after(self._last_step),
-            self.clock.seconds - self._last_seconds,
-        )
+        """The record of this step, which has just ended, with what was `measured` of it inside the model; to be called
+        by all ranks."""
+        c, tokens, seconds = self.config, self.config.tokens_after(step), self.clock.seconds
+        rate = (tokens - self._last_tokens) / max(1e-9, seconds - self._last_seconds)
         values: dict[str, Any] = {
             "step": step,
             "loss": output.loss,
             "lr": c.lr * trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0](step - 1),
             "grad_norm": module.gradient_norm,
-            "tokens": c.tokens_after(step),
-            "tokens_per_second": round(tokens / max(1e-9, seconds), 1),
+            "tokens": tokens,
+            "tokens_per_second": round(rate, 1),
             "logit_rms": output.logit_rms,
             **self._beside_the_loss(output),
         }

@@ -3,7 +3,8 @@
 A small model's step is shorter than those (a third to a half of an MLP's). Order and arithmetic are Lightning's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import lightning.pytorch as pl
 import torch
@@ -16,9 +17,12 @@ from pipeline.training.module import TrainingModule
 from pipeline.training.recorder import Recorder
 from pipeline.training.resume import set_learning_rates
 
+NOTHING = itertools.repeat(0)
+"""What Lightning is to hand over where this loop reads the batches itself: its way of asking for one is long, too."""
+
 
 def shorten(trainer: pl.Trainer, recorder: Recorder) -> None:
-    """Give a trainer of one process this loop."""
+    """Give a trainer of one process this loop, and `fit` nothing to load."""
     trainer.fit_loop.epoch_loop = ShortLoop(trainer, recorder)
 
 
@@ -30,15 +34,15 @@ class ShortLoop(_TrainingEpochLoop):
         super().__init__(trainer, max_steps=trainer.max_steps)
         self.recorder = recorder
 
-    def run(self, data_fetcher: Iterator[tuple[Batch, int, int]]) -> None:
+    def run(self, data_fetcher: object) -> None:
         trainer, module, recorder = self.trainer, self.trainer.lightning_module, self.recorder
         assert isinstance(module, TrainingModule)
         optimizer = trainer.optimizers[0]
         step = Descent(module, optimizer) if Descent.suits(module) else by_autograd
-        away = module.device.type != "cpu"
+        ready, away = module.train_dataloader(), module.device.type != "cpu"
         taken = self.automatic_optimization.optim_progress.optimizer.step.total
         while taken.completed < self.max_steps and not trainer.should_stop:
-            batches = [next(data_fetcher)[0] for _ in range(module.accumulation)]
+            batches = [next(ready) for _ in range(module.accumulation)]
             if away:
                 batches = [trainer.strategy.batch_to_device(batch) for batch in batches]
             before = lambda: recorder.on_before_optimizer_step(trainer, module, optimizer)  # noqa: E731

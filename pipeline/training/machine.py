@@ -2,16 +2,22 @@
 
 import ctypes
 import os
-
-import torch
+from pathlib import Path
 
 from pipeline.console import plural
 from pipeline.errors import require
 from pipeline.processes import cores
 
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
+"""Of NVIDIA's cards, on Windows' Linux, on Jetsons, and of AMD's."""
+
 
 def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if not any(Path(driver).exists() for driver in _DRIVERS):
+        return []  # without the second that it takes to import torch
+    import torch
+
     count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     return (visible.split(",") if visible else [str(index) for index in range(count)])[:count]
 
@@ -36,6 +42,6 @@ def keep_freed_memory() -> None:
     """Have glibc's malloc keep what is freed for the next step, which on CPUs spares a small model a fifth of its time:
     the system would give every page of activations and logits anew."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt is not None and not torch.cuda.is_available():
+    if mallopt is not None and not gpus():
         mallopt(_M_MMAP_THRESHOLD, _LARGEST)
         mallopt(_M_TRIM_THRESHOLD, 2**30)

@@ -103,7 +103,7 @@ class Recorder(Callback):
         if record or bad:
             validate = self.calendar.validates(step) and not bad
             self.departure.see(
-                self.records.add(trainer, module, outputs[-1], validate=validate, measured=measured or {})
+                self.records.add(trainer, module, step, outputs[-1], validate=validate, measured=measured or {})
             )
         if checkpoint and not bad:
             self._save(trainer, module)

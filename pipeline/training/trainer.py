@@ -18,7 +18,7 @@ from pipeline.run.result import Record, RunResult, final_values
 from pipeline.training.checkpoint.files import newest_first, prune
 from pipeline.training.describe import named
 from pipeline.training.health import handle_stop_signals
-from pipeline.training.loop import shorten
+from pipeline.training.loop import NOTHING, ShortLoop, shorten
 from pipeline.training.machine import check_devices, keep_freed_memory
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.module import TrainingModule
@@ -86,7 +86,7 @@ def _fit(run: RunDir, module: TrainingModule, recorder: Recorder) -> RunResult:
         trainer = _trainer(module.config, run, recorder)
         recorder.stop.listen()
         try:
-            trainer.fit(module)
+            trainer.fit(module, NOTHING if isinstance(trainer.fit_loop.epoch_loop, ShortLoop) else None)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
         except RuntimeError as error:
@@ -101,7 +101,7 @@ def _fit(run: RunDir, module: TrainingModule, recorder: Recorder) -> RunResult:
             raise KeyboardInterrupt
         if recorder.metrics:
             module.data.train.finish(trainer.global_step)
-            recorder.metrics.check()
+            recorder.metrics.sync()
             run.write_result(_result(run, module, recorder, trainer.global_step))
         trainer.strategy.barrier()
     result = run.result()

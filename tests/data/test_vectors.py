@@ -50,3 +50,14 @@ def test_label_noise_draws_a_share_of_the_training_classes_anew(share: float) ->
     assert clean.sha256 != noisy.sha256
     drawn = load_examples(VECTORS["digits"], "train", label_noise=1.0).y
     assert torch.bincount(drawn, minlength=10).min() > 100, "uniform over all classes"
+
+
+def test_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    train, val = (load_examples(VECTORS["digits"], split) for split in ("train", "val"))
+    order = np.random.default_rng(0).permutation(1797)
+    assert np.array_equal(np.concatenate([train.y, val.y]), labels[order])
+    kept = torch.cat([train.x, val.x]).double().numpy()
+    assert np.abs(kept * pixels[order[:1437]].std() + pixels[order[:1437]].mean() - pixels[order]).max() < 1e-5

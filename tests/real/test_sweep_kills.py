@@ -15,6 +15,7 @@ import pytest
 from pipeline.analysis.study.load import load_study
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
+from tests.support.worker_processes import workers_of
 
 KILLS = int(os.environ.get("PIPELINE_KILLS", "25"))  # 100 were tried, in 18 minutes on two busy cores
 STUDY = [
@@ -44,14 +45,6 @@ def written(out: Path) -> int:
     return sum(path.read_bytes().count(b"{") for path in (out / "kills").glob("*/metrics.jsonl"))
 
 
-def workers(sweep: subprocess.Popen[str]) -> list[int]:
-    """The processes that the sweep has started, by any of its threads."""
-    found = [
-        int(pid) for path in Path(f"/proc/{sweep.pid}/task").glob("*/children") for pid in path.read_text().split()
-    ]
-    return [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
 @pytest.mark.slow
 def test_kills_change_nothing(tmp_path: Path) -> None:
     """No run is lost or done twice, no torn record is read as data, and every curve is the undisturbed one."""
@@ -71,7 +64,7 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
             assert sweep.returncode == 1, f"the study was finished after only {kills} kills"
             sweep = start(out)
             continue
-        victims = workers(sweep)
+        victims = workers_of(sweep.pid)
         whole = not victims or rng.random() < 0.3
         with contextlib.suppress(ProcessLookupError):
             os.kill(sweep.pid if whole else rng.choice(victims), signal.SIGKILL)

@@ -45,6 +45,8 @@ def test_what_follows_which_step(tiny: RunConfig) -> None:
     assert [step for step in steps if calendar.validates(step)] == [4, 8, 11]
     assert [step for step in steps if calendar.records(step)] == [1, 3, 4, 6, 8, 9, 11]
     assert [step for step in steps if calendar.saves(step)] == [5, 10, 11]
+    unkept = Calendar(changed(tiny, steps=10, checkpoint_interval=5, keep_checkpoint=False))
+    assert [step for step in range(1, 11) if unkept.saves(step)] == [5], "the last would be deleted at once"
 
 
 def test_the_minutes_count_from_the_last_checkpoint(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

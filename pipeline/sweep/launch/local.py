@@ -116,7 +116,9 @@ def run_study(
 
 
 def _prepare_data(run: RunConfig) -> None:
-    """Once, before the workers start, so that they do not all do it."""
+    """Once, before the workers start, so that they do not all do it; some need none."""
+    if run.data.vectors is not None and not run.data.vectors.from_files:
+        return
     from pipeline.data.open import open_data
 
     open_data(run)
@@ -180,8 +182,16 @@ class Crew:
             devices, visible = self._config.devices, gpus()
             places = [",".join(visible[i : i + devices]) for i in range(0, len(visible) - devices + 1, devices)]
             self._count = worker_count(self._config)
-            os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
-            self._workers = Workers(self._count, _begin, places=places, max_deaths=MAX_DEATHS, died=self._died)
+            os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
+            self._workers = Workers(
+                self._count,
+                _begin,
+                dict(os.environ),
+                places=places,
+                preload=("pipeline.sweep.launch.ready",),
+                max_deaths=MAX_DEATHS,
+                died=self._died,
+            )
         return self._workers
 
     def _died(self, task: Task["_Outcome"], exit_code: int | None) -> None:
@@ -205,7 +215,9 @@ def _outcome(task: Task[_Outcome], run: RunConfig) -> _Outcome:
 # In a worker
 
 
-def _begin(gpus: str | None = None) -> None:
+def _begin(environment: dict[str, str], gpus: str | None = None) -> None:
+    os.environ.clear()  # it is that of an earlier sweep, if this process had one
+    os.environ.update(environment)
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     import torch

@@ -25,6 +25,7 @@ from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.trainer import train
 from tests.conftest import changed
 from tests.support.studies import study
+from tests.support.worker_processes import workers_of
 from tests.training.test_trainer import curve
 
 
@@ -37,12 +38,6 @@ def start_sweep(config: SweepConfig, path: Path) -> subprocess.Popen[str]:
         [sys.executable, "-m", "pipeline", "sweep", "--config", str(path)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-
-
-def workers_of(pid: int) -> list[int]:
-    """Child processes of a sweep, started by any of its threads, that train (the resource tracker does not)."""
-    children = [c for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
-    return [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
 
 
 def wait_for(condition: object, process: subprocess.Popen[str], seconds: float = 120) -> None:
