@@ -3,6 +3,7 @@
 import importlib
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -15,12 +16,12 @@ def spare_metrics() -> None:
     to train. It is imported as soon as anybody wants anything else of it."""
     if _METRICS in sys.modules:
         return
-    try:
-        version = metadata.version(_METRICS)
-    except metadata.PackageNotFoundError:  # then Lightning says so
+    real = find_spec(_METRICS)
+    if real is None or real.submodule_search_locations is None:  # then Lightning says so
         return
     stand_in = _StandIn(_METRICS)
-    stand_in.__version__ = version
+    stand_in.__version__ = metadata.version(_METRICS)
+    stand_in.__path__ = list(real.submodule_search_locations)
     sys.modules[_METRICS] = stand_in
 
 
@@ -28,6 +29,7 @@ class _StandIn(ModuleType):
     """`Metric` and `MetricCollection`, of which nothing is an instance; torchmetrics' own for any other name."""
 
     __version__: str
+    __path__: list[str]
 
     class Metric:
         """As isinstance and annotations name it."""
@@ -36,7 +38,7 @@ class _StandIn(ModuleType):
         """As isinstance and annotations name it."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":
+        if name.startswith("__"):
             raise AttributeError(name)
         if sys.modules.get(_METRICS) is self:
             del sys.modules[_METRICS]

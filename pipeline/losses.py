@@ -203,7 +203,7 @@ def loss_and_gradients(
     rows_at_once = settings.chunk_rows or (
         min(CHUNK_ROWS, max(256, CHUNK_LOGITS // outputs)) if device == "cpu" else CHUNK_ROWS
     )
-    none = None if settings.accuracy and compute.classes else h_ND.new_full((), math.nan, dtype=wide)
+    none = h_ND.new_full((), math.nan, dtype=wide)
     sums: list[Tensor] = []
     grad_h: list[Tensor] = []
     grad_weight = grad_bias = None

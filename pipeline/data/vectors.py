@@ -135,7 +135,7 @@ _DIGITS = "sklearn/datasets/data/digits.csv.gz"
 def digits(split: Split) -> Arrays:
     """scikit-learn's 1797 images of 8 x 8 pixels and 10 classes: 1437 to train on, 360 (a fixed draw) to validate with,
     pixels shifted and scaled as one so that the training set has mean 0 and variance 1."""
-    with gzip.open(distribution("scikit-learn").locate_file(_DIGITS), "rt") as stream:
+    with gzip.open(str(distribution("scikit-learn").locate_file(_DIGITS)), "rt") as stream:
         pixels, labels = np.hsplit(np.loadtxt(stream, delimiter=","), [64])
     labels = labels.ravel()
     order = np.random.default_rng(0).permutation(len(labels))

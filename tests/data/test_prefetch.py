@@ -75,6 +75,7 @@ def test_closing_closes_what_is_read() -> None:
     assert not threads()
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_pinned_memory() -> None:
     pairs = ((batch, batch + 1) for batch in numbers(3))

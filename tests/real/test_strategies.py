@@ -211,6 +211,7 @@ def test_a_run_is_handed_from_strategy_to_strategy(recipe: RunConfig, tmp_path: 
     assert all(a["step"] < b["step"] for a, b in itertools.pairwise(starts))
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_on_a_gpu(recipe: RunConfig, tmp_path: Path, strategy: str) -> None:
