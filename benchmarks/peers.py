@@ -114,7 +114,7 @@ def plain(row: Row, compiled: bool = False) -> Step:
 
 
 def by_hand(row: Row) -> Step | None:
-    """An MLP's step written out, each weight updated where it lies by torch's own products."""
+    """An MLP's step written out, its loss included, each weight updated where it lies by torch's own products."""
     import torch
 
     if row.kind != "mlp":
@@ -129,6 +129,7 @@ def by_hand(row: Row) -> Step | None:
         for weight in weights[:-1]:
             inputs.append((inputs[-1] @ weight.T).relu_())
         g = (inputs[-1] @ weights[-1].T).softmax(1)
+        g[places, y].log().mean()
         g[places, y] -= 1
         g /= 64
         for layer in reversed(range(3)):
@@ -207,8 +208,8 @@ def transformers(row: Row) -> Step | None:
     tokens, heads = batch_of(row), row.width // 32
     config = GPTNeoXConfig(vocab_size=row.vocabulary, hidden_size=row.width, num_hidden_layers=row.layers,
                            num_attention_heads=heads, intermediate_size=4 * row.width)  # fmt: skip
-    net: Any = GPTNeoXForCausalLM(config).to(row.device)  # type: ignore[no-untyped-call]
-    net.train()
+    net: Any = GPTNeoXForCausalLM(config)  # type: ignore[no-untyped-call]
+    net.to(row.device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pipeline import losses
 from pipeline.losses import linear_loss
 from tests.support.largest_tensor import LargestTensor
 
@@ -85,6 +86,42 @@ def reference(name: str, z_loss: float, logits: torch.Tensor, targets: torch.Ten
         "softmax_mse": lambda: F.mse_loss(logits.softmax(1), one_hot, reduction="sum") / len(targets),
     }[name]()
     return value + z_loss * logits.logsumexp(1).square().mean()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "mse", "mse_mean", "softmax_mse"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_without_grad_the_values_are_the_same_and_nothing_is_formed(
+    name: str, normalize: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h, weight, bias, targets = problem(torch.float64)
+    settings = {"loss": name, "z_loss": 0.3, "chunk_rows": 64, "accuracy": True, "normalize": normalize}
+    with_grad = linear_loss(h, weight, targets, bias, **settings)
+    products: list[object] = []
+    monkeypatch.setattr(losses, "product", lambda a, b: products.append(a) or a @ b.T)
+    with torch.no_grad():
+        without = linear_loss(h, weight, targets, bias, **settings)
+    for mine, other in zip(without, with_grad, strict=True):
+        torch.testing.assert_close(mine, other.detach(), rtol=1e-13, atol=0)
+    assert len(products) == 5, "one of every chunk: its logits"
+
+
+def test_a_wide_readout_is_added_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "COLUMNS", 32)
+    h, weight, _, targets = problem(torch.float64)
+    ours = linear_loss(h, weight, targets, chunk_rows=64).loss
+    theirs = F.cross_entropy(F.linear(h, weight), targets)
+    for mine, other in zip(
+        torch.autograd.grad(ours, (h, weight)), torch.autograd.grad(theirs, (h, weight)), strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
+def test_a_second_gradient_of_the_same_loss_is_refused() -> None:
+    h, weight, _, targets = problem(torch.float32)
+    loss = linear_loss(h, weight, targets).loss
+    torch.autograd.grad(loss, (h, weight), retain_graph=True)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, (h, weight))
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "mse", "mse_mean", "softmax_mse"])

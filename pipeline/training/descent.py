@@ -119,4 +119,5 @@ def _descend_(weight_OI: Tensor, g_BO: Tensor, h_BI: Tensor, lr: float) -> Tenso
 
 
 def _square(gradient: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(gradient).square()
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    return norm.square()

@@ -76,6 +76,7 @@ def reference(config: RunConfig) -> tuple[list[float], list[float], dict[str, Te
 )
 def test_steps_are_those_of_autograd(change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "ROWS", 128)  # so that a small weight is updated in several parts
+    monkeypatch.setattr(descent, "SMALL", 2**14)  # those of width 96, not those of width 300
     monkeypatch.setattr(products, "FROM", 2**12)
     config = dataclasses.replace(RUN, out=str(tmp_path), **change)
     kept: list[TrainingModule] = []
