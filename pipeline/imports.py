@@ -42,4 +42,5 @@ class _StandIn(ModuleType):
             raise AttributeError(name)
         if sys.modules.get(_METRICS) is self:
             del sys.modules[_METRICS]
-        return getattr(importlib.import_module(_METRICS), name)
+        self.__dict__.update(vars(importlib.import_module(_METRICS)))  # for who has this module by the hand already
+        return getattr(sys.modules[_METRICS], name)
