@@ -117,7 +117,7 @@ def part_runs(device: str, tiny: bool, out: Path) -> Iterator[dict[str, Any]]:
 
 def part_strategies(device: str, tiny: bool, out: Path) -> Iterator[dict[str, Any]]:
     """Each with one process: the losses of its last step are to agree."""
-    shape = "--width 32 --steps 2 --model.n_layer 1 --seq_len 16" if tiny else "--width 256 --steps 50"
+    shape = "--width 32 --steps 2 --warmup_steps 0 --model.n_layer 1 --seq_len 16" if tiny else "--width 256 --steps 50"
     for strategy in ("auto", "ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"):
         given = f"train {shape} --lr 1e-3 --wandb disabled --strategy {strategy} --study {strategy} --json"
         yield {"strategy": strategy, **_pipeline(*given.split(), "--out", str(out / "runs"))}
@@ -125,7 +125,7 @@ def part_strategies(device: str, tiny: bool, out: Path) -> Iterator[dict[str, An
 
 def part_study(device: str, tiny: bool, out: Path) -> Iterator[dict[str, Any]]:
     """Small GPTs over widths and learning rates, fitted: as far as the time allows."""
-    shape = "--widths 32 --lrs 1e-3,1e-2 --steps 3 --model.n_layer 1 --seq_len 16" if tiny else (
+    shape = "--widths 32 --lrs 1e-3,1e-2 --steps 3 --warmup_steps 0 --model.n_layer 1 --seq_len 16" if tiny else (
         "--widths 256,512,1024 --lrs 1e-4:1e-1:x4 --steps 400 --precision bf16-mixed --global_batch 64 --seq_len 256"
     )  # fmt: skip
     study = f"{shape} --params sp --seeds 0 --study proxy --wandb disabled"
