@@ -70,6 +70,18 @@ class WidthFit:
         return self.fitted.best_loss
 
     @property
+    def loss_at_best(self) -> float:
+        """Where `best` lies on the measured curve, which the estimator's `best_loss` need not: it may stand above or
+        below every run. nan without one."""
+        return math.nan if self.best is None else self.curve.at(self.best.value)
+
+    @property
+    def beyond_curve(self) -> bool:
+        """Whether `best` lies past the learning rates with a finite loss, as an optimum at the edge may."""
+        lrs = self.curve.lrs[np.isfinite(self.curve.losses)]
+        return self.best is not None and not (len(lrs) and lrs[0] <= self.best.value <= lrs[-1])
+
+    @property
     def largest(self) -> Lr | None:
         """The edge by the estimator."""
         return self.fitted.edge

@@ -92,9 +92,9 @@ def _curve(panel: Panel, one: Shown, w: WidthFit, classes: str, by: float, high:
     for i, point in zip(finite, points, strict=True):
         if point[1] <= high:
             panel.drawing.mark(one.place, f"m {classes}", panel.at(*point), _said(one, w, int(i)), 2.6)
-    if w.best is not None and math.isfinite(w.best_loss):
+    if w.best is not None:
         said = f"{one.title}, {words.at(one.group.axis, w.width)}: best at {words.lr_with_interval(w.best)}"
-        panel.drawing.star(f"m {classes}", panel.at(w.best.value * by, w.best_loss), said)
+        panel.drawing.star(f"m {classes}", panel.at(w.best.value * by, w.loss_at_best), said)
 
 
 def _said(one: Shown, w: WidthFit, place: int) -> str:

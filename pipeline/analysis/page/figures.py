@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.analysis.fit.study_fit import StudyFit
+from pipeline.analysis.fit.study_fit import StudyFit, WidthFit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.transfer import LawPoints, LossCurve, Transfer, colour_by_width, transfer
 from pipeline.analysis.page.words_published import Published
@@ -116,8 +116,7 @@ def _draw_curves(main: "Axes", strip: "Axes", curves: Sequence[LossCurve], expon
         main.plot(x[finite], curve.losses[finite], color=colour, lw=1.6, marker="o", ms=3, zorder=2)
         main.plot(x[hollow], curve.losses[hollow], "o", color=colour, mfc="white", ms=3.5, zorder=3)
         if curve.star is not None:
-            star = curve.star.value * scale
-            main.plot(star, curve.fit.best_loss, "*", ms=13, color=colour, mec="white", mew=0.8, zorder=4)
+            draw_star(main, curve.fit, curve.star.value * scale, curve.fit.loss_at_best, colour)
         strip.plot(x[unstable], [place] * int(unstable.sum()), "x", color=colour, ms=4.5, mew=1.5)
     if not any(curve.fit.unstable.any() for curve in curves):
         strip.text(0.01, 0.5, "none", transform=strip.transAxes, va="center", fontsize=7.5, color="#666666")
@@ -126,6 +125,12 @@ def _draw_curves(main: "Axes", strip: "Axes", curves: Sequence[LossCurve], expon
     strip.tick_params(bottom=False, labelbottom=False, which="both")
     strip.spines["left"].set_visible(False)
     strip.grid(False)
+
+
+def draw_star(axes: "Axes", w: WidthFit, lr: float, value: float, colour: str) -> None:
+    """A width's optimum, hollow where no curve reaches it."""
+    face, rim = ("white", colour) if w.beyond_curve else (colour, "white")
+    axes.plot(lr, value, "*", ms=12, mfc=face, mec=rim, mew=0.8, color=colour, zorder=4)
 
 
 def _draw_exponents(axes: "Axes", shown: Transfer, published: Sequence[Exponent]) -> None:
@@ -209,7 +214,7 @@ def legend(figure: "Figure", colours: dict[float, str], axis: Axis) -> None:
             Line2D([], [], color=colour, lw=2, marker="o", ms=3, label=words.at(axis, width))
             for width, colour in colours.items()
         ),
-        Line2D([], [], ls="", marker="*", ms=11, color="#555555", label="optimum"),
+        Line2D([], [], ls="", marker="*", ms=11, color="#555555", label="optimum (hollow: past the finite losses)"),
         Line2D([], [], ls="", marker="x", ms=5, mew=1.5, color="#555555", label="unstable"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, columnspacing=1.6)

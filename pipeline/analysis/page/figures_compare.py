@@ -3,7 +3,6 @@
 matplotlib's object-oriented API only, imported where it is used.
 """
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ import numpy as np
 
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import QUANTITIES, Lr, Quantity
-from pipeline.analysis.fit.study_fit import GroupFit, StudyFit, WidthFit
+from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.page import words
-from pipeline.analysis.page.figures import STYLE, label_lr_axis, legend
+from pipeline.analysis.page.figures import STYLE, draw_star, label_lr_axis, legend
 from pipeline.analysis.page.transfer import colour_by_width
 from pipeline.analysis.study.axis import Axis
 
@@ -171,7 +170,7 @@ def value_range(fit: StudyFit, scale: tuple[str, str]) -> tuple[float, float]:
         own = [(runs[list(group.key)] == list(group.key.values())).all(axis=1) for group in groups]
         initial = float(runs["initial_loss"][np.any(own, axis=0)].mean())
         tops += [initial] if initial > max(best) else []
-    low, high = min([*best, *(w.best_loss for w in widths if _star(w) is not None)]), min(tops)
+    low, high = min(best), min(tops)
     room = 0.06 * max(high - low, 1e-3)
     ends = sorted(float(end) for end in shown(fit, np.array([low - room, high + room])))
     return ends[0], ends[1]
@@ -186,18 +185,14 @@ def _draw_curves(axes: "Axes", fit: StudyFit, group: GroupFit) -> None:
         axes.plot(w.curve.lrs[finite], values[finite], color=colour, lw=1.5, marker="o", ms=3, zorder=2)
         hollow = finite & w.unstable
         axes.plot(w.curve.lrs[hollow], values[hollow], "o", color=colour, mfc="white", ms=3.5, zorder=3)
-        if (star := _star(w)) is not None:
-            axes.plot(star.value, shown(fit, w.best_loss), "*", ms=12, color=colour, mec="white", mew=0.8, zorder=4)
+        if w.best is not None:
+            draw_star(axes, w, w.best.value, float(shown(fit, w.loss_at_best)), colour)
     axes.set_xscale("log")
     label_lr_axis(axes, most=60)
     lost = [(lr, place) for place, w in enumerate(group.widths) for lr in w.curve.lrs[w.unstable]]
     for lr, place in lost:
         colour = colours[group.widths[place].width]
         axes.plot(lr, 0.985 - _ROW * place, "x", color=colour, ms=4, mew=1.3, transform=axes.get_xaxis_transform())
-
-
-def _star(w: WidthFit) -> Lr | None:
-    return None if w.best is None or math.isnan(w.best_loss) else w.best
 
 
 def _draw_laws(axes: "Axes", fit: StudyFit, quantity: Quantity) -> None:

@@ -31,7 +31,7 @@ HEADS = {
     "input_change": r"change of the input $\|\Delta x_t\|$",
     "operator_norm_reference": r"$\|W_0\|_{RMS\to RMS}$",
     "operator_norm_update": r"$\|\Delta W_t\|_{RMS\to RMS}$",
-    "update_rank": r"update rank $\|\Delta W_t\|_F\,/\,\|\Delta W_t\|_*$",
+    "update_rank": r"update rank $\|\Delta W_t\|_F\,/\,\|\Delta W_t\|_2$",
     "sparsity": "share of zeros after the ReLU",
     "cosine": "cosine with step 0, same input",
     "cosine_other": "cosine with step 0, other inputs",
@@ -54,8 +54,10 @@ def over_time_figures(sheets: Sequence[Sheet]) -> "dict[str, Figure]":
         names = [f"-{place}" if len(parts) > 1 else "" for place in range(1, len(parts) + 1)]
     else:
         families = [words_inside.family(part[0].ladder) for part in parts]
-        titles = [words_inside.title(part[0].ladder) for part in parts]
-        whole = families if len(set(families)) == len(families) else titles  # of several learning rates
+        rules = [
+            f"{family} {words_inside.lr_rule(part[0].ladder)}" for family, part in zip(families, parts, strict=True)
+        ]
+        whole = families if len(set(families)) == len(families) else rules  # of several learning rates
         names = [f"-{_plain(name)}" if len(parts) > 1 else "" for name in whole]
     return {name: _figure(part) for name, part in zip(names, parts, strict=True)}
 
@@ -75,8 +77,9 @@ def _figure(sheets: Sequence[Sheet]) -> "Figure":
     by_step = first.against == "width"
     colours = dict(zip(levels, shades("Blues", len(levels)) if by_step else width_colours(len(levels)), strict=True))
     high = 2.1 if rows == [MODEL] else 1.55
+    wide = max(0.9 + 2.75 * len(columns), 1.0 * len(levels))  # the legend's entries stand in one line
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(0.9 + 2.75 * len(columns), 1.15 + high * len(rows)), layout="constrained")
+        figure = Figure(figsize=(wide, 1.15 + high * len(rows)), layout="constrained")
         figure.get_layout_engine().set(h_pad=0.03, w_pad=0.05)  # type: ignore[union-attr,call-arg]
         grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=_shared(first))
         for place, row in enumerate(rows):
@@ -89,10 +92,9 @@ def _figure(sheets: Sequence[Sheet]) -> "Figure":
                     axes.set_xlabel(_LABELS[sheet.against])
             if row != MODEL:
                 grid[place, 0].set_ylabel(row, fontweight="bold")
-            if first.asked.positive:
-                together = [list(grid[place])] if _shared(first) == "row" else [[axes] for axes in grid[place]]
-                for panels in together:
-                    _half_a_decade(panels)
+            together = [list(grid[place])] if _shared(first) == "row" else [[axes] for axes in grid[place]]
+            for panels in together:
+                (_half_a_decade if first.asked.positive else _a_quarter)(panels)
         figure.align_ylabels(grid[:, 0])
         _title(figure, sheets)
         _legend(figure, colours, by_step)
@@ -108,7 +110,8 @@ def _head(sheet: Sheet, part: str) -> str:
     if len(sheet.asked.parts) > 1:
         return HEADS[part]
     family = words_inside.family(sheet.ladder)
-    return family if sheet.against == "lr" else f"{family}\n{title_of(words_inside.lr_rule(sheet.ladder))}"
+    told = "\n" + " · ".join(words_inside.settings(sheet.ladder))
+    return family + told if sheet.against == "lr" else f"{family}{told}\n{title_of(words_inside.lr_rule(sheet.ladder))}"
 
 
 def _title(figure: "Figure", sheets: Sequence[Sheet]) -> None:
@@ -147,6 +150,14 @@ def _draw_line(axes: "Axes", line: Line, colour: str) -> None:
     if np.any(line.low < line.high):
         axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, lw=0)
     axes.plot(line.x, line.mean, color=colour, lw=1.5, marker="o", ms=2.6)
+
+
+def _a_quarter(panels: "Sequence[Axes]") -> None:
+    """At least, of the range of shares and cosines, so that noise does not look like a slope."""
+    ends = np.array([axes.dataLim.intervaly for axes in panels if axes.lines])
+    missing = max(0.0, 0.25 - float(np.ptp(ends))) / 2 if len(ends) else 0.0
+    for axes in panels if missing else ():
+        axes.set_ylim(ends.min() - missing, ends.max() + missing)
 
 
 def _half_a_decade(panels: "Sequence[Axes]") -> None:

@@ -40,7 +40,7 @@ class LossCurve:
 
     @property
     def star(self) -> Lr | None:
-        """The width's optimum, which may lie between the learning rates tried; at the loss `fit.best_loss`."""
+        """The width's optimum, which may lie between the learning rates tried; drawn on the curve."""
         return self.fit.best
 
     def scale(self, exponent: float) -> float:

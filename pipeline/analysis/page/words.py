@@ -57,6 +57,10 @@ _CELLS: dict[str, str | dict[str, str]] = {
     "grad_clip": {"null": "no clipping", "": "clipping at {}"},
     "model.train_norms": {"true": "trainable norms", "false": "fixed norms"},
     "model.qk_norm": {"true": "qk-norm", "false": "no qk-norm"},
+    "model.norm": {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"},
+    "model.train": {"readout": "random features", "no_input": "fixed first layer"},
+    "model.activation": {"linear": "linear", "relu": "ReLU"},
+    "readout_init": {"zero": "zero readout"},
     "data.name": "{}",
 }
 """How people write a setting's value; of several wordings that of the value, else that of none."""

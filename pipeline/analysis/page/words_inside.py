@@ -6,6 +6,8 @@ from fractions import Fraction
 
 from pipeline.analysis.inside.check import FINITE_WIDTH, Ladder, Slope
 from pipeline.analysis.page import words, words_theory
+from pipeline.analysis.study import cells
+from pipeline.config import counted_settings, default_settings
 from pipeline.entries.kinds import FIRST
 
 COLUMNS = ("effective", "propagating", "output")
@@ -44,6 +46,8 @@ _LAYERS = {
     "mlp.fc": "the MLP's first layer",
     "mlp.proj": "the MLP's projection",
 }
+_TOLD = {"model.n_layer", "model.activation", "model.norm", "model.train", "model.train_norms", "model.qk_norm",
+         "readout_init"}  # fmt: skip
 _PLURAL = {"norms", "hidden", "biases", "qk-norm", "q", "k", "v"}
 
 _READOUT_SOURCE = (
@@ -79,7 +83,15 @@ def lr_rule(ladder: Ladder) -> str:
 
 
 def title(ladder: Ladder) -> str:
-    return f"{family(ladder)} · {lr_rule(ladder)}"
+    return " · ".join((family(ladder), *settings(ladder), lr_rule(ladder)))
+
+
+def settings(ladder: Ladder) -> list[str]:
+    """What its figure has to say of its runs lest it look like that of others: ``3 layers``, ``zero readout``."""
+    counted, usual = counted_settings(ladder.config), default_settings()
+    found = [name for name in usual if name in _TOLD or name.startswith("mult.")]
+    away = [name for name in found if counted.get(name, usual[name]) != usual[name] and name not in ladder.cell]
+    return [words.cell(name, cells.text(counted[name])) for name in away]
 
 
 def family(ladder: Ladder) -> str:

@@ -29,6 +29,14 @@ class Curve:
     left: NDArray[np.bool_]
     """Whether any seed left the stable region for good (`stability.left_for_good`): never the optimum."""
 
+    def at(self, lr: float) -> float:
+        """Loss on the line through the finite points, straight against log lr; beyond them that of the last; nan
+        without any."""
+        finite = np.isfinite(self.losses)
+        if not finite.any():
+            return math.nan
+        return float(np.interp(math.log(lr), np.log(self.lrs[finite]), self.losses[finite]))
+
 
 @dataclass(frozen=True)
 class Optimum:

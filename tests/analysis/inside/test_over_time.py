@@ -3,6 +3,7 @@
 import json
 import math
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.analysis.inside.lr_rules import ladders, recorded
 from pipeline.analysis.inside.over_time import ASKED, sheets
 from pipeline.analysis.page import figures_over_time
 from pipeline.analysis.study.load import load_study
+from pipeline.config import MultConfig
 from pipeline.errors import RequestError
 from tests.support.synthetic_coordinates import MLP, write_coordinates
 
@@ -123,6 +125,23 @@ def test_the_panels_hold_the_lines(found, against):
 def test_ladders_of_one_family_have_figures_of_their_own(found):
     names = list(figures_over_time.over_time_figures(sheets(found, found, "updates", "step")))
     assert names == ["-sp-sgd-lr-1e-3-at-every-width", "-sp-sgd-lr-1e-2-at-every-width"]
+
+
+@pytest.mark.parametrize("quantity", ["update_rank", "cosine"])
+def test_the_legend_is_inside_and_titles_tell_settings(found, quantity):
+    """A column is narrower than the names of its steps in a line; cosines are shown on a quarter of their range."""
+    ladder = replace(found[0], config=replace(found[0].config, readout_init="zero", mult=MultConfig(input_init=8.0)))
+    (sheet,) = sheets([ladder], found, quantity, "width")
+    longer = {key: replace(panel, lines=(*panel.lines, *(replace(panel.lines[0], level=step) for step in (4, 64, 1000))))
+              for key, panel in sheet.panels.items()}  # fmt: skip
+    (figure,) = figures_over_time.over_time_figures([replace(sheet, panels=longer)]).values()
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert figure.bbox.x0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= figure.bbox.x1
+    title = figure.axes[0].get_title() if quantity == "update_rank" else figure.get_suptitle()
+    assert "zero readout" in title and "input init × 8" in title
+    low, high = figure.axes[0].get_ylim()
+    assert quantity == "update_rank" or high - low >= 0.25
 
 
 def test_every_quantity_has_a_head():

@@ -49,8 +49,12 @@ def test_a_panel_per_group_and_one_scale_per_unit(fitted):
             finite = np.isfinite(w.curve.losses)
             assert line.get_xdata().tolist() == w.curve.lrs[finite].tolist()
             assert line.get_ydata().tolist() == w.curve.losses[finite].tolist()
-        stars = [line.get_xdata()[0] for line in one.lines if line.get_marker() == "*"]
-        assert stars == pytest.approx([w.best.value for w in group.widths if w.best is not None])
+        stars = [(*line.get_xdata(), *line.get_ydata()) for line in one.lines if line.get_marker() == "*"]
+        best = [w for w in group.widths if w.best is not None]
+        assert [x for x, _ in stars] == pytest.approx([w.best.value for w in best])
+        on_lines = [np.interp(np.log(w.best.value), np.log(line.get_xdata()), line.get_ydata())
+                    for line, w in zip(lines, group.widths, strict=True) if w.best is not None]  # fmt: skip
+        assert [y for _, y in stars] == pytest.approx(on_lines)
         crosses = [line.get_xdata()[0] for line in one.lines if line.get_marker() == "x"]
         assert sorted(crosses) == sorted(lr for w in group.widths for lr in w.curve.lrs[w.unstable])
     assert axes[0].get_ylim() == axes[1].get_ylim() != axes[2].get_ylim()
