@@ -54,8 +54,18 @@ def _found(path: str, state: tuple[tuple[Path, int, int], ...]) -> Parts:
             require(all(part.count for part in found.values()), f"{path} has a part without examples")
             return found
     refuse_pickles(files)
+    if image := next(filter(_is_image, Path(path).rglob("*") if Path(path).is_dir() else files), None):
+        raise RequestError(
+            f"{path} holds image files, such as {image.name}, which are not read one by one: pack them once, as by "
+            "numpy.savez('images.npz', x_train=..., y_train=..., x_test=..., y_test=...), images as uint8 of shape "
+            "(count, rows, columns, channels) and classes as 0, 1, ..."
+        )
     there = f"{files[0].name} ..." if files else "nothing"
     raise RequestError(f"{path} holds {there}, and no vectors that are read: {READ}")
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 def knows(path: str) -> bool:

@@ -284,6 +284,15 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
     assert source_files(str(tmp_path / "gone.npz")) == []
 
 
+@pytest.mark.parametrize("path", ["", "train/cat/0.JPEG"])
+def test_folders_of_image_files_are_one_line(path: str, tmp_path: Path) -> None:
+    """As Tiny ImageNet's archive has them."""
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "train" / "cat" / "0.JPEG")
+    with pytest.raises(RequestError, match=r"holds image files, such as 0\.JPEG, .* pack them once, as by numpy\.savez"):
+        find(str(tmp_path / path))
+
+
 def test_known_sizes_are_held_to(tmp_path: Path) -> None:
     write_idx(tmp_path)
     with pytest.raises(RequestError, match="its examples have 16 values, not 784"):
