@@ -234,8 +234,8 @@ def axes(
     asked: Mapping[str, Any] | str, cls: type, own: Mapping[str, str], where: str = "--grid."
 ) -> dict[str, tuple[Any, ...]]:
     """Further axes of a grid, as a recipe or its text gives them: settings of `cls` by their keys, or by the last parts
-    of these where one setting has it, with the values that each takes. `own`: settings that are axes by themselves, and
-    the flags of these.
+    of these where one setting has it, with the values that each takes; or ``data``, with what ``--data`` takes. `own`:
+    settings that are axes by themselves, and the flags of these.
 
     Raises `RequestError` that names the first key, after `where`, that is unknown or has a value of another type.
     """
@@ -245,16 +245,20 @@ def axes(
     if not isinstance(asked, Mapping):
         raise RequestError(f"{where.rstrip('.')}: expected a mapping of settings to lists of values, got {asked!r}")
     for name, values in asked.items():
-        key = named_setting(str(name), known, where)
+        key = str(name) if name == "data" else named_setting(str(name), known, where)
         if key in own:
             raise RequestError(f"{where}{name}: say {own[key]}")
         if key in found:
             raise RequestError(f"{where}{name}: {key} is given twice")
         if isinstance(values, str):
-            whole = values.startswith("[[" if typing.get_origin(_field_type(cls, key)) is tuple else "[")
+            listed = key != "data" and typing.get_origin(_field_type(cls, key)) is tuple
+            whole = values.startswith("[[" if listed else "[")
             values = _read(values if whole else f"[{values}]", f"{where}{name} {values}")
         if not isinstance(values, list | tuple):
             raise RequestError(f"{where}{name}: expected a list of values, got {values!r}")
+        if key == "data":
+            found[key] = tuple(data_recipe(str(value)) for value in values)
+            continue
         section, _, leaf = key.rpartition(".")
         try:
             spelled = [one for entry in values for one in spelled_out(entry)]

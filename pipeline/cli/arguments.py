@@ -154,9 +154,10 @@ class Flags:
         """The further axes: those of a recipe or of ``--grid``, without settings that a flag fixes, and those of flags
         over them."""
         found, over = (axes(one, RunConfig, _AXES) for one in (asked, self.grid))
-        if both := next((key for key in over if key in self.settings), None):
+        given = self.settings.keys() | ({"data"} if self._data else set())
+        if both := next((key for key in over if key in given), None):
             raise RequestError(f"--{both} and --grid.{both} exclude each other: give one of them")
-        return {key: values for key, values in found.items() if key not in self.settings} | over
+        return {key: values for key, values in found.items() if key not in given} | over
 
 
 def listed(cls: Any, section: str = "") -> list[str]:
@@ -170,7 +171,7 @@ def listed(cls: Any, section: str = "") -> list[str]:
     return found
 
 
-_AXES = {"width": "--widths", "lr": "--lrs", "param": "--params", "seed": "--seeds"}
+_AXES = {"width": "--widths", "lr": "--lrs", "param": "--params", "seed": "--seeds", "data.name": "--grid.data"}
 
 
 _OF_THE_HUB = {"repo", "revision", "files", "file_seed", "license", "citation"}

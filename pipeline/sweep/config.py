@@ -35,7 +35,7 @@ class SweepConfig(RunConfig):
     """Seeds; empty: the one of --seed; adaptive: counted up from the first."""
     grid: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Further axes: {model.n_layer: [2, 4], mult.hidden_lr: [0.5, 1]}; every combination is run. As flags
-    --grid.n_layer 2,4 --grid.mult.hidden_lr 0.5,1."""
+    --grid.n_layer 2,4 --grid.mult.hidden_lr 0.5,1; or data, with what --data takes: --grid.data mnist,cifar10."""
     workers: int = 0
     """Worker processes, single-threaded each; 0: one per GPU or, without one, per core."""
     plan: PlanName = "grid"

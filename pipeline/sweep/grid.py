@@ -58,7 +58,7 @@ def grid(sweep: SweepConfig) -> list[RunConfig]:
         if not values:
             raise RequestError(f"--{flag} is empty: give the study at least one, for example --{flag} {example}")
         if len(set(map(repr, values))) < len(values):
-            raise RequestError(f"--{flag} names a value twice: {', '.join(map(str, values))}")
+            raise RequestError(f"--{flag} names a value twice: {', '.join(map(_said, values))}")
     points = list(itertools.product(*axes.values()))
     runs = [_run(sweep, dict(zip(axes, point, strict=True))) for point in points]
     _require_axes_that_count(sweep, list(axes), points, runs)
@@ -74,7 +74,9 @@ def _run(sweep: SweepConfig, point: dict[str, Any]) -> RunConfig:
     except RequestError as error:
         if not sweep.grid:
             raise
-        raise RequestError(f"{error} (at {', '.join(f'{key} {value}' for key, value in point.items())})") from None
+        raise RequestError(
+            f"{error} (at {', '.join(f'{key} {_said(value)}' for key, value in point.items())})"
+        ) from None
 
 
 def _require_axes_that_count(
@@ -90,7 +92,12 @@ def _require_axes_that_count(
 
 def cell(sweep: SweepConfig, run: RunConfig) -> str:
     """Where the run stands on the study's further axes: ``model.n_layer 4  steps 200``; empty without any."""
-    return "  ".join(f"{key} {attrgetter(key)(run)}" for key in sweep.grid)
+    return "  ".join(f"{key} {_said(attrgetter(key)(run))}" for key in sweep.grid)
+
+
+def _said(value: Any) -> str:
+    """A source of data by its name."""
+    return str(getattr(value, "name", value))
 
 
 LISTED = 20

@@ -8,7 +8,7 @@ from pipeline.cli.arguments import parse
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.sweep import rounds
-from pipeline.sweep.grid import cost, grid
+from pipeline.sweep.grid import cell, cost, grid
 from tests.conftest import changed
 from tests.support.studies import study
 
@@ -30,6 +30,18 @@ def test_params_and_seeds_default_to_the_runs(tiny: RunConfig) -> None:
 
 def test_cost_counts_matrix_weights(tiny: RunConfig) -> None:
     assert cost(tiny) == (12 * 2 * 32**2 + 300 * 32) * 12 * 4 * 16
+
+
+def test_sources_of_data_are_an_axis() -> None:
+    argv = ["--config", "mlp-digits", "--widths", "64", "--lrs", "1", "--seeds", "0", "--params", "sp"]
+    config = parse("sweep", [*argv, "--grid.data", "digits,multi-index"])[0]
+    runs = {run.data.name: run for run in grid(config)}
+    assert {name: (run.data.format, run.n_classes) for name, run in runs.items()} == {
+        "digits": ("digits", 10), "multi-index": ("multi_index", 2),
+    }  # fmt: skip
+    alone = parse("train", ["--config", "mlp-digits", "--data", "multi-index", "--width", "64", "--lr", "1"])[0]
+    assert runs["multi-index"].run_name == alone.run_name
+    assert {cell(config, run) for run in runs.values()} == {"data digits", "data multi-index"}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +139,14 @@ def test_axes_come_from_recipes_and_flags_win(tmp_path: Path) -> None:
         (["--grid.depth", "2,4"], "--grid: unknown key depth, did you mean model.n_layer?"),
         (["--grid.name", "a,b"], "--grid.name: could be model.name or data.name"),
         (["--grid.width", "32,64"], "--grid.width: say --widths"),
+        (["--grid.data.name", "sotu,digits"], "--grid.data.name: say --grid.data"),
+        (["--data", "sotu", "--grid.data", "sotu"], "--data and --grid.data exclude each other: give one of them"),
+        (["--grid.data", "sotu,sotu"], "--grid.data names a value twice: sotu, sotu"),
+        (
+            ["--grid.data", "sotu,digits"],
+            "--data digits is for --model.kind mlp, not gpt: such as --config mlp-digits (at width 64, "
+            "param sp, lr 0.001, seed 0, data digits)",
+        ),
         (["--grid.n_layer", "2,x"], "--grid.model.n_layer: expected an integer, got 'x'"),
         (["--grid.n_layer"], "--grid.n_layer: expected one argument"),
         (["--grid.n_layer", "*"], "--grid.n_layer * cannot be read as YAML"),

@@ -289,7 +289,9 @@ def test_folders_of_image_files_are_one_line(path: str, tmp_path: Path) -> None:
     """As Tiny ImageNet's archive has them."""
     (tmp_path / "train" / "cat").mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(tmp_path / "train" / "cat" / "0.JPEG")
-    with pytest.raises(RequestError, match=r"holds image files, such as 0\.JPEG, .* pack them once, as by numpy\.savez"):
+    with pytest.raises(
+        RequestError, match=r"holds image files, such as 0\.JPEG, .* pack them once, as by numpy\.savez"
+    ):
         find(str(tmp_path / path))
 
 

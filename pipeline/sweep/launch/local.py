@@ -108,7 +108,8 @@ def run_study(
         return {}
     with study_lock(config.study_dir):
         remember(config, planned or runs, worker_count(config))
-        _prepare_data(runs[0])
+        for run in {run.data: run for run in runs}.values():
+            _prepare_data(run)
         if crew is not None:
             return crew.train(runs)
         with Crew(config) as own:
