@@ -2,27 +2,34 @@
 train_accuracy] [--estimator paper] --out FILE.csv``.
 
 Every study is fitted by itself. A row per group and quantity: optimal, max_stable, and finite, the largest learning
-rate whose loss stays finite, which alone ends the published runs under squared losses.
+rate whose loss stays finite, which alone ends the published runs under squared losses. With ``--inside`` instead a row
+per group of weights: how effective and propagating updates go with width after the last step, and alignments after
+step 1. `recipes` are 8 hex digits over the names of the runs, and so over all their settings.
 """
 
 import csv
+import hashlib
 import io
 import math
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 import pipeline
 from pipeline.analysis.fit.edgelaw import edge_law
 from pipeline.analysis.fit.fitted import QUANTITIES
-from pipeline.analysis.page import words
+from pipeline.analysis.inside.lr_rules import ladders, recorded
+from pipeline.analysis.page import words, words_inside
 from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.page.words_published import published
+from pipeline.analysis.study.load import load_study
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import Cause, Labels, intervals
 from pipeline.cli.main import script
@@ -31,7 +38,7 @@ from pipeline.console import table
 from pipeline.errors import RequestError
 from pipeline.library import Asked
 
-HEAD = ("study", "group", "quantity", "widths", "runs", "exponent", "ci_low", "ci_high",
+HEAD = ("study", "group", "quantity", "widths", "runs", "hours", "recipes", "exponent", "ci_low", "ci_high",
         "published", "inside", "source")  # fmt: skip
 PUBLISHED_AS = {"optimal": "optimal", "max_stable": "max_stable", "finite": "max_stable"}
 
@@ -43,12 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = study_parser("measured", __doc__ or "")
     parser.prog = "measured.py"
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, as CSV")
+    parser.add_argument("--inside", action="store_true", help="of updates, as coordinate checks recorded them")
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         parsed = parser.parse_args(given)
         args = study_args(parsed)
-        rows = [row for source in args.sources for row in _rows(replace(args, sources=[source]))]
-        path = write_text(parsed.out, _csv(rows, given, args))
+        if parsed.inside:
+            rows = [row for source in parsed.study for row in _inside(Path(source))]
+        else:
+            rows = [row for source in args.sources for row in _rows(replace(args, sources=[source]))]
+        path = write_text(parsed.out, _csv(rows, given, "" if parsed.inside else f"by {args.measure.name}; "))
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
@@ -67,8 +78,9 @@ def _rows(args: Asked) -> Iterator[tuple[Any, ...]]:
             for quantity, law in ((quantity, fitted[quantity]) for quantity in QUANTITIES)
         }
         for quantity, (widths, exponent, low, high) in (laws | {"finite": finite(runs)}).items():
-            numbers = ["" if math.isnan(value) else f"{value:.3f}" for value in (exponent, low, high)]
-            measured = (fit.study.name, words.plain(words.group_title(group)), quantity, widths, len(runs), *numbers)
+            made = (widths, *_made(fit.study.runs))
+            measured = (fit.study.name, words.plain(words.group_title(group)), quantity, *made,
+                        *map(_number, (exponent, low, high)))  # fmt: skip
             said = {(one.exponent, one.source) for one in known if one.quantity == PUBLISHED_AS[quantity]}
             for value, source in sorted(said):
                 yield (
@@ -79,6 +91,42 @@ def _rows(args: Asked) -> Iterator[tuple[Any, ...]]:
                 )
             if not said:
                 yield (*measured, "", "", "")
+
+
+def _inside(folder: Path) -> Iterator[tuple[Any, ...]]:
+    """Of one study's coordinate checks."""
+    study = load_study([folder])
+    for ladder in ladders(study, recorded(study)):
+        asked = [(name, ladder.steps[-1], f"{name} update of ") for name in ("effective", "propagating")]
+        asked += [
+            ("alignment_effective", step, f"alignment after step {step} of ") for step in ladder.steps if step == 1
+        ]
+        for quantity, step, text in asked:
+            for label in ladder.labels:
+                if (e := ladder.group(quantity, label, step)) is not None:
+                    ends = (e.exponent, e.exponent - e.half_width, e.exponent + e.half_width)
+                    title = words.plain(words_inside.title(ladder))
+                    yield (
+                        study.name,
+                        title,
+                        text + label,
+                        e.n_widths,
+                        *_made(study.runs),
+                        *map(_number, ends),
+                        "",
+                        "",
+                        "",
+                    )
+
+
+def _made(runs: pd.DataFrame) -> tuple[int, str, str]:
+    """How many runs, the hours that they took, and a hash of what they are."""
+    names = "\n".join(sorted(runs["run"]))
+    return len(runs), f"{runs['seconds'].sum() / 3600:.3f}", hashlib.sha256(names.encode()).hexdigest()[:8]
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def finite(runs: Runs) -> Law:
@@ -93,10 +141,11 @@ def finite(runs: Runs) -> Law:
     return len(seen.estimable_widths), median, low, high
 
 
-def _csv(rows: list[tuple[Any, ...]], given: list[str], args: Asked) -> str:
+def _csv(rows: list[tuple[Any, ...]], given: list[str], by: str) -> str:
     text = io.StringIO()
     print(f"# {shlex.join(['python', 'analysis/measured.py', *given])}", file=text)
-    print(f"# width-scaling-pipeline {pipeline.__version__}; by {args.measure.name}; intervals hold 95 %", file=text)
+    versions = f"width-scaling-pipeline {pipeline.__version__}, torch {version('torch')}, numpy {np.__version__}"
+    print(f"# {versions}; {by}intervals hold 95 %", file=text)
     csv.writer(text, lineterminator="\n").writerows([HEAD, *rows])
     return text.getvalue()
 

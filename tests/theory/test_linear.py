@@ -7,7 +7,7 @@ import torch
 from pipeline.parameterization.rules import TABLE
 from pipeline.theory.linear import Y, descend, largest_stable, scales, sharpness, starts, step, trajectory
 
-WIDTHS = (64, 256, 1024, 4096, 16384)
+WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # all of the paper's
 SEEDS = (0, 1, 2)
 PARAMS = ("sp", "ntp", "mup")
 LRS = np.array([0.2, 1.0, 1.9])[:, None]  # over K_0: gradient flow, the fastest, close to the edge of stability

@@ -1,0 +1,130 @@
+"""The table of claims at the top of `analysis/README.md`: what the paper says beside what `results/` measured, as
+`claims.yaml` puts them together. ``python analysis/claims.py`` writes it anew."""
+
+import csv
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.analysis.page import words
+from pipeline.cli import main as cli
+from pipeline.cli.arguments import RequestParser
+from pipeline.errors import RequestError
+from pipeline.files import write_atomic
+from pipeline.strict_yaml import parse_recipe
+
+HERE = Path(__file__).parent
+MARKS = ("<!-- claims -->", "<!-- /claims -->")
+TELLS = 0.25
+"""Half an interval that tells exponents apart which differ by 1/2."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An entry of `claims.yaml`, and what was measured of it."""
+
+    claim: str
+    figure: str
+    published: float
+    table: str
+    study: str
+    exponent: float
+    low: float
+    high: float
+    size: str
+    command: str
+    why: str = ""
+
+    @property
+    def inside(self) -> bool:
+        """Whether the published exponent lies inside the 95 % interval."""
+        return self.low <= self.published <= self.high
+
+    @property
+    def verdict(self) -> str:
+        """``agrees``; ``compatible`` where the interval is too wide to tell exponents 1/2 apart; else ``no``."""
+        sure = (self.high - self.low) / 2 <= TELLS
+        return "no" if not self.inside else "agrees" if sure else "compatible"
+
+
+def claims() -> list[Claim]:
+    """In the order of the file. Raises `RequestError` for one of which nothing was measured, or which disagrees and
+    does not say why."""
+    content: Mapping[str, Any] = parse_recipe((HERE / "claims.yaml").read_bytes())
+    found = [_claim(entry, content["tables"]) for entry in content["claims"]]
+    for one in found:
+        if not one.inside and not one.why:
+            raise RequestError(f"claims.yaml: {one.claim} ({one.figure}): measured otherwise, and no why")
+    return found
+
+
+def _claim(entry: Mapping[str, str], tables: Mapping[str, Any]) -> Claim:
+    table, study, quantity, *group = re.split(r"\s*\|\s*", entry["at"])
+    rows = [row for row in _rows(table) if (row["study"], row["quantity"]) == (study, quantity)]
+    rows = [row for row in rows if all(part in row["group"] for part in group)]
+    if len({(row["exponent"], row["group"]) for row in rows}) != 1 or not rows[0]["exponent"]:
+        raise RequestError(f"claims.yaml: {entry['at']}: not one exponent in results/{table}.csv")
+    exponent, low, high = (float(rows[0][key]) for key in ("exponent", "ci_low", "ci_high"))
+    about = tables[table]
+    trained = about.get("train", {}).get(study)
+    asked = f'"{entry["figure"]}"' if " " in entry["figure"] else entry["figure"]
+    command = trained or f"python analysis/figure.py train {asked}"
+    size = f"{about['size']}, {rows[0]['widths']} widths, {rows[0]['runs']} runs" if rows[0]["runs"] else about["size"]
+    return Claim(entry["claim"], entry["figure"], float(entry["published"]), table, study, exponent, low, high, size,
+                 command, entry.get("why", ""))  # fmt: skip
+
+
+def _rows(table: str) -> list[dict[str, str]]:
+    """Of a table of `results/`, that of the linear model too."""
+    with (HERE / "results" / f"{table}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    if table == "linear_model":
+        names = {"study": "param", "group": "update", "exponent": "value"}
+        rows = [row | {new: row[old] for new, old in names.items()} | {"widths": "", "runs": ""} for row in rows]
+    return rows
+
+
+def table() -> str:
+    """Every claim, as Markdown."""
+    found = claims()
+    counts = {verdict: sum(one.verdict == verdict for one in found) for verdict in ("agrees", "compatible", "no")}
+    lines = [
+        f"{len(found)} claims measured here: {counts['agrees']} agree (published exponent inside our 95 % interval), "
+        f"{counts['compatible']} are compatible",
+        f"(inside one that is too wide to tell exponents 1/2 apart), {counts['no']} do not agree; the reason stands beside.",
+        "",
+        "| claim | figure | published | measured (95 %) | | size | trained by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        numbers = [words.number(value) for value in (one.exponent, one.low, one.high)]
+        said = f"**no**: {one.why}" if not one.inside else f"{one.verdict}{f': {one.why}' if one.why else ''}"
+        cells = (
+            one.claim, one.figure, words.number(one.published), f"{numbers[0]} ({numbers[1]} to {numbers[2]})", said,
+            one.size, f"`{one.command}`",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def readme(text: str) -> str:
+    """The text with the table between its marks."""
+    before, rest = text.split(MARKS[0])
+    return f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        RequestParser(prog="claims.py", description=__doc__).parse_args(argv)
+        write_atomic(HERE / "README.md", readme((HERE / "README.md").read_text()))
+    except RequestError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.script(main))
