@@ -37,10 +37,11 @@ def test_every_published_number_is_one_of_its_figures():
 
 
 def test_verdicts():
-    def said(low, high, published):
-        return claims.Claim("", "", published, "", "", (low + high) / 2, low, high, "", "").verdict
+    def said(low, high, published, of_updates=False):
+        return claims.Claim("", "", published, "", "", (low + high) / 2, low, high, "", "", of_updates).verdict
 
     assert [said(-0.7, -0.3, -0.5), said(-1.2, 0.2, -0.5), said(-0.4, 0.0, -0.5)] == ["agrees", "compatible", "no"]
+    assert [said(-0.42, 0.0, -0.5, True), said(-0.38, 0.0, -0.5, True)] == ["near", "no"]
 
 
 @pytest.mark.parametrize(
