@@ -13,7 +13,12 @@ from pipeline.errors import RequestError
 from tests.support.synthetic_coordinates import MLP, write_coordinates
 
 FOUND = claims.claims()
-QUANTITIES = {"optimal": "optimal", "max_stable": "max_stable", "finite": "max_stable", "max_stable_exponent": "max_stable"}
+QUANTITIES = {
+    "optimal": "optimal",
+    "max_stable": "max_stable",
+    "finite": "max_stable",
+    "max_stable_exponent": "max_stable",
+}
 
 
 def test_the_readme_has_the_table():

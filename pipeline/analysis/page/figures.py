@@ -15,7 +15,6 @@ from pipeline.analysis.page import words
 from pipeline.analysis.page.transfer import LawPoints, LossCurve, Transfer, colour_by_width, transfer
 from pipeline.analysis.page.words_published import Published
 from pipeline.analysis.published import Exponent
-from pipeline.analysis.study.axis import Axis
 from pipeline.errors import RequestError
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def lr_curves(fit: StudyFit, published: Published | None = None) -> "Figure":
         rows = figure.subfigures(len(fit.groups), 1, squeeze=False)[:, 0]
         for row, group, slopes in zip(rows, fit.groups, published or [()] * len(fit.groups), strict=True):
             _draw_row(row, transfer(fit, group), words.group_title(group), slopes)
-        legend(figure, colour_by_width(fit), fit.study.axis)
+        legend(figure, fit)
     return figure
 
 
@@ -90,17 +89,17 @@ def _draw_row(row: "SubFigure", shown: Transfer, title: str, published: Sequence
         strip.set_title(title if column == 0 else "scaled by the fitted exponent", loc="left",
                         fontweight="bold" if column == 0 else "normal")  # fmt: skip
     if not law.estimable:
-        _say(row.add_subplot(grid[:, 1]), "exponent of the optimum\nnot estimable")
+        say(row.add_subplot(grid[:, 1]), "exponent of the optimum\nnot estimable")
     if shown.all_unstable:
-        _say(row.add_subplot(grid[:, 2]), "every learning rate\nwas unstable")
+        say(row.add_subplot(grid[:, 2]), "every learning rate\nwas unstable")
     else:
         _draw_exponents(row.add_subplot(grid[:, 2]), shown, published)
 
 
-def _say(axes: "Axes", text: str) -> None:
+def say(axes: "Axes", text: str) -> None:
     """Words in the place of a panel that has nothing to show."""
     axes.set_axis_off()
-    axes.text(0.5, 0.5, text, ha="center", va="center", color="#666666")
+    axes.text(0.5, 0.5, text, ha="center", va="center", color="#666666", transform=axes.transAxes)
 
 
 def _scaled_axis(exponent: float, shown: Transfer) -> str:
@@ -206,15 +205,21 @@ def label_lr_axis(axes: "Axes", which: str = "x", most: float = 500) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def legend(figure: "Figure", colours: dict[float, str], axis: Axis) -> None:
+def legend(figure: "Figure", fit: StudyFit) -> None:
+    """Above the figure, in as many lines as it takes: the widths, and what the marks mean."""
     from matplotlib.lines import Line2D
+
+    star: Any = {"ls": "", "marker": "*", "ms": 11, "color": "#555555"}
+    hollow = any(w.beyond_curve for group in fit.groups for w in group.widths)
 
     handles: Sequence[Line2D] = [
         *(
-            Line2D([], [], color=colour, lw=2, marker="o", ms=3, label=words.at(axis, width))
-            for width, colour in colours.items()
+            Line2D([], [], color=colour, lw=2, marker="o", ms=3, label=words.at(fit.study.axis, width))
+            for width, colour in colour_by_width(fit).items()
         ),
-        Line2D([], [], ls="", marker="*", ms=11, color="#555555", label="optimum (hollow: past the finite losses)"),
+        Line2D([], [], label="optimum", **star),
+        *([Line2D([], [], mfc="white", label="past the curve", **star)] if hollow else []),
         Line2D([], [], ls="", marker="x", ms=5, mew=1.5, color="#555555", label="unstable"),
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, columnspacing=1.6)
+    columns = min(len(handles), int(figure.get_figwidth() / 1.1))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False, columnspacing=1.6)

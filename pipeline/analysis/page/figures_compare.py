@@ -12,7 +12,7 @@ from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import QUANTITIES, Lr, Quantity
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.page import words
-from pipeline.analysis.page.figures import STYLE, draw_star, label_lr_axis, legend
+from pipeline.analysis.page.figures import STYLE, draw_star, label_lr_axis, legend, say
 from pipeline.analysis.page.transfer import colour_by_width
 from pipeline.analysis.study.axis import Axis
 
@@ -124,7 +124,7 @@ def compare_figure(fit: StudyFit) -> "Figure":
         below: Any = lower.subplots(1, 2)
         for axes, quantity in zip(below, QUANTITIES, strict=True):
             _draw_laws(axes, fit, quantity)
-        legend(figure, colour_by_width(fit), fit.study.axis)
+        legend(figure, fit)
     return figure
 
 
@@ -220,6 +220,8 @@ def _draw_laws(axes: "Axes", fit: StudyFit, quantity: Quantity) -> None:
         axes.set_yscale("log")
         axes.set_ylim(min(values) / 1.4, max(values) * 1.4)
         label_lr_axis(axes, "y")
+    else:
+        say(axes, f"no {name} learning rate\nis bounded on both sides")
     columns = 1 if len(fit.groups) <= 4 else 2
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False, ncols=columns, fontsize=7.5, borderpad=0)
 
