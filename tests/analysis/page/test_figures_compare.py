@@ -75,6 +75,19 @@ def test_optimum_and_edge_of_all_groups(fitted):
     assert labels[0].startswith(f"SP · AdamW: {words.MINUS}0.5")
 
 
+def test_a_panel_without_learning_rates_says_so_and_legends_fit(tmp_path):
+    """A grid that lies below every optimum; five widths, whose names are longer than the figure is wide."""
+    widths = (64, 128, 256, 512, 1024)
+    folder = write_study(tmp_path / "s", valley(0.0, edge_octaves=99), widths=widths, lrs=(1e-4, 2e-4, 4e-4))
+    figure = compare_figure(fit([folder]))
+    figure.draw_without_rendering()
+    for axes in figure.axes[-2:]:
+        assert not axes.axison
+        assert axes.texts[0].get_text().endswith("is bounded on both sides")
+    (legend,) = figure.legends
+    assert figure.bbox.x0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_colour_tells_families_and_dash_tells_losses(fitted):
     sp, mup, mse = looks(fitted)[0], looks(fitted)[2], looks(fitted)[1]
     assert sp.style == mup.style != mse.style

@@ -130,3 +130,11 @@ def test_a_width_that_is_all_unstable_has_no_optimum_and_no_edge_on_its_grid():
     assert wide.unstable.all()
     assert wide.optimum.index is None
     assert math.isnan(wide.edge.last_stable_lr)
+
+
+def test_a_point_of_the_curve_lies_on_the_line_through_its_finite_losses():
+    found = curve([3.0, 1.0, math.inf, 2.0])  # at 1, 2, 4, 8
+    assert found.at(2**0.5) == pytest.approx(2.0)
+    assert found.at(4.0) == pytest.approx(1.5)
+    assert (found.at(1e-3), found.at(1e9)) == (3.0, 2.0)
+    assert math.isnan(curve([math.inf]).at(1.0))
