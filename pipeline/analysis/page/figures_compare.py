@@ -188,11 +188,11 @@ def _draw_curves(axes: "Axes", fit: StudyFit, group: GroupFit) -> None:
         if w.best is not None:
             draw_star(axes, w, w.best.value, float(shown(fit, w.loss_at_best)), colour)
     axes.set_xscale("log")
-    label_lr_axis(axes, most=60)
     lost = [(lr, place) for place, w in enumerate(group.widths) for lr in w.curve.lrs[w.unstable]]
     for lr, place in lost:
         colour = colours[group.widths[place].width]
         axes.plot(lr, 0.985 - _ROW * place, "x", color=colour, ms=4, mew=1.3, transform=axes.get_xaxis_transform())
+    label_lr_axis(axes, most=60)  # crosses lengthen it
 
 
 def _draw_laws(axes: "Axes", fit: StudyFit, quantity: Quantity) -> None:
