@@ -44,15 +44,13 @@ def looks(fit: StudyFit) -> list[Look]:
     families = [{name: value for name, value in group.head.items() if name != "loss"} for group in fit.groups]
     colour = {place: i for i, place in enumerate(dict.fromkeys(map(_key, families)))}
     style = {loss: i for i, loss in enumerate(dict.fromkeys(group.loss for group in fit.groups))}
-    return [
-        Look(
-            words.group_title(group),
-            _COLOURS[(colour[_key(family)] if len(colour) > 1 else style[group.loss]) % len(_COLOURS)],
-            _STYLES[style[group.loss] % len(_STYLES)],
-            _MARKS[style[group.loss] % len(_MARKS)],
-        )
-        for group, family in zip(fit.groups, families, strict=True)
-    ]
+    found = []
+    for group, family in zip(fit.groups, families, strict=True):
+        turn, place = divmod(colour[_key(family)] if len(colour) > 1 else style[group.loss], len(_COLOURS))
+        kind = style[group.loss] + len(style) * turn  # colours that come again are dashed, and marked, otherwise
+        look = (_COLOURS[place], _STYLES[kind % len(_STYLES)], _MARKS[kind % len(_MARKS)])
+        found.append(Look(words.group_title(group), *look))
+    return found
 
 
 def _key(family: dict[str, str]) -> tuple[str, ...]:
@@ -221,7 +219,7 @@ def _draw_laws(axes: "Axes", fit: StudyFit, quantity: Quantity) -> None:
         axes.set_ylim(min(values) / 1.4, max(values) * 1.4)
         label_lr_axis(axes, "y")
     else:
-        say(axes, f"no {name} learning rate\nis bounded on both sides")
+        say(axes, f"{name} learning rate\nnot estimable at any width")
     columns = 1 if len(fit.groups) <= 4 else 2
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False, ncols=columns, fontsize=7.5, borderpad=0)
 

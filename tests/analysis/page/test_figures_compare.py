@@ -83,7 +83,7 @@ def test_a_panel_without_learning_rates_says_so_and_legends_fit(tmp_path):
     figure.draw_without_rendering()
     for axes in figure.axes[-2:]:
         assert not axes.axison
-        assert axes.texts[0].get_text().endswith("is bounded on both sides")
+        assert axes.texts[0].get_text().endswith("not estimable at any width")
     (legend,) = figure.legends
     assert figure.bbox.x0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= figure.bbox.x1
 
@@ -92,6 +92,15 @@ def test_colour_tells_families_and_dash_tells_losses(fitted):
     sp, mup, mse = looks(fitted)[0], looks(fitted)[2], looks(fitted)[1]
     assert sp.style == mup.style != mse.style
     assert sp.colour == mse.colour != mup.colour
+
+
+def test_more_families_than_colours_look_different(tmp_path):
+    folder = tmp_path / "s"
+    for depth in range(1, 10):
+        deep = dataclasses.replace(BASE.model, n_layer=depth)
+        write_run(folder, dataclasses.replace(BASE, model=deep), 1.0)
+    every = [(look.colour, look.style, look.mark) for look in looks(fit([folder]))]
+    assert len(set(every)) == len(every) == 9
 
 
 def test_where_losses_alone_differ_colour_tells_them_too(tmp_path):
