@@ -25,7 +25,7 @@ ROUNDED = 0.005
 """What a published number may be off by its two digits."""
 VERDICTS = {
     "agrees": "agree (the published exponent lies inside our 95 % interval)",
-    "near": f"are near (an exponent of updates at most {FINITE_WIDTH:g} outside it, which finite widths bend slopes by)",
+    "near": f"are near (of updates, at most {FINITE_WIDTH:g} outside it, which finite widths bend slopes by)",
     "compatible": "are compatible (inside an interval too wide to tell exponents 1/2 apart)",
     "no": "do not agree (the reason stands beside)",
 }
