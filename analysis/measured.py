@@ -105,7 +105,7 @@ def _inside(folder: Path) -> Iterator[tuple[Any, ...]]:
             for label in ladder.labels:
                 if (e := ladder.group(quantity, label, step)) is not None:
                     ends = (e.exponent, e.exponent - e.half_width, e.exponent + e.half_width)
-                    title = words.plain(words_inside.title(ladder))
+                    title = words.plain(words_inside.heading(ladder))
                     yield (
                         study.name,
                         title,

@@ -59,7 +59,7 @@ def coordinate_figure(ladder: Ladder) -> "Figure":
                 if place == len(rows) - 1:
                     axes.set_xlabel("width $n$")
             grid[place, 0].set_ylabel(label, fontweight="bold")
-        figure.suptitle(title_of(words_inside.title(ladder)), fontsize=9.5, fontweight="bold", x=0.01, ha="left")
+        figure.suptitle(title_of(words_inside.heading(ladder)), fontsize=9.5, fontweight="bold", x=0.01, ha="left")
         _legend(figure, steps)
     return figure
 

@@ -120,7 +120,7 @@ def _title(figure: "Figure", sheets: Sequence[Sheet]) -> None:
         text = words.capital(HEADS[first.asked.parts[0]])
     else:
         name = words_inside.family(first.ladder)
-        text = name if first.against == "lr" else title_of(words_inside.title(first.ladder))
+        text = name if first.against == "lr" else title_of(words_inside.heading(first.ladder))
     figure.suptitle(text, fontsize=9.5, fontweight="bold", x=0.01, ha="left")
 
 

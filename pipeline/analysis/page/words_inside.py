@@ -83,6 +83,11 @@ def lr_rule(ladder: Ladder) -> str:
 
 
 def title(ladder: Ladder) -> str:
+    return f"{family(ladder)} · {lr_rule(ladder)}"
+
+
+def heading(ladder: Ladder) -> str:
+    """The title, of a figure that stands alone."""
     return " · ".join((family(ladder), *settings(ladder), lr_rule(ladder)))
 
 
