@@ -7,7 +7,6 @@ from fractions import Fraction
 from pipeline.analysis.inside.check import FINITE_WIDTH, Ladder, Slope
 from pipeline.analysis.page import words, words_theory
 from pipeline.analysis.study import cells
-from pipeline.config import counted_settings, default_settings
 from pipeline.entries.kinds import FIRST
 
 COLUMNS = ("effective", "propagating", "output")
@@ -93,10 +92,12 @@ def heading(ladder: Ladder) -> str:
 
 def settings(ladder: Ladder) -> list[str]:
     """What its figure has to say of its runs lest it look like that of others: ``3 layers``, ``zero readout``."""
-    counted, usual = counted_settings(ladder.config), default_settings()
-    found = [name for name in usual if name in _TOLD or name.startswith("mult.")]
-    away = [name for name in found if counted.get(name, usual[name]) != usual[name] and name not in ladder.cell]
-    return [words.cell(name, cells.text(counted[name])) for name in away]
+    told = [
+        (name, value)
+        for name, value in cells.departures(ladder.config).items()
+        if (name in _TOLD or name.startswith("mult.")) and name not in ladder.cell
+    ]
+    return [words.cell(name, cells.text(value)) for name, value in told]
 
 
 def family(ladder: Ladder) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.config import default_settings
+from pipeline.config import RunConfig, counted_settings, default_settings
 
 Settings = Mapping[str, Any]
 """Flat, of a run; what is missing is at its default."""
@@ -15,6 +15,12 @@ WIDTH_OF_MODEL = "model_width"
 def value(settings: Settings, key: str) -> Any:
     """Of a run; the default where it is older than the setting."""
     return settings[key] if key in settings else default_settings().get(key)
+
+
+def departures(config: RunConfig) -> dict[str, Any]:
+    """The settings that count and are not at their default, in the order of the config's fields."""
+    counted, usual = counted_settings(config), default_settings()
+    return {key: counted[key] for key in usual if counted.get(key, usual[key]) != usual[key]}
 
 
 def varying(settings: Iterable[Settings]) -> list[str]:
