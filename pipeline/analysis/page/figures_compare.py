@@ -3,6 +3,7 @@
 matplotlib's object-oriented API only, imported where it is used.
 """
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pipeline.analysis.fit.fitted import QUANTITIES, Lr, Quantity
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.figures import STYLE, draw_star, label_lr_axis, legend, say
-from pipeline.analysis.page.transfer import colour_by_width
+from pipeline.analysis.page.transfer import colour_by_width, room_above
 from pipeline.analysis.study.axis import Axis
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ def compare_figure(fit: StudyFit) -> "Figure":
             if place + columns >= len(groups):
                 axes.set_xlabel("learning rate")
             if place % columns == 0 or scale_of(group) != scale_of(groups[place - 1]):
-                axes.set_ylabel(name_of(fit) + (f"\n({' '.join(scale_of(group)).strip()})" if len(scales) > 1 else ""))
+                unit = textwrap.wrap(f"({' '.join(scale_of(group)).strip()})", 26) if len(scales) > 1 else []
+                axes.set_ylabel("\n".join([name_of(fit), *unit]))
         below: Any = lower.subplots(1, 2)
         for axes, quantity in zip(below, QUANTITIES, strict=True):
             _draw_laws(axes, fit, quantity)
@@ -162,7 +164,7 @@ def value_range(fit: StudyFit, scale: tuple[str, str]) -> tuple[float, float]:
     finite = np.concatenate([w.curve.losses[np.isfinite(w.curve.losses)] for w in widths])
     if not best or not len(finite):
         return 0.0, 1.0
-    tops = [max(best) + 1.5, float(finite.max())]
+    tops = [max(best) + room_above(scale[0]), float(finite.max())]
     if not fit.measure.is_accuracy:
         runs = fit.study.runs
         own = [(runs[list(group.key)] == list(group.key.values())).all(axis=1) for group in groups]

@@ -138,15 +138,21 @@ def colour_by_width(fit: StudyFit) -> dict[float, str]:
     return dict(zip(widths, width_colours(len(widths)), strict=True))
 
 
+def room_above(unit: str) -> float:
+    """How far beyond the worst width's best value a valley is shown: 1.5 nats; of squared errors, as far as they go."""
+    return math.inf if unit.startswith("squared") else 1.5
+
+
 def loss_range(fit: StudyFit) -> tuple[float, float]:
     """Limits of the loss axis, the same in all panels, between which the valleys are readable: from just below the best
-    loss up to 1.5 above the worst width's best, or to the initial loss where that is smaller."""
+    loss up to 1.5 nats above the worst width's best, or to the initial loss where that is smaller."""
     widths = [w for group in fit.groups for w in group.widths]
     best = [w.optimum.loss for w in widths if w.optimum.index is not None]
     initial = float(fit.study.runs["initial_loss"].mean())  # skips runs whose first loss is not finite
     if not best:
         return (initial - 1, initial + 1) if math.isfinite(initial) else (0.0, 1.0)
-    top = min(max(best) + 1.5, max(float(w.curve.losses[np.isfinite(w.curve.losses)].max(initial=0)) for w in widths))
+    above = max(best) + max(room_above(group.unit) for group in fit.groups)
+    top = min(above, max(float(w.curve.losses[np.isfinite(w.curve.losses)].max(initial=0)) for w in widths))
     if initial > max(best):
         top = min(top, initial)
     room = 0.06 * max(top - min(best), 0.1)
