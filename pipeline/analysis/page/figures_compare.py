@@ -222,7 +222,9 @@ def _draw_laws(axes: "Axes", fit: StudyFit, quantity: Quantity) -> None:
         label_lr_axis(axes, "y")
     else:
         say(axes, f"{name} learning rate\nnot estimable at any width")
-    columns = 1 if len(fit.groups) <= 4 else 2
+    longest = max(len(label) for label in axes.get_legend_handles_labels()[1])
+    wide = axes.figure.bbox.width / axes.figure.dpi / 2  # inches of a panel
+    columns = 2 if len(fit.groups) > 4 and 2 * (0.4 + 0.057 * longest) < wide else 1
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False, ncols=columns, fontsize=7.5, borderpad=0)
 
 

@@ -58,7 +58,7 @@ _CELLS: dict[str, str | dict[str, str]] = {
     "model.train_norms": {"true": "trainable norms", "false": "fixed norms"},
     "model.qk_norm": {"true": "qk-norm", "false": "no qk-norm"},
     "model.norm": {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"},
-    "model.train": {"readout": "random features", "no_input": "fixed first layer"},
+    "model.train": {"all": "all trained", "readout": "random features", "no_input": "fixed first layer"},
     "model.activation": {"linear": "linear", "relu": "ReLU"},
     "readout_init": {"zero": "zero readout"},
     "data.name": "{}",
