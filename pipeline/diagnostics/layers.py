@@ -66,7 +66,7 @@ def layers(model: nn.Module, shape: ShapeOf = own_shape) -> tuple[list[Layer], d
         if kind is None:
             left_out |= dict.fromkeys(names.values(), f"it belongs to a {type(module).__name__}")
             continue
-        transposed = isinstance(module, _transposed_types())
+        transposed = isinstance(module, transposed_types())
         owners.append(Layer(name, module, kind, names, fused.get(id(module), ()), transposed))
     return owners, left_out
 
@@ -97,7 +97,7 @@ def _qkv(name: str, config: litgpt.Config) -> tuple[tuple[str, int, int], ...]:
 
 
 def _kind(module: nn.Module, own: dict[str, nn.Parameter], shape: ShapeOf) -> LayerKind | None:
-    if isinstance(module, (nn.Linear, *_transposed_types())):
+    if isinstance(module, (nn.Linear, *transposed_types())):
         return "linear"
     if isinstance(module, nn.Embedding):
         return "embedding"
@@ -107,7 +107,7 @@ def _kind(module: nn.Module, own: dict[str, nn.Parameter], shape: ShapeOf) -> La
     return "norm" if len(shapes) == 1 and (isinstance(module, nn.LayerNorm) or len(next(iter(shapes))) == 1) else None
 
 
-def _transposed_types() -> tuple[type[nn.Module], ...]:
+def transposed_types() -> tuple[type[nn.Module], ...]:
     """The linear layer of GPT-2 in transformers, if that is in use at all."""
     module = sys.modules.get("transformers.pytorch_utils")
     return (module.Conv1D,) if module else ()
