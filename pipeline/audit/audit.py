@@ -1,6 +1,5 @@
 """An audit: builds at several widths and seeds, measured and named."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,7 +85,9 @@ def audit(
     random state included. Raises `RequestError` for what cannot be audited, in one line.
     """
     widths = sorted(set(widths))
-    require(len(widths) > 1, f"one width ({', '.join(map(str, widths))}) shows no scaling: give at least two, better three")
+    require(
+        len(widths) > 1, f"one width ({', '.join(map(str, widths))}) shows no scaling: give at least two, better three"
+    )
     require(widths[0] > 0, f"a width is positive, got {widths[0]}")
     require(seeds > 0 and steps > 0, "an audit takes at least one seed and one step")
     try:
@@ -114,9 +115,7 @@ def audit(
                 progress.at(len(runs), f"width {width}")
         progress.close()
     evidence = Evidence(tuple(widths), seeds, ends, seen, runs, outputs)
-    with warnings.catch_warnings():  # of what is missing at some width there is no mean
-        warnings.simplefilter("ignore", RuntimeWarning)
-        ranked = tuple(judge.candidates(evidence))
+    ranked = tuple(judge.candidates(evidence))
     return Audit(evidence, names, ranked, judge.named(evidence, wanted) if wanted else None, frozen)
 
 

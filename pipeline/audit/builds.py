@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pipeline.errors import RequestError, in_a_line, require
 
@@ -21,7 +20,7 @@ Build = Callable[[int], Any]
 Loss = Callable[[nn.Module, Any], Tensor]
 """Of a model and a batch; a scalar."""
 
-GIVES = "model and optimizer (or a list of optimizers), then loss and batch where wanted: a tuple, or a dict of these names"
+GIVES = "a tuple, or a dict, of model and optimizer (or a list of optimizers), then loss and batch where wanted"
 EXAMPLES, TOKENS, IMAGES, PIXELS = 32, 32, 8, 8
 """Of a batch that is made here: vectors; tokens of 4 sequences, or fewer; images and the pixels of a side."""
 
@@ -55,8 +54,9 @@ def find(spec: str) -> Build:
     """The function that ``module:function`` names; the module by its dotted name, from the current folder too, or a
     path of a file. Raises `RequestError`."""
     where, colon, what = spec.rpartition(":")
-    require(colon and where and what, f"{spec!r}: expected module:function, such as mymodel:build or src/mymodel.py:build")
-    folder = os.getcwd()
+    if not (colon and where and what):
+        raise RequestError(f"{spec!r}: expected module:function, such as mymodel:build or src/mymodel.py:build")
+    folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
@@ -78,11 +78,11 @@ def find(spec: str) -> Build:
 
 def _file(path: Path) -> Any:
     require(path.is_file(), f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"audited_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -100,7 +100,9 @@ def call(build: Build, width: int, seed: int) -> Built:
     _require_all(model, optimizers, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        batch = _default_batch(model) if batch is None else batch
+        if batch is None:
+            device = next(model.parameters()).device
+            batch = tree_map(lambda tensor: tensor.to(device), _default_batch(model))
     return Built(width, model, optimizers, loss or default_loss, batch)
 
 
@@ -115,11 +117,12 @@ def _parts(given: Any, width: int) -> tuple[nn.Module, tuple[torch.optim.Optimiz
         if len(given) == 3 and not callable(parts[2]):
             parts[2], parts[3] = None, parts[2]
     model, optimizer, loss, batch = parts
-    require(isinstance(model, nn.Module), f"build({width}): the model is a {type(model).__name__}, not an nn.Module")
+    if not isinstance(model, nn.Module):
+        raise RequestError(f"build({width}): the model is a {type(model).__name__}, not an nn.Module")
     optimizers = tuple(optimizer) if isinstance(optimizer, list | tuple) else (optimizer,)
     for one in optimizers:
-        named = type(one).__name__
-        require(isinstance(one, torch.optim.Optimizer), f"build({width}): the optimizer is a {named}, not one of torch's")
+        if not isinstance(one, torch.optim.Optimizer):
+            raise RequestError(f"build({width}): the optimizer is a {type(one).__name__}, not one of torch's")
     if loss is not None and not callable(loss):
         raise RequestError(f"build({width}): the loss is a {type(loss).__name__}, not a function of model and batch")
     return model, optimizers, loss, batch
@@ -135,7 +138,7 @@ def _require_all(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], 
     require(not missing, f"the optimizer misses {_few(missing)}: {how}")
     own = {id(p) for p in model.parameters()}
     foreign = sum(id(p) not in own for p in held)
-    require(not foreign, f"the optimizer holds {foreign} tensors that are not the model's (was the model copied after?)")
+    require(not foreign, f"the optimizer holds {foreign} tensors that the model has not: was it copied since?")
 
 
 def _few(names: list[str], most: int = 4) -> str:
@@ -150,7 +153,8 @@ def _default_batch(model: nn.Module) -> Any:
     """What the model's signature and its first module take. Raises `RequestError` where that says too little."""
     names = list(inspect.signature(model.forward).parameters)
     embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
-    first = next((m for m in model.modules() if isinstance(m, nn.Embedding | nn.Linear | nn.modules.conv._ConvNd)), None)
+    kinds = nn.Embedding | nn.Linear | nn.modules.conv._ConvNd
+    first = next((m for m in model.modules() if isinstance(m, kinds)), None)
     if "input_ids" in names and embedding is not None:  # of transformers
         tokens = _tokens(model, embedding)
         return {"input_ids": tokens} | ({"labels": tokens} if "labels" in names else {})
@@ -202,21 +206,23 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
     elif targets is None:
         n = logits.shape[-1]
         generator = torch.Generator().manual_seed(0)
-        draw = (lambda shape: torch.randint(n, shape, generator=generator)) if n > 1 else (
-            lambda shape: torch.randn((*shape, 1), generator=generator)
-        )  # fmt: skip
-        targets = draw(tuple(logits.shape[:-1])).to(logits.device)
+        shape = tuple(logits.shape[:-1])
+        if n > 1:
+            targets = torch.randint(n, shape, generator=generator).to(logits.device)
+        else:
+            targets = torch.randn((*shape, 1), generator=generator).to(logits.device)
     if targets.dtype == torch.long:
         return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
     return F.mse_loss(logits, targets.reshape(logits.shape))
 
 
 def logits_of(output: Any) -> Tensor:
-    """A model's output: the tensor itself, its ``logits``, or its first floating-point tensor. Raises `RequestError`."""
+    """A model's output: the tensor, its ``logits``, or its first floating-point tensor. Raises `RequestError`."""
     found = getattr(output, "logits", output)
     if isinstance(found, Tensor):
         return found
-    leaves = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim]
+    tensors = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in tensors if leaf.is_floating_point() and leaf.ndim]
     if not leaves:
         raise RequestError(f"the model's output is a {type(output).__name__} without tensors: let it return one")
     return leaves[0]

@@ -100,7 +100,8 @@ class Evidence:
     # What a parameterization asks of an end
 
     def std_expected(self, p: Parameterization, end: End) -> tuple[float, ...]:
-        """Exponents of the initial std that are right; of inputs either initialization of embeddings. None: anything."""
+        """Exponents of the initial std that are right, of inputs those of either initialization of embeddings. None:
+        anything is."""
         std = self.exponent("std", end.label)
         if std is None or end.role == "finite":
             return ()
@@ -192,11 +193,12 @@ def beside(evidence: Evidence, one: Named) -> list[Finding]:
             at = {round(values[beta, end.label], 9) for values in evidence.runs.values() if (beta, end.label) in values}
             if len(at) > 1:
                 found.append(Finding(end.label, beta, math.nan, 0.0))
-    found += _attention(evidence, one.parameterization)
+    found += _attention(evidence, one)
     if not one.findings:
         for end in evidence.ends:
-            update, expected = evidence.exponent("effective", end.label), evidence.update_expected(
-                one.parameterization, end, one.offset
+            update, expected = (
+                evidence.exponent("effective", end.label),
+                evidence.update_expected(one.parameterization, end, one.offset),
             )
             if update and expected is not None and update.value > expected and update.differs(expected, GROWS):
                 found.append(Finding(end.label, "update", update.value, expected))
@@ -211,18 +213,19 @@ def _decay(evidence: Evidence, end: End, offset: float) -> list[Finding]:
     return [Finding(end.label, "decay", decay.value, offset - lr.value)]
 
 
-def _attention(evidence: Evidence, p: Parameterization) -> list[Finding]:
+def _attention(evidence: Evidence, one: Named) -> list[Finding]:
     """Queries and keys that learn by aligned updates (Adam, c = 1) have an inner product of the order of the head
-    dimension d, so that the scale is 1/d; others, by chance, sqrt(d). At initialization the logits go like
-    scale * sqrt(d)."""
+    dimension d, so that the scale is 1/d; others, by chance, sqrt(d). At initialization, where queries and keys are of
+    order one, the logits go like scale * sqrt(d)."""
+    expected = -0.5 if one.parameterization.lr["adam"]["hidden"].exponent > HALF else 0.0
+    off = [finding.label for finding in one.findings if finding.quantity == "std"]
     found = []
-    for label in sorted({label for values in evidence.runs.values() for quantity, label in values if quantity == "heads"}):
-        logits, heads = evidence.exponent("attention", label), [
-            evidence.runs[w, 0].get(("heads", label), math.nan) for w in evidence.widths
-        ]
+    keys = [key for values in evidence.runs.values() for key in values]
+    for label in dict.fromkeys(label for quantity, label in keys if quantity == "heads"):
+        logits = evidence.exponent("attention", label)
+        heads = [evidence.runs[w, 0].get(("heads", label), math.nan) for w in evidence.widths]
         grows = heads[-1] < heads[0] if heads[0] < 0 else heads[-1] == heads[0]  # of a fixed number, or by dimension
-        aligned = p.lr["adam"]["hidden"].exponent > HALF
-        expected = -0.5 if aligned else 0.0
-        if grows and logits is not None and logits.differs(expected, 0.25):
+        small = any(name.startswith(label.rpartition(".")[0]) for name in off)  # queries or keys are not of order one
+        if grows and not small and logits is not None and logits.differs(expected, 0.25):
             found.append(Finding(label, "attention", logits.value, expected))
     return found

@@ -4,6 +4,7 @@ that follows.
 A tensor has an *end* per module that owns it: a tied embedding has two, with one role each.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +87,7 @@ def _growing(name: str, widths: Sequence[int], shapes: Shapes) -> tuple[int, ...
         sizes = [shapes[w][d] for w in widths]
         if len(set(sizes)) == 1:
             continue
-        rising = all(b > a for a, b in zip(sizes, sizes[1:], strict=False))
+        rising = all(b > a for a, b in itertools.pairwise(sizes))
         if not rising or _exponent(widths, sizes) > 1.25:
             raise RequestError(
                 f"shapes do not scale: {name} is {said} at widths {', '.join(map(str, widths))}: a dimension has to "
@@ -121,7 +122,9 @@ def _end(
     if n_dims == 1:
         return replace(end, role="vector")
     if inputs is None:  # a parameter of a module of the user's own: which dimension is summed over, a pass tells
-        require(len(grows) < 3, f"{name}: {len(grows)} of its dimensions grow with the width, no rule is for more than 2")
+        require(
+            len(grows) < 3, f"{name}: {len(grows)} of its dimensions grow with the width, no rule is for more than 2"
+        )
         return replace(end, role="hidden", fan_in=1.0) if len(grows) == 2 else replace(end, role="input", inner=True)
     fan_in = _exponent(widths, [math.prod(shapes[w][d] for d in inputs) for w in widths]) if inputs else 0.0
     sums, spreads = any(d in inputs for d in grows), any(d not in inputs for d in grows)

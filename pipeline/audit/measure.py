@@ -38,7 +38,7 @@ def with_roles(built: Built, ends: Sequence[End]) -> list[End]:
     found = []
     for end in ends:
         call = at_first.calls.get(end.owner)
-        if call is not None and (end.role == "output" or (end.shape == "raw" and end.role == "input")):
+        if end.role == "output" or (end.shape == "raw" and end.role == "input"):
             z = _random(built.parameters[end.tensor])
             changed = passes.run({end.tensor: z}, _others(end, at_first, ends))
             inner = any(
@@ -46,7 +46,7 @@ def with_roles(built: Built, ends: Sequence[End]) -> list[End]:
                 for name in matrices
                 if name in at_first.calls
             )
-            width = call.x.shape[-1] if call.x is not None and call.x.ndim else 0
+            width = call.x.shape[-1] if call is not None and call.x is not None and call.x.ndim else 0
             reads = end.shape != "raw" or width in _sizes(built, end)
             if not inner:
                 end = replace(end, role="output", inner=False, fan_in=end.fan_in or 1.0)
@@ -141,7 +141,9 @@ def _invariants(
     values: Values, passes: Passes, built: Built, end: End, first: Pass, ends: Sequence[End], response: Response
 ) -> None:
     call = first.calls.get(end.owner)
-    if call is None:
+    if call is None:  # its tensors are used from outside, or not at all
+        values["multiplier", end.label] = 1.0
+        values["std", end.label], values["speed", end.label] = values["init", end.label], response.rate
         return
     zero = {end.tensor: torch.zeros_like(built.parameters[end.tensor])}
     silent, own = passes.replay(end.owner, call, zero), passes.replay(end.owner, call, {})
@@ -157,7 +159,14 @@ def _invariants(
 
 
 def _multiplier(
-    passes: Passes, built: Built, end: End, first: Pass, ends: Sequence[End], call: Call, silent: Tensor | None, x: float
+    passes: Passes,
+    built: Built,
+    end: End,
+    first: Pass,
+    ends: Sequence[End],
+    call: Call,
+    silent: Tensor | None,
+    x: float,
 ) -> float:
     """1 where it cannot be told: where probing entries do not act on their own and in proportion to their size."""
     p = built.parameters[end.tensor]
@@ -208,9 +217,7 @@ def _proportion(one: Tensor, two: Tensor, unit: float) -> float | None:
     return size / unit
 
 
-def _reads(
-    passes: Passes, end: End, first: Pass, ends: Sequence[End], z: Tensor
-) -> tuple[Tensor, Tensor] | None:
+def _reads(passes: Passes, end: End, first: Pass, ends: Sequence[End], z: Tensor) -> tuple[Tensor, Tensor] | None:
     """What the next module that reads an input's output gets of random entries once and twice as large."""
     pinned = _others(end, first, ends)
     one, two, none = (passes.run({end.tensor: v}, pinned).calls for v in (z, 2 * z, 0 * z))

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pipeline.audit.builds import Built, logits_of
 from pipeline.errors import RequestError, in_a_line, require
@@ -170,11 +170,11 @@ def _doubled(module: nn.Module) -> Iterator[None]:
             p.data = data
 
 
-class _Attention(TorchDispatchMode):
+class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees the logits of every attention, whether fused or written out."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.last = ""
         self.found: dict[str, tuple[float, float]] = {}
 

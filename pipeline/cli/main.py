@@ -31,6 +31,10 @@ VERBS = {
         "pipeline.cli.coordcheck",
         "measured width exponents beside the predicted ones, per layer: pipeline coordcheck --widths 64,128,256",
     ),
+    "audit": (
+        "pipeline.cli.audit",
+        "what any model and optimizer amount to: pipeline audit mymodel:build --widths 128,256,512",
+    ),
     "ls": ("pipeline.cli.ls", "studies with their runs, best run and size: pipeline ls runs"),
     "completion": ("pipeline.cli.completion", "what a shell completes: pipeline completion bash, or zsh"),
     "export": (

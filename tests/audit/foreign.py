@@ -196,5 +196,3 @@ def ours_mlp(n: int, param: str = "mup", family: Any = "sgd") -> Any:
     made = apply_parameterization(model, specs, scaling, lr=0.01 if family == "sgd" else LR, seed=seed)
     optimizer = torch.optim.SGD(made) if family == "sgd" else torch.optim.AdamW(made, weight_decay=0.0)
     return model, optimizer, torch.randn(32, 16)
-
-

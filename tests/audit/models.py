@@ -15,7 +15,9 @@ Build = Callable[[int], Any]
 class Attention(nn.Module):
     """Causal, with `kv_heads` of fixed number or as many as queries; `heads` of fixed number or of size 16."""
 
-    def __init__(self, n: int, kv_heads: int | None = None, heads: int | None = None, scale: float | None = None) -> None:
+    def __init__(
+        self, n: int, kv_heads: int | None = None, heads: int | None = None, scale: float | None = None
+    ) -> None:
         super().__init__()
         self.heads = heads or n // 16
         self.size = n // self.heads
@@ -46,7 +48,14 @@ class Block(nn.Module):
 
 class GPT(nn.Module):
     def __init__(
-        self, n: int, vocab: int = 96, layers: int = 2, mult: float = 1.0, tied: bool = False, embed: float = 1.0, **attention: Any
+        self,
+        n: int,
+        vocab: int = 96,
+        layers: int = 2,
+        mult: float = 1.0,
+        tied: bool = False,
+        embed: float = 1.0,
+        **attention: Any,
     ) -> None:
         super().__init__()
         self.wte, self.wpe = nn.Embedding(vocab, n), nn.Embedding(32, n)
@@ -75,7 +84,13 @@ def fan_in_(model: nn.Module) -> None:
 
 
 def groups(
-    model: nn.Module, n: int, *, lr: float = LR, power: Callable[[str, Tensor], float], decay: float = 0.0, scaled: bool = True
+    model: nn.Module,
+    n: int,
+    *,
+    lr: float = LR,
+    power: Callable[[str, Tensor], float],
+    decay: float = 0.0,
+    scaled: bool = True,
 ) -> list[dict[str, Any]]:
     """A group per parameter with rate lr * m^power and, scaled, weight decay that keeps their product."""
     m = n / BASE
