@@ -21,8 +21,8 @@ from pipeline.parameterization.rules import HALF, TABLE, Factor, Parameterizatio
 
 TOLERANCE = 0.2
 """Of an exponent, whose clean values are 1/2 apart."""
-GROWS = 0.35
-"""Of an update's exponent, which finite widths and few steps bend."""
+GROWS = 0.4
+"""Of an update's exponent, which finite widths and few steps bend, and which has to stand out of three errors."""
 NOISE = 1e-5
 """Of the largest gradient: smaller ones are rounding, as that of a bias before a batch norm."""
 OFFSETS = (0.0, -0.5, -1.0, 0.5)
@@ -194,14 +194,14 @@ def beside(evidence: Evidence, one: Named) -> list[Finding]:
             if len(at) > 1:
                 found.append(Finding(end.label, beta, math.nan, 0.0))
     found += _attention(evidence, one)
-    if not one.findings:
-        for end in evidence.ends:
-            update, expected = (
-                evidence.exponent("effective", end.label),
-                evidence.update_expected(one.parameterization, end, one.offset),
-            )
-            if update and expected is not None and update.value > expected and update.differs(expected, GROWS):
-                found.append(Finding(end.label, "update", update.value, expected))
+    if not one.findings and evidence.seeds > 1:
+        found += [
+            Finding(end.label, "update", update.value, expected)
+            for end in evidence.ends
+            if (update := evidence.exponent("effective", end.label)) is not None
+            and (expected := evidence.update_expected(one.parameterization, end, one.offset)) is not None
+            and update.value - expected > max(GROWS, 3 * update.error)
+        ]
     return found
 
 

@@ -4,10 +4,11 @@ Every measurement is a flat dict ``(quantity, label) -> value``. Quantities:
 
 - ``init`` RMS of the entries; ``lr``, ``weight_decay``, ``eps`` of its group; ``rate`` what one step moves under a unit
   gradient (`pipeline.audit.optimizers`)
-- ``multiplier``: what the forward pass puts on the tensor beside the tensor itself: the RMS of what random entries of
-  RMS one add to the output, over that of their plain sum. Of an output this is taken at the logits, of an input where
-  the next module reads it, of any other tensor where its own module ends. ``std`` = init * multiplier, ``speed`` = rate
-  * multiplier (SGD, whose gradient has it once more: multiplier^2), the invariants of abc-symmetry
+- ``multiplier``: what the forward pass puts on the tensor beside the tensor itself: RMS of what it adds to the output
+  over that of its plain product with its input. Of an output this is taken at the logits; of an input, and of a matrix
+  behind which stands no more than a multiplier and a sum, where the next module reads it; of any other tensor where
+  its own module ends. ``std`` = init * multiplier, ``speed`` = rate * multiplier (SGD, whose gradient has it once more:
+  multiplier^2), the invariants of abc-symmetry
 - ``input`` |x| and ``output`` what the tensor adds to its module's output, at initialization
 - after the last step ``effective`` |(W - W_0) x| and ``propagating`` |W_0 (x - x_0)| (design, section 4), with all
   multipliers; ``gradient``: RMS; ``kept``: what Adam's eps leaves of the update, mean of |g| / (|g| + eps)
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.audit.builds import Built
 from pipeline.audit.layout import End
@@ -60,6 +62,13 @@ def with_roles(built: Built, ends: Sequence[End]) -> list[End]:
 
 def _sizes(built: Built, end: End) -> list[int]:
     return [built.parameters[end.tensor].shape[d] for d in end.grows]
+
+
+def _along(one: Tensor, other: Tensor) -> bool:
+    """Whether one is a multiple of the other."""
+    if one.shape != other.shape:
+        return False
+    return abs(F.cosine_similarity(one.flatten(), other.flatten(), dim=0).item()) > 0.999
 
 
 def _differ(one: Tensor | None, other: Tensor | None) -> bool:
@@ -168,37 +177,45 @@ def _multiplier(
     silent: Tensor | None,
     x: float,
 ) -> float:
-    """1 where it cannot be told: where probing entries do not act on their own and in proportion to their size."""
+    """Of the tensor as it starts, or of random entries where it starts at zero. 1 where it cannot be told: where these
+    do not act on their own and in proportion to their size."""
     p = built.parameters[end.tensor]
-    z = torch.ones_like(p, dtype=torch.float64) if p.ndim == 1 else _random(p)
-    plain = _plain_sum(p, end, call, z, x)
-    if end.role == "output":
+    z = p.detach().clone()
+    if not z.any():
+        z = (torch.ones_like(z) if p.ndim == 1 else _random(p) / math.sqrt(_terms(p, end))).to(z)
+    plain = _plain_sum(p, end, call, z.double(), x)
+    reads = None
+    if end.role in ("input", "hidden", "output"):
         pinned = _others(end, first, ends)
-        one, two, none = (passes.run({end.tensor: v}, pinned).logits.double() for v in (z, 2 * z, 0 * z))
-        return _proportion(one - none, two - none, plain / x if x else 0) or 1.0
-    if end.role == "input":
-        size = _rms(p.detach()) or 1 / plain  # nonlinear modules are to see what they usually see
-        reads = _reads(passes, end, first, ends, size * z)
-        if reads is not None and (found := _proportion(*reads, plain * size)):
-            return found
-    if silent is None or (p.ndim > 1 and not end.alone):
+        whole = [first if not pinned and torch.equal(z, p) else passes.run({end.tensor: z}, pinned)]
+        whole += [passes.run({end.tensor: v}, pinned) for v in (2 * z, 0 * z)]
+        if end.role == "output":
+            one, two, none = (found.logits.double() for found in whole)
+            return _proportion(one - none, two - none, plain / x if x else 0) or 1.0
+        reads = _reads(end, *(found.calls for found in whole))
+    outputs = [passes.replay(end.owner, call, {end.tensor: v}) for v in (z, 2 * z)] if silent is not None else []
+    own = [out - silent for out in outputs if out is not None and silent is not None]
+    # behind a hidden matrix may stand more than a multiplier: an activation, an attention
+    if reads is not None and (end.role == "input" or (own and _along(reads[0], own[0]))):
+        behind = _proportion(*reads, plain)
+        if behind is not None:
+            return behind
+    if not own or (p.ndim > 1 and not end.alone):
         return 1.0
-    outputs = [passes.replay(end.owner, call, {end.tensor: v}) for v in (z, 2 * z)]
-    one, two = (out - silent for out in outputs if out is not None)
-    return _proportion(one, two, plain) or 1.0
+    return _proportion(own[0], own[1], plain) or 1.0
 
 
 def _plain_sum(p: Tensor, end: End, call: Call, z: Tensor, x: float) -> float:
     """RMS of what z alone makes of the input, which is exact for a matrix, and that of independent terms else."""
     if p.ndim == 1:
-        return 1.0
+        return _rms(z)
     if call.x is not None and end.shape == "embedding":
         return _rms(z[call.x])
     if call.x is not None and p.ndim == 2 and call.x.is_floating_point():
         for matrix, sums in ((z, (0,)), (z.T, (1,))):
             if call.x.shape[-1] == len(matrix) and end.sums in (sums, None):
                 return _rms(call.x.double() @ matrix)
-    return math.sqrt(_terms(p, end)) * x
+    return math.sqrt(_terms(p, end)) * x * _rms(z)
 
 
 def _terms(p: Tensor, end: End) -> float:
@@ -217,14 +234,16 @@ def _proportion(one: Tensor, two: Tensor, unit: float) -> float | None:
     return size / unit
 
 
-def _reads(passes: Passes, end: End, first: Pass, ends: Sequence[End], z: Tensor) -> tuple[Tensor, Tensor] | None:
-    """What the next module that reads an input's output gets of random entries once and twice as large."""
-    pinned = _others(end, first, ends)
-    one, two, none = (passes.run({end.tensor: v}, pinned).calls for v in (z, 2 * z, 0 * z))
-    later = list(none)[list(none).index(end.owner) + 1 :] if end.owner in none and end.shape != "raw" else list(none)
+Calls = Mapping[str, Call]
+
+
+def _reads(end: End, one: Calls, two: Calls, none: Calls) -> tuple[Tensor, Tensor] | None:
+    """What the next module that reads an end's output gets of the tensor once and twice as large."""
+    names = list(none)
+    later = names[names.index(end.owner) + 1 :] if end.owner in none and end.shape != "raw" else names
     for name in later:
         a, b, c = (calls[name].x if name in calls else None for calls in (one, two, none))
-        if a is None or b is None or c is None or not c.is_floating_point() or a.shape != c.shape:
+        if a is None or b is None or c is None or not c.is_floating_point() or not a.shape == b.shape == c.shape:
             continue
         if _differ(a, c):
             return (a - c).double(), (b - c).double()

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,10 @@ from pipeline.analysis.page.figures import STYLE
 from pipeline.analysis.page.tables import to_json, write_text
 from pipeline.audit import words
 from pipeline.audit.audit import Audit
+from pipeline.audit.layout import End
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _HERE = Path(__file__).parent
@@ -23,6 +27,8 @@ COLUMNS = {
     "propagating": r"propagating update $\|W_0 (x_t - x_0)\|$",
     "output": r"activations at the start $\|W_0 x_0\|$",
 }
+LEAST = 12.0
+"""Of a panel: largest over smallest value, so that noise does not fill it."""
 FOUND, OFF, PREDICTED = "#1f78bd", "#d9660f", "#444444"
 
 
@@ -66,7 +72,6 @@ def figure(audit: Audit) -> "Figure":
 
     evidence = audit.evidence
     roles = list(dict.fromkeys(end.role for end in evidence.ends))
-    off = {finding.label for finding in audit.findings}
     with mpl.rc_context(STYLE):
         drawn = Figure(figsize=(10, 0.6 + 1.9 * len(roles)), layout="constrained")
         grid = drawn.subplots(len(roles), len(COLUMNS), squeeze=False, sharex=True)
@@ -76,27 +81,36 @@ def figure(audit: Audit) -> "Figure":
                 axes.set(xscale="log", yscale="log")
                 axes.set_xticks(list(evidence.widths), [str(width) for width in evidence.widths])
                 axes.minorticks_off()
-                tops = []
-                for end in evidence.ends:
-                    one = evidence.exponent(quantity, end.label)
-                    if end.role == role and one is not None:
-                        departs = end.label in off
-                        axes.plot(
-                            evidence.widths, one.means, marker="o", ms=2.5, lw=1.3, zorder=3 if departs else 2,
-                            color=OFF if departs else FOUND, alpha=0.9 if departs else 0.55,
-                        )  # fmt: skip
-                        tops.append((one.means[0], evidence.update_expected(
-                            audit.named.parameterization, end, audit.named.offset)))  # fmt: skip
-                if not tops:
-                    axes.text(0.5, 0.5, "zero", transform=axes.transAxes, ha="center", va="center", color="#888888")
-                    axes.tick_params(left=False, labelleft=False)
-                elif quantity == "effective" and (slope := tops[0][1]) is not None:
-                    top = 1.6 * max(start for start, _ in tops)
-                    line = [top * (width / evidence.widths[0]) ** slope for width in evidence.widths]
-                    axes.plot(evidence.widths, line, "--", lw=1, color=PREDICTED)
+                _panel(axes, audit, quantity, [end for end in evidence.ends if end.role == role])
                 if place == 0:
                     axes.set_title(title)
                 if place == len(roles) - 1:
                     axes.set_xlabel("width $n$")
             grid[place, 0].set_ylabel(role, fontweight="bold")
     return drawn
+
+
+def _panel(axes: "Axes", audit: Audit, quantity: str, ends: Sequence[End]) -> None:
+    evidence, named = audit.evidence, audit.named
+    off = {finding.label for finding in audit.findings}
+    lines = [(end, one.means) for end in ends if (one := evidence.exponent(quantity, end.label)) is not None]
+    if not lines:
+        axes.text(0.5, 0.5, "zero", transform=axes.transAxes, ha="center", va="center", color="#888888")
+        axes.tick_params(left=False, labelleft=False)
+        return
+    values = [value for _, means in lines for value in means]
+    slope = evidence.update_expected(named.parameterization, lines[0][0], named.offset)
+    if quantity == "effective" and slope is not None:
+        top = 1.6 * max(means[0] for _, means in lines)
+        predicted = [top * (width / evidence.widths[0]) ** slope for width in evidence.widths]
+        axes.plot(evidence.widths, predicted, "--", lw=1, color=PREDICTED)
+        values += predicted
+    for end, means in lines:
+        departs = end.label in off
+        colour, strength, layer = (OFF, 0.9, 3) if departs else (FOUND, 0.55, 2)
+        axes.plot(evidence.widths, means, marker="o", ms=2.5, lw=1.3, color=colour, alpha=strength, zorder=layer)
+    middle, half = (
+        math.sqrt(max(values) * min(values)),
+        max(math.sqrt(max(values) / min(values)) * 1.2, math.sqrt(LEAST)),
+    )
+    axes.set_ylim(middle / half, middle * half)

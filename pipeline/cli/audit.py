@@ -1,5 +1,7 @@
 """`pipeline audit`: what anybody's model and optimizer amount to, tensor by tensor, and what is off."""
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,12 +25,7 @@ def main(argv: Sequence[str]) -> int:
     add("--expect", metavar="NAME", help=f"a parameterization: exit with 1 unless it is that ({', '.join(TABLE)})")
     add("--seeds", type=int, default=2, help="builds per width; errors come from them and the widths (default: 2)")
     add("--steps", type=int, default=4, help="optimizer steps (default: 4)")
-    add(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="write audit.html, with the coordinate check's figure, and audit.json",
-    )
+    add("--out", type=Path, metavar="FOLDER", help="write audit.html, with the figure, and audit.json")
     add("--json", action="store_true", help="print JSON")
     parsed = parser.parse_args(argv)
     widths = _widths(parsed.widths)
@@ -37,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
     from pipeline.audit.audit import audit
     from pipeline.audit.builds import find
 
-    found = audit(find(parsed.build), widths, expect=parsed.expect, seeds=parsed.seeds, steps=parsed.steps)
+    with contextlib.redirect_stdout(sys.stderr if parsed.json else sys.stdout):  # where a build says what it does
+        found = audit(find(parsed.build), widths, expect=parsed.expect, seeds=parsed.seeds, steps=parsed.steps)
     print(to_json(words.data(found)).rstrip() if parsed.json else words.text(found))
     if parsed.out is not None:
         written = page.write(found, parsed.out)

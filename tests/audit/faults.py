@@ -89,6 +89,10 @@ def _tied(n: int) -> Any:
     return model, torch.optim.AdamW(groups(model, n, power=adam_power, decay=0.1))
 
 
+def _branch(n: int) -> Any:
+    return mup_gpt(n, branch=(BASE / n) ** 0.5)
+
+
 def _gemma(n: int) -> Any:
     return mup_gpt(n, embed=math.sqrt(n))
 
@@ -119,6 +123,9 @@ FAULTS = {
     ),
     "readout's rate": Fault(_with_power(head=0.0), ("head.weight",), "rate", "readout is left at the base rate"),
     "multiplier on top": Fault(_multiplier_too, ("head.weight",), "std", "shrunk twice"),
+    "branch multiplier": Fault(
+        _branch, ("blocks.0.down.weight", "blocks.1.down.weight"), "std", "a multiplier in the forward pass"
+    ),
     "embedding multiplier": Fault(_gemma, ("wte.weight", "wpe.weight"), "std", "a multiplier in the forward pass"),
 }
 """By what is wrong; no tensors: which ones depends on their gradients."""

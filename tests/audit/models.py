@@ -36,14 +36,15 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, n: int, **attention: Any) -> None:
+    def __init__(self, n: int, branch: float = 1.0, **attention: Any) -> None:
         super().__init__()
+        self.branch = branch
         self.ln1, self.attn, self.ln2 = nn.LayerNorm(n), Attention(n, **attention), nn.LayerNorm(n)
         self.up, self.down = nn.Linear(n, 2 * n), nn.Linear(2 * n, n)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln1(x))
-        return x + self.down(F.gelu(self.up(self.ln2(x))))
+        return x + self.branch * self.down(F.gelu(self.up(self.ln2(x))))
 
 
 class GPT(nn.Module):
@@ -106,7 +107,7 @@ def adam_power(name: str, p: Tensor) -> float:
     return -1.0 if p.ndim > 1 and "wte" not in name and "wpe" not in name else 0.0
 
 
-def mup_gpt(n: int, **options: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+def mup_gpt(n: int, **options: Any) -> Any:
     model = GPT(n, **options)
     fan_in_(model)
     if model.head.weight is not model.wte.weight:
@@ -114,22 +115,22 @@ def mup_gpt(n: int, **options: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(groups(model, n, power=adam_power, decay=0.1))
 
 
-def sp_gpt(n: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def sp_gpt(n: int) -> Any:
     model = GPT(n)
     fan_in_(model)
     return model, torch.optim.AdamW(model.parameters(), lr=LR)
 
 
-def mup_gqa(n: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def mup_gqa(n: int) -> Any:
     return mup_gpt(n, kv_heads=2)
 
 
-def mup_heads(n: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def mup_heads(n: int) -> Any:
     """A fixed number of heads: their size grows, and attention is scaled by 1/d."""
     return mup_gpt(n, heads=4, scale=math.sqrt(BASE / 4) / (n / 4))
 
 
-def mup_multiplier(n: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def mup_multiplier(n: int) -> Any:
     """The readout's 1/m in the forward pass, its std and rate as they are at the base width."""
     model = GPT(n, mult=BASE / n)
     fan_in_(model)
@@ -138,7 +139,7 @@ def mup_multiplier(n: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(groups(model, n, power=power, decay=0.1))
 
 
-def mup_tied(n: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def mup_tied(n: int) -> Any:
     """One tensor for both ends, and 1/m on the logits."""
     model = GPT(n, mult=BASE / n, tied=True)
     fan_in_(model)
@@ -162,7 +163,7 @@ class ConvNet(nn.Module):
         return self.last(x.mean((2, 3)))
 
 
-def mup_conv(n: int, decay: float = 0.1) -> tuple[nn.Module, torch.optim.Optimizer]:
+def mup_conv(n: int, decay: float = 0.1) -> Any:
     model = ConvNet(n)
     fan_in_(model)
     nn.init.normal_(model.last.weight, std=math.sqrt(BASE) / n)
@@ -200,7 +201,7 @@ class MoE(nn.Module):
         return self.head(self.ln2(x + self.experts(self.ln1(x))))
 
 
-def mup_moe(n: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def mup_moe(n: int) -> Any:
     model = MoE(n)
     nn.init.normal_(model.head.weight, std=math.sqrt(BASE) / n)
     power = lambda name, p: adam_power(name, p) if name != "cls" else 0.0  # noqa: E731
@@ -217,7 +218,7 @@ class MLP(nn.Module):
         return self.mult * self.last(F.relu(self.middle(F.relu(self.first(x)))))
 
 
-def mup_mlp_sgd(n: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def mup_mlp_sgd(n: int) -> Any:
     model = MLP(n)
     fan_in_(model)
     nn.init.normal_(model.last.weight, std=math.sqrt(BASE) / n)
@@ -245,3 +246,22 @@ def ntk_mlp(n: int, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) ->
 
 def ntk_mlp_adam(n: int) -> Any:
     return ntk_mlp(n, torch.optim.Adam)
+
+
+def muon_gpt(n: int) -> Any:
+    """torch's Muon on hidden matrices, AdamW beside it."""
+    model, _ = mup_gpt(n)
+    inside = {name: p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks")}
+    outside = [p for name, p in model.named_parameters() if name not in inside and "head" not in name]
+    head = {"params": [model.head.weight], "lr": LR * BASE / n}
+    return model, [
+        torch.optim.Muon(inside.values(), lr=0.02, weight_decay=0.0),
+        torch.optim.AdamW([{"params": outside}, head], lr=LR, weight_decay=0.0),
+    ]
+
+
+def sp_encoder(n: int) -> Any:
+    """torch's own layers, with dropout, and matrices that are used from outside their module."""
+    layer = nn.TransformerEncoderLayer(n, n // 16, 2 * n, batch_first=True)
+    model = nn.Sequential(nn.Linear(12, n), nn.TransformerEncoder(layer, 2), nn.Linear(n, 5))
+    return model, torch.optim.AdamW(model.parameters(), lr=LR), torch.randn(4, 9, 12)
