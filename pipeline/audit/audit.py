@@ -98,7 +98,7 @@ def audit(
 
     with torch.random.fork_rng(devices=[]):
         builds = [call(build, width, 0) for width in widths]
-        ends = with_roles(builds[0], ends_of(builds))
+        ends = with_roles(builds, ends_of(builds))
         names = tuple(dict.fromkeys(type(one).__name__ for one in builds[0].optimizers))
         frozen = tuple(name for name, p in builds[0].model.named_parameters() if not p.requires_grad)
         runs: dict[tuple[int, int], Values] = {}

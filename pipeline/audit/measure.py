@@ -31,28 +31,26 @@ from pipeline.audit.passes import Call, Pass, Passes
 Values = dict[tuple[str, str], float]
 
 
-def with_roles(built: Built, ends: Sequence[End]) -> list[End]:
-    """Which outputs are readouts, and what raw parameters with one growing dimension do. A readout is what changes the
-    logits and nothing that another matrix reads."""
-    passes = Passes(built, [end.owner for end in ends])
-    at_first = passes.run()
+def with_roles(builds: Sequence[Built], ends: Sequence[End]) -> list[End]:
+    """Which outputs are readouts, and what raw parameters with one growing dimension do, seen at the two narrowest of
+    `builds`. A readout is what changes the logits and nothing that another matrix reads."""
+    built, owners = builds[0], [end.owner for end in ends]
+    passes = Passes(built, owners)
+    at_first, wider = passes.run(), Passes(builds[1], owners).run()
     matrices = {e.owner for e in ends if len(built.parameters[e.tensor].shape) > 1}
     found = []
     for end in ends:
-        call = at_first.calls.get(end.owner)
         if end.role == "output" or (end.shape == "raw" and end.role == "input"):
-            z = _random(built.parameters[end.tensor])
-            changed = passes.run({end.tensor: z}, _others(end, at_first, ends))
+            changed = passes.run({end.tensor: _random(built.parameters[end.tensor])}, _others(end, at_first, ends))
             inner = any(
                 name != end.owner and name in changed.calls and _differ(changed.calls[name].x, at_first.calls[name].x)
                 for name in matrices
                 if name in at_first.calls
             )
-            width = call.x.shape[-1] if call is not None and call.x is not None and call.x.ndim else 0
-            reads = end.shape != "raw" or width in _sizes(built, end)
+            sums = end.shape != "raw" or _widths(at_first, end) != _widths(wider, end)
             if not inner:
                 end = replace(end, role="output", inner=False, fan_in=end.fan_in or 1.0)
-            elif reads:
+            elif sums:
                 end = replace(end, role="hidden", inner=True, fan_in=end.fan_in or 1.0)
             else:
                 end = replace(end, role="input", inner=False)
@@ -60,8 +58,10 @@ def with_roles(built: Built, ends: Sequence[End]) -> list[End]:
     return found
 
 
-def _sizes(built: Built, end: End) -> list[int]:
-    return [built.parameters[end.tensor].shape[d] for d in end.grows]
+def _widths(at: Pass, end: End) -> int:
+    """Length of the vectors that the end's module reads."""
+    x = at.calls[end.owner].x if end.owner in at.calls else None
+    return 0 if x is None or not x.is_floating_point() or not x.ndim else x.shape[-1]
 
 
 def _along(one: Tensor, other: Tensor) -> bool:
