@@ -30,7 +30,7 @@ def cause(evidence: Evidence, named: Named, finding: Finding) -> str:
     if said or multiplier is None or abs(multiplier.value) < NEAR:
         return said
     counterpart = {"std": "std", "rate": "learning rate"}[finding.quantity]
-    size = f"n^{multiplier.value:.2f}"
+    size = f"n^{multiplier.value:.1f}"
     return f"a multiplier in the forward pass goes like {size}, and its {counterpart} does not make up for it"
 
 
@@ -41,6 +41,8 @@ def _rate(evidence: Evidence, named: Named, end: End, found: float, expected: fl
     hidden = 0.0 if rule is None else evidence.slope(rule)
     if end.tied:
         return _TIED
+    if end.inner and evidence.family(end) == "muon" and found > expected:
+        return "fixed KV heads: a scale of Muon that does not count the fan-in; it takes sqrt(fan_out / fan_in)"
     if own and abs(base - 2 * own) < NEAR:
         return "rate scaled twice: by the optimizer's groups and once more, or by a multiplier too"
     if hidden and abs(base - hidden) < NEAR:

@@ -8,7 +8,7 @@ are compared, never how they are spelled. Shapes: W widths, S seeds.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -88,6 +88,14 @@ class Evidence:
                 found[key] = Exponent(float(fits.exponent[k]), float(fits.standard_error[k]), means)
         return found
 
+    def folded(self, quantity: str, end: End, bare: bool = False) -> Exponent | None:
+        """std or speed; `bare`: without what the size of the input adds to a readout's."""
+        found, x = self.exponent(quantity, end.label), self.exponent("input", end.label)
+        if found is None or x is None or not bare:
+            return found
+        times = 2 if quantity == "speed" and self.family(end) == "sgd" else 1
+        return replace(found, value=found.value - times * x.value)
+
     def family(self, end: End) -> str:
         return self.responses[end.tensor].family
 
@@ -165,10 +173,12 @@ def named(evidence: Evidence, p: Parameterization, offset: float = 0.0) -> Named
         if departs:
             findings.append(Finding(end.label, quantity, found.value, nearest))
 
-    for end in evidence.ends:
-        check(end, "std", evidence.exponent("std", end.label), evidence.std_expected(p, end))
+    for end in sorted(evidence.ends, key=lambda end: end.role == "output"):
+        # features that grow because a matrix before starts too large are not the readout's doing
+        astray = end.role == "output" and any(f.quantity == "std" for f in findings)
         rate = evidence.rate_expected(p, end)
-        check(end, "rate", evidence.exponent("speed", end.label), () if rate is None else (rate + offset,))
+        check(end, "std", evidence.folded("std", end, astray), evidence.std_expected(p, end))
+        check(end, "rate", evidence.folded("speed", end, astray), () if rate is None else (rate + offset,))
     score = sum(float(np.mean(departs)) for departs in shares.values())
     return Named(p, offset, tuple(findings), sum(map(len, shares.values())), score)
 
@@ -179,6 +189,11 @@ def beside(evidence: Evidence, one: Named) -> list[Finding]:
     found: list[Finding] = []
     gradients = [evidence.exponent("gradient", end.label) for end in evidence.ends]
     most = max((one.means[-1] for one in gradients if one), default=0.0)
+
+    def noise(end: End) -> bool:
+        gradient = evidence.exponent("gradient", end.label)
+        return gradient is None or gradient.means[-1] < NOISE * most
+
     for end in evidence.ends:
         if end.label != end.tensor:
             continue
@@ -186,8 +201,14 @@ def beside(evidence: Evidence, one: Named) -> list[Finding]:
         kept = evidence.exponent("kept", end.label)
         gradient = evidence.exponent("gradient", end.label)
         eps = evidence.exponent("eps", end.label)
-        noise = gradient is None or gradient.means[-1] < NOISE * most
-        if kept and gradient and eps and not noise and kept.means[-1] < 0.8 and kept.means[-1] < kept.means[0] - 0.05:
+        if (
+            kept
+            and gradient
+            and eps
+            and not noise(end)
+            and kept.means[-1] < 0.8
+            and kept.means[-1] < kept.means[0] - 0.05
+        ):
             found.append(Finding(end.label, "eps", eps.value, gradient.value))
         for beta in ("beta1", "beta2"):
             at = {round(values[beta, end.label], 9) for values in evidence.runs.values() if (beta, end.label) in values}
@@ -201,6 +222,7 @@ def beside(evidence: Evidence, one: Named) -> list[Finding]:
             if (update := evidence.exponent("effective", end.label)) is not None
             and (expected := evidence.update_expected(one.parameterization, end, one.offset)) is not None
             and update.value - expected > max(GROWS, 3 * update.error)
+            and not noise(end)
         ]
     return found
 

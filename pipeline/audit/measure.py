@@ -47,8 +47,12 @@ def with_roles(builds: Sequence[Built], ends: Sequence[End]) -> list[End]:
                 for name in matrices
                 if name in at_first.calls
             )
-            sums = end.shape != "raw" or _widths(at_first, end) != _widths(wider, end)
-            if not inner:
+            raw = end.shape == "raw"
+            read = built.parameters[end.tensor].untyped_storage().data_ptr() in at_first.multiplied
+            sums = not raw or _widths(at_first, end) != _widths(wider, end)
+            if raw and not read:  # it is added, or acts on each number alone
+                end = replace(end, role="input", inner=False)
+            elif not inner:
                 end = replace(end, role="output", inner=False, fan_in=end.fan_in or 1.0)
             elif sums:
                 end = replace(end, role="hidden", inner=True, fan_in=end.fan_in or 1.0)
@@ -200,7 +204,7 @@ def _multiplier(
         behind = _proportion(*reads, plain)
         if behind is not None:
             return behind
-    if not own or (p.ndim > 1 and not end.alone):
+    if not own or not end.alone:
         return 1.0
     return _proportion(own[0], own[1], plain) or 1.0
 
@@ -209,8 +213,9 @@ def _plain_sum(p: Tensor, end: End, call: Call, z: Tensor, x: float) -> float:
     """RMS of what z alone makes of the input, which is exact for a matrix, and that of independent terms else."""
     if p.ndim == 1:
         return _rms(z)
-    if call.x is not None and end.shape == "embedding":
-        return _rms(z[call.x])
+    if end.shape == "embedding":
+        read = call.x is not None and call.x.dtype in (torch.long, torch.int) and int(call.x.max()) < len(z)
+        return _rms(z[call.x]) if read else _rms(z)
     if call.x is not None and p.ndim == 2 and call.x.is_floating_point():
         for matrix, sums in ((z, (0,)), (z.T, (1,))):
             if call.x.shape[-1] == len(matrix) and end.sums in (sums, None):

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pipeline.audit.builds import Built, logits_of
 from pipeline.errors import RequestError, in_a_line, require
 
+PRODUCTS = {f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "convolution")}
 Values = Mapping[str, Tensor]
 """Of tensors, by name."""
 
@@ -43,6 +44,8 @@ class Pass:
     calls: dict[str, Call]
     logits: Tensor
     loss: float
+    multiplied: set[int]
+    """Addresses of the storages that took part in products of matrices."""
     attention: dict[str, tuple[float, float]]
     """By the module called before: RMS of the attention's logits, and how many heads it has (0: unknown) or the head
     dimension it has (negative)."""
@@ -63,7 +66,7 @@ class Passes:
         `RequestError` where the loss does not call the model."""
         calls: dict[str, Call] = {}
         seen: list[Any] = []
-        watch = _Attention()
+        watch = _Watch()
 
         def noted(name: str) -> Callable[..., Any]:
             def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -82,7 +85,7 @@ class Passes:
             for handle in handles:
                 handle.remove()
         require(seen, "the loss does not call the model: let it use model(...), whose output is what is looked at")
-        return Pass(calls, logits_of(seen[0]).detach(), loss, watch.found)
+        return Pass(calls, logits_of(seen[0]).detach(), loss, watch.multiplied, watch.found)
 
     def step(self) -> None:
         """One step of the optimizer."""
@@ -174,12 +177,13 @@ def _doubled(module: nn.Module) -> Iterator[None]:
             p.data = data
 
 
-class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees the logits of every attention, whether fused or written out."""
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees what matrices are multiplied with each other, and the logits of every attention, fused or written out."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.last = ""
+        self.multiplied: set[int] = set()
         self.found: dict[str, tuple[float, float]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -195,6 +199,8 @@ class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
             x = args[0]
             if x.ndim >= 3 and x.shape[-1] == x.shape[-2] and args[1] in (-1, x.ndim - 1):
                 self._note(x, x.numel() // x.shape[-1] ** 2)
+        elif name in PRODUCTS:
+            self.multiplied |= {a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)}
         return func(*args, **kwargs)
 
     def _note(self, logits: Tensor, heads: float) -> None:

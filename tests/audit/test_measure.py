@@ -171,6 +171,38 @@ def test_roles_follow_from_shapes_and_what_reads_what() -> None:
     assert {end.label for end in kv if end.inner} == {f"blocks.{b}.attn.{of}.weight" for b in (0, 1) for of in "kv"}
 
 
+class Gated(nn.Module):
+    """A state-space model's parameters: one number per feature and state, and what makes features of one size."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.decay = nn.Parameter(torch.randn(n, 8))
+        self.project = nn.Linear(n, n, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(x) * self.decay.sigmoid().mean(1)
+
+
+def test_raw_tensors_that_nothing_is_multiplied_by_sum_over_nothing() -> None:
+    def build(n: int) -> Any:
+        model = nn.Sequential(nn.Linear(16, n), Gated(n), nn.Linear(n, 10))
+        return model, torch.optim.Adam(model.parameters(), lr=1e-3), torch.randn(8, 16)
+
+    ends, _, _ = measured(build, 64)
+    assert {end.label: (end.role, end.inner) for end in ends}["1.decay"] == ("input", False)
+
+
+def test_features_that_grow_are_not_the_readouts_doing() -> None:
+    def build(n: int) -> Any:
+        model = models.MLP(n)
+        models.fan_in_(model)
+        nn.init.normal_(model.middle.weight, std=0.2)
+        return model, torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    found = audit(build, (32, 64, 128), expect="sp", seeds=1)
+    assert [(finding.label, finding.quantity) for finding in found.findings] == [("middle.weight", "std")]
+
+
 def test_raw_matrices_are_told_by_what_they_do() -> None:
     ends, _, _ = measured(models.ntk_mlp, 64)
     assert [(end.label, end.role) for end in ends] == [("0.w", "input"), ("2.w", "hidden"), ("4.w", "output")]
