@@ -46,7 +46,8 @@ class Audit:
         """The parameterizations that the builds cannot be told from, in the table's order; of one learning rate for
         all that goes with the width, those under the same one."""
         best = self.ranked[0]
-        return tuple(one.name for one in self.ranked if one.offset == best.offset and not one.findings)
+        alike = [one for one in self.ranked if one.offset == best.offset and one.score <= best.score]
+        return tuple(one.name for one in alike if not one.findings)
 
     @cached_property
     def unjudged(self) -> tuple[End, ...]:
@@ -65,11 +66,12 @@ class Audit:
         roles = dict.fromkeys(end.role for end in self.evidence.ends)
         found: dict[str, list[str]] = {role: [] for role in roles}
         labels = {end.label: end.role for end in self.evidence.ends}
+        unknown = frozenset.intersection(*(one.unjudged for one in self.ranked))  # to all: by what is left, then
         for one in self.ranked:
             if one.offset == self.named.offset:
                 off = {labels[finding.label] for finding in one.findings}
                 for role in roles:
-                    if role not in off:
+                    if role not in off | (one.unjudged - unknown):
                         found[role].append(one.name)
         order = list(rules.TABLE)
         return {role: sorted(names, key=order.index) for role, names in found.items()}

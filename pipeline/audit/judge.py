@@ -144,9 +144,10 @@ class Named:
     offset: float
     """Of all learning rates, as an exponent."""
     findings: tuple[Finding, ...]
-    checks: int
+    unjudged: frozenset[Role]
+    """Roles of which it has no rule for the rate, under their optimizer."""
     score: float
-    """Sum over roles and quantities of the share of tensors that depart."""
+    """Sum over roles and quantities of the share of tensors that depart, or of whose rate it says nothing."""
 
     @property
     def name(self) -> str:
@@ -163,6 +164,7 @@ def named(evidence: Evidence, p: Parameterization, offset: float = 0.0) -> Named
     """How the builds depart from `p` with every rate times n^offset."""
     findings: list[Finding] = []
     shares: dict[tuple[Role, str], list[bool]] = {}
+    unjudged: set[Role] = set()
 
     def check(end: End, quantity: str, found: Exponent | None, expected: Sequence[float]) -> None:
         if found is None or not expected:
@@ -178,9 +180,12 @@ def named(evidence: Evidence, p: Parameterization, offset: float = 0.0) -> Named
         astray = end.role == "output" and any(f.quantity == "std" for f in findings)
         rate = evidence.rate_expected(p, end)
         check(end, "std", evidence.folded("std", end, astray), evidence.std_expected(p, end))
+        if rate is None and not end.inner:  # one without a rule is not nearer for it
+            shares.setdefault((end.role, "rate"), []).append(True)
+            unjudged.add(end.role)
         check(end, "rate", evidence.folded("speed", end, astray), () if rate is None else (rate + offset,))
     score = sum(float(np.mean(departs)) for departs in shares.values())
-    return Named(p, offset, tuple(findings), sum(map(len, shares.values())), score)
+    return Named(p, offset, tuple(findings), frozenset(unjudged), score)
 
 
 def beside(evidence: Evidence, one: Named) -> list[Finding]:
@@ -239,7 +244,10 @@ def _attention(evidence: Evidence, one: Named) -> list[Finding]:
     """Queries and keys that learn by aligned updates (Adam, c = 1) have an inner product of the order of the head
     dimension d, so that the scale is 1/d; others, by chance, sqrt(d). At initialization, where queries and keys are of
     order one, the logits go like scale * sqrt(d)."""
-    expected = -0.5 if one.parameterization.lr["adam"]["hidden"].exponent > HALF else 0.0
+    rule = one.parameterization.lr.get("adam", {}).get("hidden")
+    if rule is None:
+        return []
+    expected = -0.5 if rule.exponent > HALF else 0.0
     off = [finding.label for finding in one.findings if finding.quantity == "std"]
     found = []
     keys = [key for values in evidence.runs.values() for key in values]

@@ -63,7 +63,7 @@ def test_every_entry_of_the_table_is_told(param: str, kind: str) -> None:
     """Of a GPT under AdamW, and of an MLP under SGD and Adam. An entry that is another at finite widths is among those
     that fit."""
     family = "sgd" if kind == "sgd" else "adam"
-    if family not in TABLE[param].lr:
+    if not {"input", "vector", "hidden", "output"} <= TABLE[param].lr.get(family, {}).keys():
         pytest.skip(f"{param} has no rule for {family}")
     if kind == "gpt":
         found = audit(lambda n: foreign.ours_gpt(n, param), (64, 128, 256), seeds=1)
