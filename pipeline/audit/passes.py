@@ -79,7 +79,7 @@ class Passes:
         handles = [m.register_forward_hook(noted(name), with_kwargs=True) for name, m in self._leaves.items()]
         handles.append(self.built.model.register_forward_hook(lambda m, args, output: seen.append(output)))
         try:
-            with torch.no_grad(), _seeded(), self._with(values or {}), watch:
+            with torch.no_grad(), _replayed(), self._with(values or {}), watch:
                 loss = self._loss().item()
         finally:
             for handle in handles:
@@ -90,7 +90,7 @@ class Passes:
     def step(self) -> None:
         """One step of the optimizer."""
         self.built.model.zero_grad(set_to_none=True)
-        with _seeded():
+        with _replayed():
             loss = self._loss()
             loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in self.built.optimizers:
@@ -114,10 +114,10 @@ class Passes:
         module = self._owners[owner]
         with torch.no_grad(), self._with(values):
             try:
-                with _doubled(module), _seeded():
+                with _doubled(module), _replayed():
                     output = module(*_double(call.args), **_double(call.kwargs))
             except RuntimeError:  # a dtype is written into it
-                with _kept(module), _seeded():
+                with _kept(module), _replayed():
                     output = module(*call.args, **call.kwargs)
         found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         return found[0].double() if found else None
@@ -135,11 +135,12 @@ class Passes:
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
-    generator = torch.default_generator  # torch.manual_seed sees to every device, at a thousand times the price
+def _replayed() -> Iterator[None]:
+    """Random numbers are afterwards where they were, so that every pass draws the same (fork_rng sees to every device,
+    at a thousand times the price)."""
+    generator = torch.default_generator
     state = generator.get_state()
     try:
-        generator.manual_seed(0)
         yield
     finally:
         generator.set_state(state)

@@ -220,6 +220,8 @@ def test_an_audit_leaves_no_trace() -> None:
     ends = measure.with_roles(several, layout.ends_of(several))
     passes = measure.Passes(built, [end.owner for end in ends])
     first = passes.run()
+    dropping = measure.Passes(builds.call(models.sp_encoder, 64, 0), [])
+    assert dropping.run().loss == dropping.run().loss, "dropout drops the same"
     before = {name: t.clone() for name, t in built.model.state_dict().items()}
     for end in ends:
         passes.replay(end.owner, first.calls[end.owner], {end.tensor: torch.zeros_like(built.parameters[end.tensor])})
