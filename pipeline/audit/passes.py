@@ -79,7 +79,7 @@ class Passes:
         handles = [m.register_forward_hook(noted(name), with_kwargs=True) for name, m in self._leaves.items()]
         handles.append(self.built.model.register_forward_hook(lambda m, args, output: seen.append(output)))
         try:
-            with torch.no_grad(), _replayed(), self._with(values or {}), watch:
+            with torch.no_grad(), _replayed(), _kept(self.built.model), self._with(values or {}), watch:
                 loss = self._loss().item()
         finally:
             for handle in handles:

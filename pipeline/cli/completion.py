@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     flags["coordcheck"] += f" {flags['sweep']}"
     flags["completion"] += " ".join(SHELLS)
     values |= {"--config": "|".join(shipped("model_configs")), "--data": "|".join(shipped("data"))}
-    values |= {"--param": "|".join(TABLE), "--params": "|".join(TABLE)}
+    values |= dict.fromkeys(("--param", "--params", "--expect"), "|".join(TABLE))
     print(_SCRIPT.format(
         before=SHELLS[argv[0]],
         verbs=" ".join(cli.VERBS),

@@ -219,13 +219,14 @@ def test_an_audit_leaves_no_trace() -> None:
     several = [builds.call(models.mup_moe, n, 0) for n in WIDTHS]
     ends = measure.with_roles(several, layout.ends_of(several))
     passes = measure.Passes(built, [end.owner for end in ends])
+    untouched = {name: t.clone() for name, t in built.model.state_dict().items()}
     first = passes.run()
+    assert all(torch.equal(t, untouched[name]) for name, t in built.model.state_dict().items())
     dropping = measure.Passes(builds.call(models.sp_encoder, 64, 0), [])
     assert dropping.run().loss == dropping.run().loss, "dropout drops the same"
-    before = {name: t.clone() for name, t in built.model.state_dict().items()}
     for end in ends:
         passes.replay(end.owner, first.calls[end.owner], {end.tensor: torch.zeros_like(built.parameters[end.tensor])})
-    assert all(torch.equal(t, before[name]) for name, t in built.model.state_dict().items())
+    assert all(torch.equal(t, untouched[name]) for name, t in built.model.state_dict().items())
     assert all(p.dtype == torch.float32 for p in built.model.parameters())
 
 

@@ -23,6 +23,7 @@ def test_bash_completes_verbs_flags_and_values(tmp_path: Path, capsys: pytest.Ca
     assert completed(script, "train", "--opt") == ["--optimizer"]
     assert completed(script, "train", "--optimizer", "ad") == ["adamw", "adam"]
     assert completed(script, "sweep", "--params", "mu") == ["mup", "musoli"]
+    assert completed(script, "audit", "--expect", "mu") == ["mup", "musoli"]
     assert completed(script, "sweep", "st") == ["status"]
     assert "--estimator" in completed(script, "fit", "--")
     assert completed(script, "fit", "scr") == ["script"]
