@@ -14,6 +14,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from pipeline.audit.audit import audit
+from pipeline.audit.words import headline
 from pipeline.cli import coordcheck
 from pipeline.cli.arguments import RequestParser, parse
 from pipeline.cli.main import VERBS
@@ -167,7 +169,7 @@ def _others() -> Iterator[tuple[str, str]]:
 
 
 def test_no_snippet_stands_where_none_is_run() -> None:
-    assert {page for page, _ in _others()} == {"docs/library.md", "docs/parameterizations.md"}
+    assert {page for page, _ in _others()} == {"docs/audit.md", "docs/library.md", "docs/parameterizations.md"}
 
 
 def test_the_snippets_of_the_library_run(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +194,17 @@ def test_the_snippet_of_parameterizations_runs() -> None:
     (snippet,) = snippets("parameterizations.md")
     exec(compile(snippet, "parameterizations.md", "exec"), room)
     assert {group["lr"] for group in room["optimizer"].param_groups} == {3e-3, 3e-3 / 4}
+
+
+@pytest.mark.slow
+def test_the_snippets_of_the_audit_run() -> None:
+    room: dict[str, Any] = {}
+    for snippet in snippets("audit.md"):
+        exec(compile(snippet, "audit.md", "exec"), room)
+    found = audit(room["build"], (64, 128, 256), expect="mup", seeds=1, steps=1)
+    assert headline(found) == "not mup: 16 of 21 tensors depart", "as printed there"
+    with pytest.raises(AssertionError, match="embedding scaled by the optimizer's LR"):
+        room["test_mup"]()
 
 
 @pytest.mark.slow

@@ -36,11 +36,11 @@ def main(argv: Sequence[str]) -> int:
 
     with contextlib.redirect_stdout(sys.stderr if parsed.json else sys.stdout):  # where a build says what it does
         found = audit(find(parsed.build), widths, expect=parsed.expect, seeds=parsed.seeds, steps=parsed.steps)
-    print(to_json(words.data(found)).rstrip() if parsed.json else words.text(found))
-    if parsed.out is not None:
-        written = page.write(found, parsed.out)
-        if not parsed.json:
-            print("", *written, sep="\n")
+    files = [] if parsed.out is None else list(map(str, page.write(found, parsed.out)))
+    if parsed.json:
+        print(to_json(words.data(found) | ({"files": files} if files else {})).rstrip())
+    else:
+        print("\n".join([words.text(found), *(["", *files] if files else [])]))
     return 1 if parsed.expect and not found.ok else 0
 
 
