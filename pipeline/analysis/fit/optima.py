@@ -66,6 +66,9 @@ def optima(near: list[Neighbourhood], scale: Scale, turning: bool = True) -> Opt
         total = total + np.log(np.maximum(given.sum(axis=2) * step, 1e-300))
         likelihood.append(given.reshape(-1, given.shape[-1]))
     weight = normalized(total.ravel())
+    weight_D = weight.reshape(-1, len(prior_D)).sum(axis=0)
+    shape_WKP = np.einsum("d,dwkp->wkp", weight_D, share_DWKP)
+    curves = tuple(map(_likeliest, near, [scale] * len(near), tables, shape_WKP, places_WX))
     kept = np.argsort(-weight, kind="stable")[:_MOST]
     kept = kept[weight[kept] > _LEAST * weight.max()]
     likelihood_WCX = np.stack([table[kept] / table[kept].sum(axis=1, keepdims=True) for table in likelihood])
@@ -83,9 +86,9 @@ def optima(near: list[Neighbourhood], scale: Scale, turning: bool = True) -> Opt
         variance_CW=np.maximum(variance_CW, 0) + grid_error,
         places_WX=places_WX,
         likelihood_WCX=likelihood_WCX,
-        shape_differs=float(weight.reshape(-1, len(prior_D)).sum(axis=0) @ loose_D),
+        shape_differs=float(weight_D @ loose_D),
         evidence=np.array([evidence_of_valley(one, scale) for one in near]),
-        curves=tuple(map(_likeliest, near, [scale] * len(near), tables, places_WX)),
+        curves=curves,
     )
 
 
@@ -125,6 +128,9 @@ def _shared(z: Floats) -> tuple[Floats, Floats, Floats]:
     return np.concatenate(prior), np.concatenate(share), np.concatenate(loose)
 
 
-def _likeliest(one: Neighbourhood, scale: Scale, table: Floats, at_X: Floats) -> Curve:
-    *cell, place = (int(i) for i in np.unravel_index(int(np.argmax(table)), table.shape))
+def _likeliest(one: Neighbourhood, scale: Scale, table: Floats, shape_KP: Floats, at_X: Floats) -> Curve:
+    """The valley that explains the runs best, of the shapes that all widths together leave, its bottom below the
+    edge."""
+    log = table + np.log(shape_KP)[:, :, None] + np.log(one.below_edge(at_X))
+    *cell, place = (int(i) for i in np.unravel_index(int(np.argmax(log)), table.shape))
     return curve_at(one, scale, float(at_X[place]), tuple(cell))

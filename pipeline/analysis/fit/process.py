@@ -15,7 +15,7 @@ from pipeline.analysis.study.runs import Floats
 
 SLOPE_SD = 1.2  # of alpha: hardly anything is assumed of it
 
-_GAP_SLOPE_SD = 0.4  # of the edge's exponent minus the optimum's
+_GAP_SLOPE_SD = 0.25  # of the edge's exponent minus the optimum's
 _GAP_WANDER = 0.3  # of the edge beside the optimum, over the optimum's
 EDGE_JITTER = 0.1  # octaves
 

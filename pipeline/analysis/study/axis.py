@@ -44,7 +44,7 @@ WIDTH = Axis(
     "narrower",
     # predictions at four times the widest width of 24 studies (benchmarks/real.py) were off by .73 of what the scale of
     # all axes lets expect; those along batch and tokens, of other sources, were not
-    wander=0.65,
+    wander=0.4,
     cost_power=2,
     columns=(
         "d_model", "n_embd", "hidden_size", "hidden_dim", "model_dim", "dim_model", "d_hidden", "n_embed", "embed_dim",
