@@ -14,10 +14,8 @@ from functools import cached_property
 import numpy as np
 
 from pipeline.analysis.fit.edgelaw import SEED_SCATTER, EdgeLaw, edge_law, edge_of_width
-from pipeline.analysis.fit.fitted import (
-    Quantity,
-)
-from pipeline.analysis.fit.law import EdgePlaces, OptimumLaw, Pair, PowerLaw, wandering_by
+from pipeline.analysis.fit.fitted import Quantity
+from pipeline.analysis.fit.law import EdgePlaces, OptimumLaw, Pair, PowerLaw, Wander, wandering_by
 from pipeline.analysis.fit.neighbourhood import Neighbourhood, Scale, neighbourhoods
 from pipeline.analysis.fit.optima import SEEN, Optima, optima
 from pipeline.analysis.fit.posterior import Mixture
@@ -53,8 +51,7 @@ class Estimate:
     """y is the logarithm of the loss."""
     no_valley: bool
     """Losses do not depend on the learning rate beyond noise."""
-    wander: float
-    """`Axis.wander`."""
+    wander: Wander
 
     @cached_property
     def own_optimum(self) -> OptimumLaw | None:
@@ -176,7 +173,7 @@ class Estimate:
         return math.exp(level) if self.log_loss else level
 
 
-def estimate(runs: Runs, turning: bool = True, wander: float = 1.0) -> Estimate:
+def estimate(runs: Runs, turning: bool = True, wander: Wander = None) -> Estimate:
     """Fit one family of curves; what is unstable is so by trajectory, and runs more than `MARGIN` above the best are no
     part of a valley. `turning`: their asymmetry may follow the width; `wander`: `Axis.wander`. Never raises for what
     the runs cannot tell: that is None or nan in the result."""

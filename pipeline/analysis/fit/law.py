@@ -33,6 +33,8 @@ WANDER = ((0.02, 0.1, 0.2, 0.35, 0.55), (0.28, 0.14, 0.16, 0.32, 0.1))
 STRAIGHT = ((0.0,), (1.0,))
 Prior = tuple[tuple[float, ...], tuple[float, ...]]
 """Values and their weights."""
+Wander = tuple[float, ...] | None
+"""`Axis.wander`."""
 _LEAST = 1e-4  # weight, over the largest, that a component needs
 
 
@@ -115,8 +117,7 @@ class OptimumLaw:
     wander: Prior = WANDER
 
     @staticmethod
-    def of(optima: Optima, edge: EdgePlaces | None = None, wander: float = 1.0) -> "OptimumLaw":
-        """`wander`: `Axis.wander`."""
+    def of(optima: Optima, edge: EdgePlaces | None = None, wander: Wander = None) -> "OptimumLaw":
         prior = wandering_by(wander)
         return OptimumLaw(optima.widths, optima.weight_C, optima.mean_CW, optima.variance_CW, optima, edge, prior)
 
@@ -197,10 +198,9 @@ class OptimumLaw:
         return _mixture(variance * (own_mean / own + mean_H / variance_H), variance, self._given.weight_H)
 
 
-def wandering_by(factor: float) -> Prior:
-    """`WANDER` of an axis along which exponents wander so many times as far."""
-    values, weights = WANDER
-    return tuple(factor * value for value in values), weights
+def wandering_by(weights: Wander) -> Prior:
+    """`WANDER` along an axis."""
+    return (WANDER[0], weights) if weights else WANDER
 
 
 def slope(given: Given, z_WA: Floats, axis: int) -> Mixture:

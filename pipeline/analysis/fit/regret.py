@@ -3,7 +3,10 @@ expected regret (design, section 4, Price).
 
 A run above its edge diverges, and costs at least the loss of the untrained model: here the worst loss of the family's
 runs at or below their width's best learning rate. Below the edge, it costs the height of the valley of the nearest
-width that was trained, moved to where the optimum is expected. Deterministic quadrature over optimum and edge together.
+width that was trained, moved to where the optimum is expected, above its lowest point below the edge. Deterministic
+quadrature over optimum and edge together.
+
+Axes: I candidates, S scenarios.
 """
 
 import math
@@ -43,21 +46,25 @@ def cheapest(known: Mixture | Pair, curve: Curve, log_loss: bool, worst: float, 
     """The learning rate of least expected regret, given the optimum alone or with the edge of one run. `worst` is what
     a diverged run ends with, `curve` the valley in losses, or in their logarithms."""
     at = _scenarios(known)
-    order = np.argsort(at.optimum_S)
-    low, high = np.interp([0.02, 0.98], np.cumsum(at.weight_S[order]), at.optimum_S[order])
-    x_I = np.linspace(low - 1.5, high + 0.5, _CANDIDATES)
-    u = (x_I[:, None] - at.optimum_S[None, :]).ravel()
-    height_IS = at.factor_S * curve.curvature * shape(u, curve.asymmetry, curve.sharpness).reshape(len(x_I), -1)
-    best = math.exp(curve.level) if log_loss else curve.level
-    cost = max(worst - best, 0.0)
-    # beyond the worst loss seen, the valley's formula says nothing
-    regret_IS = np.minimum(best * np.expm1(np.minimum(height_IS, 50.0)) if log_loss else height_IS, cost)
+    valley = _Valley(curve, log_loss, worst)
+    x_I = _candidates(at)
+    # where the bottom lies beyond the edge, nobody reaches it
+    reached_S = valley.loss(np.minimum(at.optimum_S, at.edge_S), at)
+    regret_IS = np.maximum(valley.loss(x_I[:, None], at) - reached_S, 0.0)
     diverges_IS = ndtr((x_I[:, None] - at.edge_S) / at.edge_sd_S)
-    expected_I = ((1 - diverges_IS) * regret_IS + diverges_IS * cost) @ at.weight_S
+    expected_I = ((1 - diverges_IS) * regret_IS + diverges_IS * valley.divergence) @ at.weight_S
     chosen = int(np.argmin(expected_I))
     diverges = float(diverges_IS[chosen] @ at.weight_S) if isinstance(known, Pair) else math.nan
     at_most = _quantile(regret_IS[chosen], at.weight_S * (1 - diverges_IS[chosen]), level)
     return Price(2.0 ** float(x_I[chosen]), float(expected_I[chosen]), at_most, diverges)
+
+
+def _candidates(at: "_Scenarios") -> Floats:
+    """log2 lr, (I,): where the optimum may be, and further below, since edges push there."""
+    order = np.argsort(at.optimum_S)
+    low, high = np.interp([0.02, 0.98], np.cumsum(at.weight_S[order]), at.optimum_S[order])
+    found: Floats = np.linspace(low - 1.5, high + 0.5, _CANDIDATES)
+    return found
 
 
 def _quantile(values: Floats, weight: Floats, level: float) -> float:
@@ -76,6 +83,32 @@ class _Scenarios:
     edge_sd_S: Floats
     factor_S: Floats
     weight_S: Floats
+
+
+@dataclass(frozen=True)
+class _Valley:
+    """Losses above the bottom of a valley, wherever a scenario puts it."""
+
+    curve: Curve
+    log_loss: bool
+    worst: float
+
+    @property
+    def bottom(self) -> float:
+        return math.exp(self.curve.level) if self.log_loss else self.curve.level
+
+    @property
+    def divergence(self) -> float:
+        return max(self.worst - self.bottom, 0.0)
+
+    def loss(self, x: Floats, at: _Scenarios) -> Floats:
+        """At x, (S,) or (I, 1); beyond the worst loss seen, the formula says nothing."""
+        u = x - at.optimum_S
+        height = shape(u.ravel(), self.curve.asymmetry, self.curve.sharpness).reshape(u.shape)
+        height = at.factor_S * self.curve.curvature * height
+        above = self.bottom * np.expm1(np.minimum(height, 50.0)) if self.log_loss else height
+        found: Floats = np.minimum(above, self.divergence)
+        return found
 
 
 def _scenarios(known: Mixture | Pair) -> _Scenarios:

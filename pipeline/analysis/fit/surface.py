@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.analysis.fit import local
 from pipeline.analysis.fit.estimate import Estimate, estimate
 from pipeline.analysis.fit.fitted import LEVEL, LeftOut, Lr, Quantity, lr_of
-from pipeline.analysis.fit.law import EdgePlaces, Pair, own_place, slope, solve, wandering_by
+from pipeline.analysis.fit.law import EdgePlaces, Pair, Wander, own_place, slope, solve, wandering_by
 from pipeline.analysis.fit.optima import Optima
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.predict import FAR
@@ -45,8 +45,7 @@ class Surface:
     edge: EdgePlaces | None
     edge_cells: Floats
     """Its cells, (rows, A)."""
-    wander_A: tuple[float, ...] = (1.0, 1.0)
-    """`Axis.wander`."""
+    wander_A: tuple[Wander, Wander] = (None, None)
 
     @property
     def told_apart(self) -> bool:
@@ -79,7 +78,7 @@ class Surface:
         o = self.optima
         kept = np.argsort(-o.weight_C, kind="stable")[:_MOST]
         weight = o.weight_C[kept] / o.weight_C[kept].sum()
-        edge_z, priors = self._z(self.edge_cells), [wandering_by(factor) for factor in self.wander_A]
+        edge_z, priors = self._z(self.edge_cells), [wandering_by(weights) for weights in self.wander_A]
         given = solve(weight, o.mean_CW[kept], o.variance_CW[kept], self._z_CA, self.edge, edge_z, priors)
         return replace(given, component_H=kept[given.component_H])
 
@@ -220,7 +219,7 @@ def group_of(axes: tuple[Axis, Axis], key: Mapping[str, str], runs: Runs) -> Sur
         fitted = np.array(known.optima.widths, dtype=np.int64) - 1
         edge = known.edge_places
         rows = np.array([] if edge is None else edge.widths, dtype=np.int64) - 1
-        wander = tuple(axis.wander for axis in axes)
+        wander = (axes[0].wander, axes[1].wander)
         surface = Surface(cells_CA[fitted], known.optima, edge, cells_CA[rows], wander)
     cells = tuple((float(first), float(second)) for first, second in cells_CA.tolist())
     return SurfaceGroup(axes, key, cells, known, surface)

@@ -130,11 +130,11 @@ class Grid:
     """The published criterion of its loss."""
     labels: Labels
     widths: tuple[GridWidth, ...]
-    wander: float
+    wander: tuple[float, ...] | None
     """`Axis.wander` of its axis."""
 
 
-def grid_of(runs: Runs, published: Rule, by_trajectory: bool = True, wander: float = 1.0) -> Grid:
+def grid_of(runs: Runs, published: Rule, by_trajectory: bool = True, wander: tuple[float, ...] | None = None) -> Grid:
     """Of the runs of one family, unstable by their trajectories or by the published criterion."""
     labels = label(runs, TRAJECTORY if by_trajectory else published)
     seen = intervals(runs, labels)

@@ -46,7 +46,7 @@ def test_a_prediction_is_the_conditional_of_a_gaussian_process(one_hypothesis):
     is_edge = np.array([0, 0, 0, 0, 1, 1, 0, 1])
     both = np.outer(is_edge, is_edge)
     covariance = 1.2**2 * np.outer(z, z) + 0.3**2 * wandering(z, z) + 1e6
-    covariance += both * (0.4**2 * np.outer(z, z) + 0.09**2 * wandering(z, z) + 1e6)
+    covariance += both * (0.25**2 * np.outer(z, z) + 0.09**2 * wandering(z, z) + 1e6)
     covariance += np.diag([0.01 + 0.01] * 4 + [0.04 + 0.01, 0.09 + 0.01, 0.01, 0.01])
     told, asked, values = slice(0, 6), slice(6, 8), np.r_[x, edge.mean]
     gain = np.linalg.solve(covariance[told, told], covariance[told, asked])

@@ -73,6 +73,13 @@ def test_an_edge_that_goes_along_with_the_optimum_is_less_of_a_danger():
         u = max(u, found.expected)
 
 
+def test_a_bottom_beyond_the_edge_is_no_loss():
+    """The optimum lies an octave above a sure edge: what counts is the height over that at the edge."""
+    found = cheapest(with_edge(-9.0, 1e-3, 1e-3), PARABOLA, False, 10.0, 0.9)
+    assert math.log2(found.lr) == pytest.approx(-9.0, abs=0.03)
+    assert found.expected < 0.005 < 0.1 / 2
+
+
 def test_runs_that_diverge_more_than_the_rest_have_no_bound():
     found = cheapest(with_edge(-9.0, 3.0, 0.1), PARABOLA, False, 3.001, 0.9)
     assert math.isinf(found.at_most)

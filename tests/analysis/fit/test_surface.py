@@ -90,7 +90,7 @@ def test_a_prediction_is_the_conditional_of_a_process_over_both_axes(monkeypatch
     is_edge = np.array([0, 0, 0, 0, 0, 1, 1, 0, 1])
     line, path = z @ z.T, wandering(z[:, 0], z[:, 0]) + wandering(z[:, 1], z[:, 1])
     covariance = 1.2**2 * line + 0.3**2 * path + 1e6
-    covariance += np.outer(is_edge, is_edge) * (0.4**2 * line + 0.09**2 * path + 1e6)
+    covariance += np.outer(is_edge, is_edge) * (0.25**2 * line + 0.09**2 * path + 1e6)
     covariance += np.diag([0.02 + 0.01] * 5 + [0.04 + 0.01, 0.09 + 0.01, 0.01, 0.01])
     told, at, values = slice(0, 7), slice(7, 9), np.r_[x, edge.mean]
     gain = np.linalg.solve(covariance[told, told], covariance[told, at])
