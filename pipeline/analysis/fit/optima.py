@@ -4,7 +4,8 @@ Widths share noise, misfit and the shift of seeds. Their asymmetry follows a lin
 and their sharpness is one, but for deviations of single widths that are small or large; both are tried, and the
 evidence decides (partial pooling). numpy only.
 
-Axes: C hypotheses shared by widths, W widths, X places; N, M, S, K, P as in `likelihood`.
+Axes: C hypotheses shared by widths (of noise, misfit and shift, H, and of shapes, D), W widths, X places; N, M, S,
+K, P as in `likelihood`.
 """
 
 import math
@@ -15,7 +16,7 @@ import numpy as np
 from pipeline.analysis.fit.likelihood import ALL, Curve, curve_at, evidence_of_valley, log_likelihood, places
 from pipeline.analysis.fit.neighbourhood import Neighbourhood, Scale
 from pipeline.analysis.fit.posterior import normalized
-from pipeline.analysis.study.runs import Floats
+from pipeline.analysis.study.runs import Floats, Ints
 
 _K_MEAN, _K_SD = 0.2, 0.5
 _TURN = 0.12  # k_1, per octave of width: none, or so much either way
@@ -54,42 +55,69 @@ def optima(near: list[Neighbourhood], scale: Scale, turning: bool = True) -> Opt
     places_WX = np.stack([places(one, scale) for one in near])
     tables = [log_likelihood(one, scale, at_X) for one, at_X in zip(near, places_WX, strict=True)]
     z = np.log2([float(one.width) for one in near]) if turning else np.zeros(len(near))
-    prior_D, share_DWKP, loose_D = _shared(z - z.mean())
-    total, likelihood = np.log(prior_D)[None, :], []
-    for place, (one, table) in enumerate(zip(near, tables, strict=True)):
-        by_place = np.exp(table - table.max())
-        by_place = np.einsum("an,nmskpx->amskpx", _noise_kernel(), by_place)
-        by_place = by_place.reshape(-1, share_DWKP[0, 0].size, by_place.shape[-1])
-        given = np.einsum("dq,hqx->hdx", share_DWKP[:, place].reshape(len(prior_D), -1), by_place, optimize=True)
-        given = given * one.below_edge(places_WX[place])
-        step = places_WX[place, 1] - places_WX[place, 0]
-        total = total + np.log(np.maximum(given.sum(axis=2) * step, 1e-300))
-        likelihood.append(given.reshape(-1, given.shape[-1]))
-    weight = normalized(total.ravel())
-    weight_D = weight.reshape(-1, len(prior_D)).sum(axis=0)
-    shape_WKP = np.einsum("d,dwkp->wkp", weight_D, share_DWKP)
-    curves = tuple(map(_likeliest, near, [scale] * len(near), tables, shape_WKP, places_WX))
-    kept = np.argsort(-weight, kind="stable")[:_MOST]
-    kept = kept[weight[kept] > _LEAST * weight.max()]
-    likelihood_WCX = np.stack([table[kept] / table[kept].sum(axis=1, keepdims=True) for table in likelihood])
+    shapes = _shared(z - z.mean())
+    given = [_given(*each) for each in zip(near, tables, places_WX, np.swapaxes(shapes.share_DWKP, 0, 1), strict=True)]
+    step_W = places_WX[:, 1] - places_WX[:, 0]
+    explained = [np.log(np.maximum(one.sum(axis=2) * step, 1e-300)) for one, step in zip(given, step_W, strict=True)]
+    weight_HD = normalized(sum(explained, start=np.log(shapes.prior_D)[None, :]))
+    weight_D = weight_HD.sum(axis=0)
+    shape_WKP = np.einsum("d,dwkp->wkp", weight_D, shapes.share_DWKP)
+    weight_C, kept = _likely(weight_HD.ravel())
+    likelihood_WCX = np.stack([_kept_rows(one, kept) for one in given])
     mean_CW = np.einsum("wcx,wx->cw", likelihood_WCX, places_WX)
     variance_CW = np.einsum("wcx,wx->cw", likelihood_WCX, places_WX**2) - mean_CW**2
-    below_WCX = np.cumsum(likelihood_WCX, axis=2)
-    median_WC = [
-        [np.interp(0.5, below, at) for below in below_CX] for below_CX, at in zip(below_WCX, places_WX, strict=True)
-    ]
-    grid_error = (places_WX[:, 1] - places_WX[:, 0]) ** 2 / 12
     return Optima(
         widths=tuple(one.width for one in near),
-        weight_C=weight[kept] / weight[kept].sum(),
-        mean_CW=np.array(median_WC).T,
-        variance_CW=np.maximum(variance_CW, 0) + grid_error,
+        weight_C=weight_C,
+        mean_CW=_medians(likelihood_WCX, places_WX),
+        variance_CW=np.maximum(variance_CW, 0) + step_W**2 / 12,
         places_WX=places_WX,
         likelihood_WCX=likelihood_WCX,
-        shape_differs=float(weight_D @ loose_D),
+        shape_differs=float(weight_D @ shapes.loose_D),
         evidence=np.array([evidence_of_valley(one, scale) for one in near]),
-        curves=curves,
+        curves=tuple(map(_likeliest, near, [scale] * len(near), tables, shape_WKP, places_WX)),
     )
+
+
+def _given(one: Neighbourhood, table: Floats, at_X: Floats, share_DKP: Floats) -> Floats:
+    """Likelihood of a width's place, (H, D, X): noise shared but for its spread, shapes as a hypothesis has them."""
+    by_place = np.einsum("an,nmskpx->amskpx", _noise_kernel(), np.exp(table - table.max()))
+    by_place = by_place.reshape(-1, share_DKP[0].size, len(at_X))
+    given = np.einsum("dq,hqx->hdx", share_DKP.reshape(len(share_DKP), -1), by_place, optimize=True)
+    found: Floats = given * one.below_edge(at_X)
+    return found
+
+
+def _likely(weight: Floats) -> tuple[Floats, Ints]:
+    """Of the hypotheses that are kept, the likeliest first: their weights and their places."""
+    kept = np.argsort(-weight, kind="stable")[:_MOST]
+    kept = kept[weight[kept] > _LEAST * weight.max()]
+    return weight[kept] / weight[kept].sum(), kept
+
+
+def _kept_rows(given_HDX: Floats, kept: Ints) -> Floats:
+    rows = given_HDX.reshape(-1, given_HDX.shape[2])[kept]
+    found: Floats = rows / rows.sum(axis=1, keepdims=True)
+    return found
+
+
+def _medians(likelihood_WCX: Floats, places_WX: Floats) -> Floats:
+    """(C, W)."""
+    below_WCX = np.cumsum(likelihood_WCX, axis=2)
+    return np.array(
+        [[np.interp(0.5, below, at) for below in below_CX] for below_CX, at in zip(below_WCX, places_WX, strict=True)]
+    ).T
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """Hypotheses D about the widths' shapes."""
+
+    prior_D: Floats
+    share_DWKP: Floats
+    """Each width's weights of (K, P)."""
+    loose_D: Floats
+    """1: widths may deviate by much."""
 
 
 def _prior_KP() -> Floats:
@@ -111,8 +139,8 @@ def _noise_kernel() -> Floats:
     return _bell(octaves, octaves, _NOISE_SPREAD)
 
 
-def _shared(z: Floats) -> tuple[Floats, Floats, Floats]:
-    """Hypotheses D about the widths' shapes: prior; each width's weights of (K, P) under it; whether they are loose."""
+def _shared(z: Floats) -> _Shapes:
+    """What widths may have in common; z around their mean."""
     k, p = ALL.asymmetry_K, np.arange(len(ALL.sharpness_P), dtype=np.float64)
     turns = np.array([-_TURN, 0.0, _TURN]) if len(z) > 2 else np.zeros(1)
     turn_prior = np.array([0.25, 0.5, 0.25]) if len(z) > 2 else np.ones(1)
@@ -125,7 +153,7 @@ def _shared(z: Floats) -> tuple[Floats, Floats, Floats]:
         share.append(both.reshape(-1, len(z), len(k), len(p)))
         prior.append((prior_KP[:, None, :] * turn_prior[:, None]).ravel() / 2)
         loose.append(np.full(len(prior[-1]), float(sd_k == _LARGE[0])))
-    return np.concatenate(prior), np.concatenate(share), np.concatenate(loose)
+    return _Shapes(np.concatenate(prior), np.concatenate(share), np.concatenate(loose))
 
 
 def _likeliest(one: Neighbourhood, scale: Scale, table: Floats, shape_KP: Floats, at_X: Floats) -> Curve:

@@ -15,8 +15,8 @@ from pipeline.analysis.study.runs import Floats
 
 SLOPE_SD = 1.2  # of alpha: hardly anything is assumed of it
 
-# Of the edge's exponent minus the optimum's: the likeliest of 29 real families that have edges, 11 of ours and 18 of two
-# other sources (ours by themselves say at most .15, the others .3).
+# Of the edge's exponent minus the optimum's: the likeliest of 29 real families that have edges, 11 of ours and 18 of
+# two other sources (ours by themselves say at most .15, the others .3).
 _GAP_SLOPE_SD = 0.25
 _GAP_WANDER = 0.3  # of the edge beside the optimum, over the optimum's
 EDGE_JITTER = 0.1  # octaves
