@@ -16,7 +16,7 @@ from pipeline.analysis.fit.estimate import estimate
 from pipeline.analysis.study.axis import WIDTH
 from pipeline.analysis.study.stability import Intervals
 
-_OUTLIER, _SPAN = 0.02, 8.0  # as `powerlaw`: half-recovered runs hide a seed's edge now and then
+_OUTLIER, _SPAN = 0.02, 8.0  # as `edgelaw`: half-recovered runs hide a seed's edge now and then
 
 
 def informed(truth: Truth, seen: Intervals, jitter: float) -> float:

@@ -1,4 +1,4 @@
-"""The power law of the stability edge (`powerlaw`), from the intervals that each seed's runs leave for it."""
+"""The power law of the stability edge, from the intervals that each seed's runs leave for it."""
 
 import math
 from dataclasses import dataclass

@@ -154,12 +154,15 @@ class Estimate:
     def price_of(self, known: Mixture | Pair, nearest: int, level: float) -> Price:
         """The same where optimum and, if known, edge are given, with the valley of one of the fitted widths."""
         assert self.optima is not None
-        # what comes nearest to an untrained model; above the optimum, losses may be anything
+        of_run = known.with_scatter(self.seed_scatter) if isinstance(known, Pair) else known
+        return cheapest(of_run, self.optima.curves[nearest], self.log_loss, self._untrained_loss, level)
+
+    @property
+    def _untrained_loss(self) -> float:
+        """The worst loss at or below a width's best learning rate comes nearest to it; above, losses may be anything."""
         best = dict(zip(self.runs.widths, self.labels.best_x.tolist(), strict=True))
         below = self.runs.x <= np.array([best[n] for n in self.runs.width.tolist()]) + 1e-9
-        worst = float(np.max(self.runs.loss[below & np.isfinite(self.runs.loss)]))
-        edge = known.with_scatter(self.seed_scatter) if isinstance(known, Pair) else known
-        return cheapest(edge, self.optima.curves[nearest], self.log_loss, worst, level)
+        return float(np.max(self.runs.loss[below & np.isfinite(self.runs.loss)]))
 
     @property
     def seed_scatter(self) -> float:

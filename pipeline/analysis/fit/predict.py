@@ -78,7 +78,7 @@ def predict(group: GroupFit, width: float, level: float) -> LrPrediction:
         else advise(fitted.observed[quantity], group.grid.runs, width, group.width_step, group.axis.cost_power)
         for quantity in (QUANTITIES if fitted.intervals else ())
     }
-    recommended = _recommend(group, width, level, optimal, safe)
+    recommended = _recommend(group, width, level, safe)
     bare = [] if fitted.intervals else [Doubt("no interval")]
     tried = float(group.grid.runs.lr.max())
     beyond = [lr for lr in (recommended.lr, optimal and optimal.value) if lr and lr > tried * (1 + 1e-9)]
@@ -87,7 +87,7 @@ def predict(group: GroupFit, width: float, level: float) -> LrPrediction:
     return LrPrediction(group, width, level, optimal, max_stable, safe, recommended, doubts, advice)
 
 
-def _recommend(group: GroupFit, width: float, level: float, optimum: Lr | None, safe: float | None) -> Recommendation:
+def _recommend(group: GroupFit, width: float, level: float, safe: float | None) -> Recommendation:
     if not group.fitted.intervals:
         return Recommendation(None, "no interval")
     runs, unstable = group.grid.runs, group.grid.labels.unstable
