@@ -159,7 +159,7 @@ class Estimate:
 
     @property
     def _untrained_loss(self) -> float:
-        """The worst loss at or below a width's best learning rate comes nearest to it; above, losses may be anything."""
+        """The worst loss at or below a width's best learning rate comes nearest; above it, losses may be anything."""
         best = dict(zip(self.runs.widths, self.labels.best_x.tolist(), strict=True))
         below = self.runs.x <= np.array([best[n] for n in self.runs.width.tolist()]) + 1e-9
         return float(np.max(self.runs.loss[below & np.isfinite(self.runs.loss)]))
