@@ -8,6 +8,7 @@ from pipeline.analysis.fit import law as module
 from pipeline.analysis.fit.law import EdgePlaces, OptimumLaw
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.process import forecast_variance, wandering
+from pipeline.analysis.study.axis import WIDTH
 
 WIDTHS = (64, 128, 256, 1024)
 
@@ -74,6 +75,16 @@ def test_the_weights_of_hypotheses_are_their_evidence(monkeypatch):
     assert straight.jitter < 0.15 < 0.45 < crooked.jitter
     bent = law(-7 - 0.15 * np.log2(np.array(WIDTHS) / 64) ** 2)
     assert bent.wandering > 1.5 * straight.wandering
+
+
+def test_along_an_axis_the_scales_of_wandering_weigh_differently():
+    values, weights = module.wandering_by(WIDTH.wander)
+    assert values == module.WANDER[0]
+    assert len(weights) == len(values)
+    assert sum(weights) == pytest.approx(1)
+    mean = [np.dot(prior, values) for prior in (weights, module.WANDER[1])]
+    assert mean[0] < mean[1] / 2  # along width exponents wander less
+    assert module.wandering_by(None) is module.WANDER
 
 
 def test_exact_places_on_a_line_have_its_slope():

@@ -128,10 +128,25 @@ def test_an_optimum_lies_below_the_edge():
     assert beyond(optima(free, scale)).max() > 0.1
 
 
+def test_the_likeliest_valley_has_a_shared_shape_and_its_bottom_below_the_edge():
+    """A table that likes every place a little better than the one below it, and all shapes alike."""
+    kept, scale = near(edges=BOTTOMS + 0.25)
+    one, first = kept[0], math.floor(BOTTOMS[0] + 0.25) + 1  # the first learning rate that diverged
+    at_X = np.linspace(first - 2, first + 2, 41)
+    axes = (ALL.noise_N, ALL.misfit_M, ALL.shift_S, ALL.asymmetry_K, ALL.sharpness_P)
+    table = np.zeros([*map(len, axes), len(at_X)]) + 0.01 * np.arange(len(at_X))
+    shape_KP = np.full(table.shape[3:5], 0.01)
+    shape_KP[4, 2] = 0.5
+    found = module._likeliest(one, scale, table, shape_KP, at_X)
+    assert first - 2 < found.x < first
+    assert (found.asymmetry, found.sharpness) == (ALL.asymmetry_K[4], ALL.sharpness_P[2])
+
+
 def test_hypotheses_shared_by_widths():
     """Prior over them; each width's weights of the shapes under each; half of the prior is on loose ones."""
     z = np.array([-1.5, -0.5, 0.5, 1.5])
-    prior, share, loose = module._shared(z)
+    shapes = module._shared(z)
+    prior, share, loose = shapes.prior_D, shapes.share_DWKP, shapes.loose_D
     assert prior.sum() == pytest.approx(1)
     assert share.sum(axis=(2, 3)) == pytest.approx(np.ones((len(prior), 4)))
     assert prior[loose == 1].sum() == pytest.approx(0.5)
@@ -141,5 +156,5 @@ def test_hypotheses_shared_by_widths():
     assert spread.max() > 0.2
     assert spread.min() < -0.2
     assert np.sum(np.abs(spread) < 1e-12) == len(spread) / 3
-    two = module._shared(np.array([-0.5, 0.5]))[1]
+    two = module._shared(np.array([-0.5, 0.5])).share_DWKP
     assert two[:, 0] == pytest.approx(two[:, 1])  # two widths tell of no turn
