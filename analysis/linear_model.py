@@ -20,6 +20,7 @@ from pipeline.errors import RequestError, require
 from pipeline.parameterization.rules import TABLE
 
 PARAMS = ("sp", "ntp", "mup")
+RULED = [name for name, p in TABLE.items() if "sgd" in p.lr]
 WIDEST = 2**22
 
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = RequestParser(prog="linear_model.py", description=__doc__)
     add = parser.add_argument
     add("--widths", default="64,128,256,512,1024,2048,4096,8192,16384", help="default: %(default)s")
-    add("--params", default=",".join(PARAMS), help=f"of {', '.join(TABLE)} (default: %(default)s)")
+    add("--params", default=",".join(PARAMS), help=f"of {', '.join(RULED)} (default: %(default)s)")
     add("--seeds", type=int, default=16, metavar="N", help="initializations of every width (default: %(default)s)")
     add("--steps", type=int, default=1000, help="steps that are to stay finite (default: %(default)s)")
     add("--out", type=Path, default=Path("figures"), help="folder for the table and the figures (default: %(default)s)")
@@ -74,7 +75,7 @@ def _params(text: str) -> list[str]:
     """Raises `RequestError`."""
     found = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in found:
-        require(name in TABLE, f"--params: unknown parameterization {name!r}: choose from {', '.join(TABLE)}")
+        require(name in RULED, f"--params: no parameterization {name!r} of SGD: choose from {', '.join(RULED)}")
     return found
 
 

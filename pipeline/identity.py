@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.cache import content_sha256
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS
+from pipeline.entries.schedules import SCHEDULES
 from pipeline.entries.texts import kind_anew, unused
 from pipeline.entries.vectors import VECTORS
 from pipeline.files import matching
@@ -94,6 +95,7 @@ def _idle(settings: Settings) -> set[str]:
         idle |= {"stop_after"}
     if settings["depth_scaling"] == "none":
         idle |= {"base_depth"}
+    idle |= {name for entry in SCHEDULES.values() for name in entry.settings} - SCHEDULES[settings["schedule"]].settings
     return idle
 
 

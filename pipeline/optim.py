@@ -1,17 +1,18 @@
 """Parameter groups and the optimizer, from roles and a scaling."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from pipeline.config import RunConfig
 from pipeline.entries.load import load
-from pipeline.entries.optimizers import OPTIMIZERS
+from pipeline.entries.optimizers import MUON_SCALES, OPTIMIZERS
 from pipeline.models.init import initialize_
 from pipeline.models.roles import TensorSpec
-from pipeline.scaling import Scaling
+from pipeline.parameterization.axes import axes_of
+from pipeline.scaling import Scaling, WeightDecayScaling
 
 
 def parameter_groups(
@@ -21,28 +22,31 @@ def parameter_groups(
     *,
     lr: float,
     weight_decay: float | None,
-    weight_decay_scaling: Literal["inverse_lr", "constant"] = "inverse_lr",
+    weight_decay_scaling: WeightDecayScaling = "inverse_lr",
+    eps: float | None = None,
 ) -> list[dict[str, Any]]:
-    """One optimizer group per role and place: ``lr * factor`` and, under ``inverse_lr``, ``weight_decay / factor``.
+    """One optimizer group per role and place: ``lr * factor`` and, under ``inverse_lr``, ``weight_decay / factor``
+    (`Scaling.decay` has the others).
 
     Parameters that do not require gradients are left out; every other one lands in exactly one group. Groups carry
-    their role as ``name``. `weight_decay` None: they say nothing of it, so that the optimizer's own counts.
+    their role as ``name``; matrices that Muon is to split say so as ``blocks``. `weight_decay` and `eps` None: they say
+    nothing of it, so that the optimizer's own counts. `eps` is the base model's.
     """
-    members: dict[tuple[str, float], list[nn.Parameter]] = {}
+    members: dict[tuple[Any, ...], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:
-        if parameter.requires_grad:
-            spec = specs[name]
-            members.setdefault((spec.role, scaling.lr(spec.role, spec.place)), []).append(parameter)
-    scaled = weight_decay_scaling == "inverse_lr"
-    return [
-        {
-            "name": role,
-            "params": parameters,
-            "lr": lr * factor,
-        }
-        | ({} if weight_decay is None else {"weight_decay": weight_decay / (factor if scaled else 1)})
-        for (role, factor), parameters in members.items()
-    ]
+        if not parameter.requires_grad:
+            continue
+        spec = specs[name]
+        at = spec.role, spec.place
+        settings: dict[str, Any] = {"name": spec.role, "lr": lr * scaling.lr(*at)}
+        if weight_decay is not None:
+            settings["weight_decay"] = scaling.decay(weight_decay, *at, weight_decay_scaling, lr)
+        if eps is not None:
+            settings["eps"] = eps * scaling.eps(*at)
+        if spec.blocks and scaling.family_of(spec.role) in MUON_SCALES.values():
+            settings["blocks"] = spec.blocks
+        members.setdefault(tuple(settings.items()), []).append(parameter)
+    return [{**dict(settings), "params": parameters} for settings, parameters in members.items()]
 
 
 def apply_parameterization(
@@ -52,10 +56,11 @@ def apply_parameterization(
     *,
     lr: float,
     weight_decay: float | None = None,
-    weight_decay_scaling: Literal["inverse_lr", "constant"] = "inverse_lr",
+    weight_decay_scaling: WeightDecayScaling = "inverse_lr",
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Initialize any module under a parameterization, in place, and return its groups for AdamW, Adam or SGD.
+    """Initialize any module under a parameterization, in place, and return its groups for AdamW, Adam, SGD or, with
+    ``Scaling(..., hidden="muon")``, `pipeline.muon.MuonBeside`.
 
     `specs` gives every parameter a role and a base initialization, by name; for modules of your own::
 
@@ -86,5 +91,7 @@ def build_optimizer(config: RunConfig, groups: list[dict[str, Any]]) -> Optimize
     """The optimizer of a run (`pipeline.entries.optimizers`) on these groups. Raises `KeyError` for an unknown name."""
     entry = OPTIMIZERS[config.optimizer]
     settings = {name: getattr(config, name) for name in entry.settings}
+    if "betas" in settings:
+        settings["betas"] = axes_of(config).betas(config.betas)
     optimizer: Optimizer = load(entry.build)(groups, **settings, **entry.options)
     return optimizer

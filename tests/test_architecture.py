@@ -62,7 +62,8 @@ ALLOWED: dict[str, set[str]] = {
         "vectors",
     },
     "diagnostics": {"losses", "models", "products"},
-    "optim": {"config", "entries", "models", "scaling"},
+    "muon": {"entries"},
+    "optim": {"config", "entries", "models", "parameterization", "scaling"},
     "training/checkpoint": {"files", "run", "sealed", "training/parallel"},
     "analysis/fit": {
         "analysis/study",
@@ -201,7 +202,7 @@ NO_TORCH = {
     "errors", "console", "processes", "files", "sealed", "cache", "identity", "parameterization", "entries", "theory", "config", "vectors",
     "imports", "ranges", "recipes", "scaling", "run", "analysis", "library", "figures",
 }  # fmt: skip
-NO_LIGHTNING = {"models", "losses", "optim", "data", "diagnostics", "audit", "testing"}
+NO_LIGHTNING = {"models", "losses", "muon", "optim", "data", "diagnostics", "audit", "testing"}
 
 LONGEST = 300  # lines of a file that gives no reason for being longer: a line of its head that begins with "Long:"
 

@@ -204,3 +204,17 @@ def test_names_are_settled() -> None:
         "default": RunConfig(model=ModelConfig(n_layer=3)),
     }
     assert {key: config.run_name for key, config in made.items()} == SETTLED_NAMES
+
+
+def test_rules_that_came_later_count_where_they_are_used() -> None:
+    def name(**change: object) -> str:
+        return changed(RunConfig(), **change).run_name
+
+    assert name(schedule="constant", lr_min_ratio=0.5) == name(schedule="constant") != name()
+    assert name(schedule="wsd", decay_fraction=0.2) != name(schedule="wsd") != name()
+    muon = {"optimizer": "muon"}
+    assert len({name(**muon), name(**muon, muon_scale="original"), name(**muon, muon_momentum=0.9)}) == 3
+    assert name(**muon, momentum=0.0) == name(**muon)
+    assert name(batch_scaling="sqrt", base_batch=128) != name(batch_scaling="sqrt", base_batch=256) != name()
+    assert name(depth_scaling="completep") != name(depth_scaling="sqrt") != name()
+    assert name(eps_scaling="width") != name()

@@ -14,9 +14,10 @@ from pipeline.models.init import initialize_
 from pipeline.models.roles import TensorSpec
 from pipeline.optim import build_optimizer, parameter_groups
 from pipeline.parameterization import rules
-from pipeline.parameterization.rules import TABLE, Width
+from pipeline.parameterization.rules import Width
 from pipeline.scaling import Scaling, scaling_of
 from tests.conftest import changed
+from tests.support.ruled import params_of
 
 MODEL = ModelConfig(n_layer=2, head_size=16, vocab_size=256)
 
@@ -31,6 +32,7 @@ def built(config: RunConfig) -> tuple[Any, torch.optim.Optimizer]:
         lr=config.lr,
         weight_decay=config.weight_decay or 0.0,
         weight_decay_scaling=config.weight_decay_scaling,
+        eps=config.eps if "eps" in OPTIMIZERS[config.optimizer].settings else None,
     )
     return model, build_optimizer(config, groups)
 
@@ -44,13 +46,19 @@ def first_step(config: RunConfig) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon", "muon_sgd"])
 def test_at_the_base_width_all_take_the_same_first_step(optimizer: str) -> None:
+    """Under every rule of depth, batch, horizon, decay and eps, too, at their base point."""
     base = RunConfig(width=32, base_width=32, seq_len=16, lr=1e-2, weight_decay=0.1, optimizer=optimizer, model=MODEL)
-    steps = {param: first_step(changed(base, param=param)) for param in TABLE}
+    steps = {param: first_step(changed(base, param=param)) for param in params_of(optimizer)}
+    eps = {} if optimizer.endswith("sgd") else {"eps_scaling": "width", "eps": 1e-4}
+    at = {"base_depth": 2, "base_batch": 256, "base_steps": 1000, "weight_decay_scaling": "timescale"}
+    ruled = changed(base, depth_scaling="completep", batch_scaling="sqrt", steps_scaling="power", **at, **eps)
+    steps["ruled"] = first_step(changed(ruled, param="mup"))
+    plain = first_step(changed(base, depth_scaling="sqrt", base_depth=2, **({"eps": 1e-4} if eps else {})))
     for param, tensors in steps.items():
         for name, tensor in tensors.items():
-            assert torch.equal(tensor, steps["sp"][name]), (param, name)
+            assert torch.equal(tensor, (plain if param == "ruled" else steps["sp"])[name]), (param, name)
     wide = {param: first_step(changed(base, param=param, width=64)) for param in ("sp", "mup")}
     assert any(not torch.equal(wide["sp"][name], wide["mup"][name]) for name in wide["sp"])
 
@@ -58,8 +66,10 @@ def test_at_the_base_width_all_take_the_same_first_step(optimizer: str) -> None:
 GPT_DATA, MLP_DATA = (MODEL, DataConfig()), (ModelConfig(kind="mlp", n_layer=4), DataConfig("digits", "digits"))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-@pytest.mark.parametrize("param", TABLE)
+@pytest.mark.parametrize(
+    ("param", "optimizer"),
+    [(param, optimizer) for optimizer in ("adamw", "adam", "sgd", "muon") for param in params_of(optimizer)],
+)
 @pytest.mark.parametrize(("kind", "data"), [GPT_DATA, MLP_DATA], ids=["gpt", "mlp"])
 def test_groups_cover_every_parameter_with_its_rate(
     param: str, optimizer: str, kind: ModelConfig, data: DataConfig
@@ -75,7 +85,8 @@ def test_groups_cover_every_parameter_with_its_rate(
     assert len(grouped) == len(set(grouped)) == len(roles)
     for group in opt.param_groups:
         assert {roles[p] for p in group["params"]} == {group["name"]}
-        factor = rules.get(param).lr_factor(group["name"], OPTIMIZERS[optimizer].family, config.width_point)
+        family = OPTIMIZERS[optimizer].families(config.muon_scale)[group["name"]]
+        factor = rules.get(param).lr_factor(group["name"], family, config.width_point)
         assert group["lr"] == pytest.approx(0.5 * factor)
         assert group["lr"] * group["weight_decay"] == pytest.approx(0.5 * decay)
 

@@ -15,16 +15,17 @@ from pipeline.models.init import initialize_
 from pipeline.models.roles import by_name, linear, norm
 from pipeline.optim import apply_parameterization
 from pipeline.parameterization import rules
-from pipeline.parameterization.rules import ROLES, TABLE, Width
+from pipeline.parameterization.rules import ROLES, Width
 from pipeline.scaling import Scaling, scaling_of
 from tests.conftest import changed
+from tests.support.ruled import params_of
 from tests.test_optim import built
 
 MODEL = ModelConfig(n_layer=2, head_size=16, vocab_size=256)
 BASE = RunConfig(width=64, base_width=32, seq_len=16, base_depth=2, lr=1e-2, model=MODEL)
 
 
-@pytest.mark.parametrize("param", TABLE)
+@pytest.mark.parametrize("param", params_of("adamw"))
 def test_multipliers_multiply_and_do_nothing_else(param: str) -> None:
     plain = scaling_of(changed(BASE, param=param))
     mult = MultConfig(

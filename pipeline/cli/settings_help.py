@@ -26,8 +26,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "data": ("data", "data.path"),
     "training": (
         "lr", "optimizer", "loss", "z_loss", "steps", "epochs", "last_batch", "stop_after", "warmup_steps", "schedule",
-        "lr_min_ratio", "global_batch", "seq_len", "weight_decay", "weight_decay_scaling", "betas", "eps", "momentum",
-        "grad_clip", "seed",
+        "lr_min_ratio", "decay_fraction", "decay_shape", "global_batch", "seq_len", "weight_decay",
+        "weight_decay_scaling", "betas", "eps", "eps_scaling", "momentum", "muon_scale", "muon_momentum", "grad_clip",
+        "seed", "batch_scaling", "base_batch", "steps_scaling", "base_steps", "steps_exponent",
     ),
     "machine": ("devices", "num_nodes", "strategy", "precision", "micro_batch", "stall_minutes"),
     "files": (

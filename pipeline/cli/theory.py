@@ -8,11 +8,14 @@ from fractions import Fraction
 from typing import get_args
 
 from pipeline.cli.arguments import RequestParser
+from pipeline.console import table
 from pipeline.entries.losses import LOSSES
-from pipeline.entries.optimizers import OPTIMIZERS
+from pipeline.entries.optimizers import MUON_SCALES, OPTIMIZERS
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules
+from pipeline.parameterization.depth import DEPTH_RULES
 from pipeline.parameterization.rules import EmbeddingInit
+from pipeline.theory.depth import depth_rows
 from pipeline.theory.network import ARCHITECTURES, Setting, Trained
 from pipeline.theory.text import all_json, all_text, as_json, theory_text
 
@@ -54,6 +57,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--no_qk_norm", dest="qk_norm", action="store_false", help="no normalization of queries and keys")
     add("--qk_norm_role", choices=["finite", "vector"], default="finite", help="learning rate of qk-norms as of norms")
     add("--kv_heads", choices=["all", "fixed"], default="all", help="fixed: their number does not grow with n")
+    add("--muon_scale", choices=list(MUON_SCALES), help="size of Muon's updates by shape (default: spectral)")
+    add("--depth_scaling", choices=["none", *DEPTH_RULES], help="also exponents of depth, of residual branches")
     add("--clipping", action="store_true", help="the gradient's norm is clipped in every step")
     add("--json", action="store_true", help="print JSON instead of words")
     return parser.parse_args(argv)
@@ -64,16 +69,27 @@ def main(argv: list[str]) -> int:
     flags = _parse(argv)
     if flags.all == bool(flags.param):
         raise RequestError("pipeline theory: give either --param NAME or --all (see pipeline theory --help)")
-    if flags.all and flags.alpha is not None:
-        raise RequestError("pipeline theory: --alpha goes with --param, not with --all")
+    for name in ("alpha", "depth_scaling"):
+        if flags.all and getattr(flags, name) is not None:
+            raise RequestError(f"pipeline theory: --{name} goes with --param, not with --all")
+    if flags.muon_scale and not flags.all and not OPTIMIZERS[flags.optimizer].matrices:
+        raise RequestError(f"pipeline theory: --muon_scale is Muon's, not of --optimizer {flags.optimizer}")
+    flags.muon_scale = flags.muon_scale or next(iter(MUON_SCALES))
     given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Setting) if hasattr(flags, f.name)}
     try:
         chosen = rules.get(flags.param) if flags.param else next(iter(rules.TABLE.values()))
         setting = Setting(chosen, **given)
-        if flags.json:
-            print(json.dumps(all_json(setting) if flags.all else as_json(setting, flags.alpha), indent=2))
+        deep = depth_rows(setting.optimizer, flags.depth_scaling) if flags.depth_scaling else []
+        if flags.json and flags.all:
+            print(json.dumps(all_json(setting), indent=2))
+        elif flags.json:
+            depth = {"depth": {what: {"exponent": e, "status": s.strip("[]")} for what, e, s in deep}} if deep else {}
+            print(json.dumps(as_json(setting, flags.alpha) | depth, indent=2))
         else:
             print(all_text(setting) if flags.all else theory_text(setting, flags.alpha))
+            if deep:
+                head = f"with the number L of residual blocks, under --depth_scaling {flags.depth_scaling}:"
+                print("\n".join(["", head, *table(deep)]))
     except ValueError as error:
         raise RequestError(str(error)) from None
     return 0

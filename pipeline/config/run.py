@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pipeline import identity
 from pipeline.config.data import DataConfig
+from pipeline.config.optimization import check_optimization
 from pipeline.config.sections import DiagnosticsConfig, ModelConfig, MultConfig, WandbConfig
 from pipeline.entries.kinds import KINDS, Kind
 from pipeline.entries.last_batches import LAST_BATCHES, steps_of
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.mirrors import MIRRORS
-from pipeline.entries.optimizers import OPTIMIZERS
-from pipeline.entries.schedules import SCHEDULES
+from pipeline.entries.optimizers import MUON_SCALES, OPTIMIZERS
+from pipeline.entries.schedules import DECAY_SHAPES, SCHEDULES
 from pipeline.errors import RequestError, plain_name, require
 from pipeline.parameterization import rules
+from pipeline.parameterization.axes import BATCH_RULES, STEPS_RULES
+from pipeline.parameterization.depth import DEPTH_RULES
 from pipeline.parameterization.rules import EmbeddingInit, Width
 
 if TYPE_CHECKING:
@@ -31,9 +34,18 @@ if TYPE_CHECKING:
     ScheduleName: TypeAlias = str
     LastBatchName: TypeAlias = str
     MirrorName: TypeAlias = str
+    DecayShapeName: TypeAlias = str
+    MuonScaleName: TypeAlias = str
+    DepthScalingName: TypeAlias = str
+    BatchScalingName: TypeAlias = str
+    StepsScalingName: TypeAlias = str
 else:
     OptimizerName, LossName, ScheduleName, LastBatchName, MirrorName = (
         Literal[tuple(table)] for table in (OPTIMIZERS, LOSSES, SCHEDULES, LAST_BATCHES, MIRRORS)
+    )
+    DecayShapeName, MuonScaleName = (Literal[tuple(table)] for table in (DECAY_SHAPES, MUON_SCALES))
+    DepthScalingName, BatchScalingName, StepsScalingName = (
+        Literal[("none", *table)] for table in (DEPTH_RULES, BATCH_RULES, STEPS_RULES)
     )
 
 
@@ -70,9 +82,14 @@ class RunConfig:
     warmup_steps: int = 100
     """Steps of warm-up."""
     schedule: ScheduleName = "cosine"
-    """Learning rate over steps: linear warm-up, then cosine decay to lr_min_ratio * lr."""
+    """Learning rate over steps after the linear warm-up: cosine or linear decay to lr_min_ratio * lr, constant, or
+    constant with a decay at the end (wsd)."""
     lr_min_ratio: float = 0.1
     """Learning rate at the last step over the peak."""
+    decay_fraction: float = 0.1
+    """Share of all steps over which wsd decays, at the end."""
+    decay_shape: DecayShapeName = "linear"
+    """How wsd decays over x from 0 to 1: linear, or as 1 - sqrt(x)."""
     global_batch: int = 256
     """Sequences per optimizer step over all devices."""
     micro_batch: int | Literal["auto"] | None = None
@@ -96,20 +113,43 @@ class RunConfig:
     neox_always: GPTs only; it does under every parameterization, as in the published SGD runs of SP-full-align."""
     readout_init: Literal["standard", "zero"] = "standard"
     """Initial readout weight: drawn by the parameterization's rule, or zero (the published muP runs)."""
-    depth_scaling: Literal["none", "sqrt"] = "none"
-    """sqrt: residual branches scaled by (n_layer / base_depth)^-1/2 with the matching learning rate."""
+    depth_scaling: DepthScalingName = "none"
+    """sqrt: residual branches scaled by (n_layer / base_depth)^-1/2 with the matching learning rate. completep: by its
+    inverse, with the matching learning rate and eps."""
     base_depth: int = 6
     """Depth at which depth_scaling changes nothing."""
     weight_decay: float | None = None
-    """Decoupled weight decay at the base width, on every tensor; null: 0.1 under AdamW, 0 under Adam and SGD."""
-    weight_decay_scaling: Literal["inverse_lr", "constant"] = "inverse_lr"
-    """inverse_lr: decay is divided by the width factor of the learning rate, so lr * decay stays as at base width."""
+    """Decoupled weight decay at the base width, on every tensor; null: 0.1 under AdamW and Muon, else 0."""
+    weight_decay_scaling: Literal["inverse_lr", "constant", "independent", "timescale"] = "inverse_lr"
+    """inverse_lr: decay is divided by the width factor of the learning rate, so lr * decay stays as at base width.
+    independent: by all of the learning rate, so that weight_decay is what a step at the peak takes off a weight.
+    timescale: so that lr * decay * steps stays as at base_steps."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Betas of Adam and AdamW."""
     eps: float = 1e-12
     """Epsilon of Adam and AdamW."""
+    eps_scaling: Literal["none", "width"] = "none"
+    """width: eps follows each tensor's gradient over widths."""
     momentum: float = 0.0
     """Momentum of SGD."""
+    muon_scale: MuonScaleName = "spectral"
+    """Size of Muon's updates of a matrix (out, in), over the learning rate: operator norm sqrt(out / in) (spectral) or
+    sqrt(max(1, out / in)) (original, torch's), or entries of the size of AdamW's (match_rms)."""
+    muon_momentum: float = 0.95
+    """Momentum of Muon, Nesterov's."""
+    batch_scaling: BatchScalingName = "none"
+    """What goes with global_batch over base_batch. sqrt: learning rate with its root, 1 - beta2 and 1 / eps^2 like it.
+    linear: learning rate like it. completedp, of Adam and AdamW: as sqrt, decay with its root too, 1 - beta1 like
+    it."""
+    base_batch: int | None = None
+    """Batch at which batch_scaling changes nothing."""
+    steps_scaling: StepsScalingName = "none"
+    """What goes with tokens (steps * global_batch) over those of the base run. power: learning rate with their power
+    steps_exponent. completedp: as under batch_scaling, with their inverse."""
+    base_steps: int | None = None
+    """Steps, at base_batch, at which steps_scaling and the decay's timescale change nothing."""
+    steps_exponent: float = -0.3
+    """Of the learning rate, under steps_scaling power."""
     grad_clip: float | None = 1.0
     """Largest global norm of the gradient; null: no clipping."""
     log_interval: int = 1
@@ -154,6 +194,11 @@ class RunConfig:
         if self.embedding_init == "neox" and not self.kind.embeds:
             object.__setattr__(self, "embedding_init", "constant")
         if self.weight_decay is None:
+            require(
+                self.weight_decay_scaling != "independent",
+                "--weight_decay_scaling independent: give --weight_decay, what a step at the peak learning rate takes "
+                "off a weight, such as 3e-4",
+            )
             object.__setattr__(self, "weight_decay", OPTIMIZERS[self.optimizer].weight_decay)
         if self.micro_batch is None:
             object.__setattr__(self, "micro_batch", max(1, self.global_batch // self.world_size))
@@ -265,7 +310,11 @@ class RunConfig:
     def _check_names(self) -> None:
         """Of entries: flags are checked by their type before, recorded settings only here."""
         tables: dict[str, Collection[str]] = {
-            "optimizer": OPTIMIZERS, "loss": LOSSES, "schedule": SCHEDULES, "last_batch": LAST_BATCHES
+            "optimizer": OPTIMIZERS, "loss": LOSSES, "schedule": SCHEDULES, "last_batch": LAST_BATCHES,
+            "decay_shape": DECAY_SHAPES, "muon_scale": MUON_SCALES, "depth_scaling": ("none", *DEPTH_RULES),
+            "batch_scaling": ("none", *BATCH_RULES), "steps_scaling": ("none", *STEPS_RULES),
+            "weight_decay_scaling": ("inverse_lr", "constant", "independent", "timescale"),
+            "eps_scaling": ("none", "width"),
         }  # fmt: skip
         for key, names in tables.items():
             require(getattr(self, key) in names, f"--{key}: expected {' or '.join(names)}, got {getattr(self, key)!r}")
@@ -312,25 +361,13 @@ class RunConfig:
             plain_name(self.study) and len(self.study.encode()) <= 200,
             f"--study must be a plain folder name of at most 200 bytes, got {self.study!r}",
         )
-        self._check_optimizer()
+        check_optimization(self)
         self._check_data()
         self._check_loss()
         self._check_model()
         self.diagnostics.check()
         self.wandb.check()
         self._check_processes()
-
-    def _check_optimizer(self) -> None:
-        require(all(0 <= b < 1 for b in self.betas), f"--betas must be in [0, 1), got {list(self.betas)}")
-        require(0 <= self.momentum < 1, f"--momentum must be in [0, 1), got {self.momentum:g}")
-        entry = OPTIMIZERS[self.optimizer]
-        require(
-            self.momentum == 0 or "momentum" in entry.settings, f"--momentum is SGD's: {self.optimizer} has --betas"
-        )
-        require(
-            not self.weight_decay or entry.decouples(self),
-            "--weight_decay is decoupled: use --optimizer adamw, or sgd without momentum",
-        )
 
     def _check_data(self) -> None:
         if self.data.mode == "stream":

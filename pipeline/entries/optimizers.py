@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.parameterization.rules import Family
+from pipeline.parameterization.rules import ROLES, Family, Role
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Optimizer:
     label: str
     """As people write it."""
     family: Family
-    """Whose learning-rate factors of the parameterizations hold for it."""
+    """Whose learning-rate factors of the parameterizations hold for it; of `matrices`, for all others."""
     build: str
     """``module:class``, called with the parameter groups, `settings` and `options`. Groups carry their role as
     ``name``, so that a class may treat roles differently."""
@@ -30,9 +30,19 @@ class Optimizer:
     """What else it is called with."""
     decouples: Callable[[Any], bool] = lambda c: False
     """Whether its weight decay is decoupled; where not, there must be none."""
+    matrices: Mapping[str, Family] = field(default_factory=dict)
+    """The family of hidden matrices by `--muon_scale`, where that is another."""
+
+    def families(self, muon_scale: str) -> dict[Role, Family]:
+        """The family of every role."""
+        return dict.fromkeys(ROLES, self.family) | ({"hidden": self.matrices[muon_scale]} if self.matrices else {})
 
 
 _FUSED = {"fused": True}  # one pass over a weight and its moments, on CPUs too
+_MUON = frozenset({"muon_scale", "muon_momentum"})
+
+MUON_SCALES: dict[str, Family] = {"spectral": "muon", "original": "muon", "match_rms": "muon_rms"}
+"""Families of hidden matrices under Muon, by the `--muon_scale` of its updates (`pipeline.muon`)."""
 
 OPTIMIZERS: dict[str, Optimizer] = {
     entry.name: entry
@@ -65,6 +75,29 @@ OPTIMIZERS: dict[str, Optimizer] = {
             frozenset({"momentum"}),
             moments=lambda c: int(bool(c.momentum)),
             decouples=lambda c: c.momentum == 0,  # then torch's coupled decay is the decoupled one
+        ),
+        Optimizer(
+            "muon",
+            "Muon",
+            "adam",
+            "pipeline.muon:MuonBeside",
+            _MUON | {"betas", "eps"},
+            moments=lambda c: 2,  # at most: those of hidden matrices are one
+            weight_decay=0.1,
+            options={"beside": "torch.optim:AdamW", **_FUSED},
+            decouples=lambda c: True,
+            matrices=MUON_SCALES,
+        ),
+        Optimizer(
+            "muon_sgd",
+            "Muon and SGD",
+            "sgd",
+            "pipeline.muon:MuonBeside",
+            _MUON | {"momentum"},
+            moments=lambda c: 1,  # at most
+            options={"beside": "torch.optim:SGD"},
+            decouples=lambda c: c.momentum == 0,
+            matrices=MUON_SCALES,
         ),
     )
 }

@@ -174,7 +174,7 @@ def _matrix_claims(gpt: GPT, base_width: int, base_depth: int) -> Iterator[Claim
         yield gpt.transformer.wte.weight, TensorSpec("input", std)
     yield from linear(gpt.lm_head, "output", std)
     for block in gpt.transformer.h:
-        yield from linear(block.attn.qkv, "hidden", std, place="branch")
+        yield from linear(block.attn.qkv, "hidden", std, place="branch", blocks=_of_qkv(gpt.config))
         yield from linear(block.attn.proj, "hidden", 1 / (base_depth * math.sqrt(base_width)), place="branch_end")
         if isinstance(block.mlp, litgpt.model.LLaMAMLP):  # Gemma's is one too
             yield from linear(block.mlp.fc_1, "hidden", std, place="branch")
@@ -182,6 +182,12 @@ def _matrix_claims(gpt: GPT, base_width: int, base_depth: int) -> Iterator[Claim
         else:
             yield from linear(block.mlp.fc, "hidden", std, place="branch")
         yield from linear(block.mlp.proj, "hidden", std, place="branch_end")
+
+
+def _of_qkv(config: litgpt.Config) -> tuple[int, int, int]:
+    """Rows of queries, keys and values."""
+    keys = config.n_query_groups * config.head_size
+    return config.n_head * config.head_size, keys, keys
 
 
 def _norm_claims(gpt: GPT) -> Iterator[Claim]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.config import ModelConfig, RunConfig
 from pipeline.models.roles import Claim, Readout, TensorSpec, by_name, freeze_, linear, matrix_flops, norm
+from pipeline.parameterization.depth import Place
 from pipeline.products import quicken_
-from pipeline.scaling import Place
 
 NORMS = {"own": nn.Identity, "rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}
 EPS = 1e-5

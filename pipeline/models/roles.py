@@ -9,18 +9,20 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pipeline.parameterization.depth import Place
 from pipeline.parameterization.rules import Role
-from pipeline.scaling import Place
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor's role, its initial distribution N(init_mean, init_std^2) at the base width, and its place."""
+    """A tensor's role, its initial distribution N(init_mean, init_std^2) at the base width, and its place. `blocks`:
+    numbers of its rows that are matrices of their own to Muon; empty: it is one."""
 
     role: Role
     init_std: float
     init_mean: float = 0.0
     place: Place = "trunk"
+    blocks: tuple[int, ...] = ()
 
 
 Claim = tuple[Tensor, TensorSpec]
@@ -36,9 +38,11 @@ class Readout(nn.Linear):
         return input
 
 
-def linear(module: nn.Linear, role: Role, init_std: float, place: Place = "trunk") -> Iterator[Claim]:
+def linear(
+    module: nn.Linear, role: Role, init_std: float, place: Place = "trunk", blocks: tuple[int, ...] = ()
+) -> Iterator[Claim]:
     """A matrix of the given role; its bias starts at zero and grows with n unless the module is the readout."""
-    yield module.weight, TensorSpec(role, init_std, place=place)
+    yield module.weight, TensorSpec(role, init_std, place=place, blocks=blocks)
     if module.bias is not None:
         yield module.bias, TensorSpec("finite" if role == "output" else "vector", 0.0, place=place)
 

@@ -14,7 +14,9 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 Role = Literal["input", "vector", "hidden", "output", "finite"]
-Family = Literal["sgd", "adam"]
+Family = Literal["sgd", "adam", "muon", "muon_rms"]
+"""Optimizers by how their updates scale. muon, muon_rms: of hidden matrices alone, orthogonalized updates whose size is
+that of the matrix's own shape, or that of AdamW's (`pipeline.muon`)."""
 EmbeddingInit = Literal["neox", "constant", "neox_always"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -60,22 +62,24 @@ Factors = Mapping[Role, Factor]
 def _by_role(
     input: int | Fraction | Factor,
     vector: int | Fraction | Factor,
-    hidden: int | Fraction | Factor,
+    hidden: int | Fraction | Factor | None,
     output: int | Fraction | Factor,
 ) -> Factors:
-    given: dict[Role, int | Fraction | Factor] = {
+    """None: there is no rule."""
+    given: dict[Role, int | Fraction | Factor | None] = {
         "input": input,
         "vector": vector,
         "hidden": hidden,
         "output": output,
         "finite": 0,  # no dimension grows with n: nothing scales
     }
-    return {role: f if isinstance(f, Factor) else Factor(Fraction(f)) for role, f in given.items()}
+    return {role: f if isinstance(f, Factor) else Factor(Fraction(f)) for role, f in given.items() if f is not None}
 
 
 @dataclass(frozen=True)
 class Parameterization:
-    """Width factors per role: `init` (exponent b) for the initial std, `lr` (exponent c) per optimizer family.
+    """Width factors per role: `init` (exponent b) for the initial std, `lr` (exponent c) per optimizer family, without
+    families and roles that it has no rule for.
 
     `neox_embedding` replaces the input role's init factor under ``embedding_init: neox``, the published GPT runs'
     initialization: there SP draws the embedding like every other matrix, with std sqrt(2 / (5 n)). ``neox_always`` does
@@ -97,10 +101,15 @@ class Parameterization:
             return self.init[role]
         return {"constant": self.init[role], "neox": self.neox_embedding, "neox_always": Factor(HALF)}[embedding_init]
 
+    def knows(self, families: Mapping[Role, Family]) -> bool:
+        """Whether it has a learning rate for every role under its family."""
+        return all(role in self.lr.get(family, {}) for role, family in families.items())
+
     def ties(self, embedding_init: EmbeddingInit, family: Family) -> bool:
         """Whether embedding and readout start and learn by one rule, so that one tensor can be both."""
-        lr = self.lr[family]
-        return self.starts("input", embedding_init) == self.init["output"] and lr["input"] == lr["output"]
+        lr = self.lr.get(family)
+        same = self.starts("input", embedding_init) == self.init["output"]
+        return lr is not None and same and lr["input"] == lr["output"]
 
     def lr_factor(self, role: Role, family: Family, width: Width) -> float:
         """Learning rate of a `role` tensor relative to the base learning rate (the one reported and asked for)."""
@@ -108,9 +117,19 @@ class Parameterization:
 
 
 def _parameterization(
-    name: str, init: Factors, sgd: Factors, adam: Factors, neox_embedding: Factor = Factor(Fraction(0))
+    name: str,
+    init: Factors,
+    sgd: Factors | None,
+    adam: Factors,
+    muon: tuple[int | Fraction, int | Fraction] | None,
+    neox_embedding: Factor = Factor(Fraction(0)),
 ) -> Parameterization:
-    return Parameterization(name, init, {"sgd": sgd, "adam": adam}, neox_embedding)
+    """`muon`: c of hidden matrices, of updates by the matrix's shape and of those of AdamW's size."""
+    lr: dict[Family, Factors] = {} if sgd is None else {"sgd": sgd}
+    lr["adam"] = adam
+    if muon is not None:
+        lr |= {"muon": {"hidden": Factor(Fraction(muon[0]))}, "muon_rms": {"hidden": Factor(Fraction(muon[1]))}}
+    return Parameterization(name, init, lr, neox_embedding)
 
 
 TABLE: Mapping[str, Parameterization] = {
@@ -122,32 +141,67 @@ TABLE: Mapping[str, Parameterization] = {
             init=_by_role(0, 0, HALF, HALF),
             sgd=_by_role(0, 0, 0, 0),
             adam=_by_role(0, 0, 0, 0),
+            muon=(0, 0),  # Dion's AdamW side; match_rms at a constant rate is Moonshot's
             neox_embedding=Factor(HALF),
         ),
-        _parameterization("mup", init=_by_role(0, 0, HALF, 1), sgd=_by_role(-1, -1, 0, 1), adam=_by_role(0, 0, 1, 1)),
         _parameterization(
-            "ntp",  # Adam: a global learning rate on the multiplier form
+            "mup",
+            init=_by_role(0, 0, HALF, 1),
+            sgd=_by_role(-1, -1, 0, 1),
+            adam=_by_role(0, 0, 1, 1),
+            muon=(0, HALF),
+        ),
+        _parameterization(
+            "ntp",  # Adam and Muon: a global learning rate on the multiplier form
             init=_by_role(0, 0, HALF, HALF),
             sgd=_by_role(0, 0, 1, 1),
             adam=_by_role(0, 0, HALF, HALF),
+            muon=(HALF, HALF),
         ),
         _parameterization(
             "sp_full_align",
             init=_by_role(0, 0, HALF, HALF),
             sgd=_by_role(-HALF, -HALF, HALF, 1),
             adam=_by_role(0, 0, 1, 1),
+            muon=(0, HALF),
         ),
         _parameterization(
             "musoli",
             init=_by_role(0, 0, HALF, HALF),
             sgd=_by_role(-HALF, -HALF, HALF, HALF),
             adam=_by_role(0, 0, 1, HALF),
+            muon=(0, HALF),
         ),
         _parameterization(
             "sp_transition",  # readout std s(n), normalized at the base width
             init=_by_role(0, 0, HALF, Factor(Fraction(0), -1)),
             sgd=_by_role(Factor(Fraction(0), 1), Factor(Fraction(0), 1), Factor(Fraction(1), 1), 1),
             adam=_by_role(0, 0, 1, 1),
+            muon=(0, HALF),
+        ),
+        _parameterization(
+            # Blake et al. 2024, unit scale folded in; its embedding's rate is measured, not derived. Its rescaled
+            # backward passes are no learning rates of SGD
+            "umup",
+            init=_by_role(0, 0, HALF, 1),
+            sgd=None,
+            adam=_by_role(HALF, 0, 1, 1),
+            muon=None,
+        ),
+        _parameterization(
+            "sp_embedding",  # SP but for the embedding's rate, which grows like n; width-free at lr ~ 1/n
+            init=_by_role(0, 0, HALF, HALF),
+            sgd=None,
+            adam=_by_role(-1, 0, 0, 0),
+            muon=None,
+            neox_embedding=Factor(HALF),
+        ),
+        _parameterization(
+            "nanochat",  # AdamW beside Muon: embedding and readout at n^-1/2 alike, the readout's std constant
+            init=_by_role(0, 0, HALF, 0),
+            sgd=None,
+            adam=_by_role(HALF, 0, None, HALF),
+            muon=(0, HALF),
         ),
     )
 }

@@ -1,27 +1,29 @@
 """The table of `rules` in words: the factors in m and r, and the whole table in Markdown for the README."""
 
 from fractions import Fraction
-from typing import get_args
 
 from pipeline.parameterization.rules import TABLE, Factor, Family, Parameterization, Role
 
 INIT_ROLES: tuple[Role, ...] = ("input", "hidden", "output")
 LR_ROLES: tuple[Role, ...] = ("input", "vector", "hidden", "output")
+FAMILIES: dict[Family, str] = {"sgd": "SGD", "adam": "Adam"}
+"""Families that train every role, as they are called."""
+NO_RULE = "-"
 
 
 def rules_markdown() -> str:
     """The table of `rules`: initial std and learning rate over their values at the base width, per role, in
     Markdown."""
-    families: tuple[Family, ...] = get_args(Family)
     header = [
         "parameterization",
         *(f"init {role}" for role in INIT_ROLES),
-        *(f"{'SGD' if family == 'sgd' else 'Adam'} lr {role}" for family in families for role in LR_ROLES),
+        *(f"{name} lr {role}" for name in FAMILIES.values() for role in LR_ROLES),
+        "Muon lr hidden",
     ]
     rows = [header, ["---"] * len(header)]
     for p in TABLE.values():
-        lrs = (p.lr[family][role] for family in families for role in LR_ROLES)
-        rows.append([f"`{p.name}`", *init_cells(p), *map(factor_text, lrs)])
+        lrs = (cell for family in FAMILIES for cell in lr_cells(p, family))
+        rows.append([f"`{p.name}`", *init_cells(p), *lrs, muon_cell(p)])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *LEGEND]) + "\n"
 
@@ -33,10 +35,26 @@ def init_cells(p: Parameterization) -> list[str]:
     return cells
 
 
+def lr_cells(p: Parameterization, family: Family) -> list[str]:
+    """The factors of `LR_ROLES`."""
+    factors = p.lr.get(family, {})
+    return [factor_text(factors[role]) if role in factors else NO_RULE for role in LR_ROLES]
+
+
+def muon_cell(p: Parameterization) -> str:
+    """The factor of hidden matrices under Muon, and under its match_rms where that is another."""
+    if "muon" not in p.lr:
+        return NO_RULE
+    by_shape, by_size = (factor_text(p.lr[family]["hidden"]) for family in ("muon", "muon_rms"))
+    return by_shape if by_shape == by_size else f"{by_shape} (match_rms: {by_size})"
+
+
 LEGEND = (
     "m = n / n_base. r = s(n_base) / s(n) with s(n) = 1 / (n / sqrt(d_out) + sqrt(n)). neox: under `embedding_init: "
     "neox`.",
-    "Norm gains start at 1 and biases at 0. Tensors of which no dimension grows with n have factor 1 throughout.",
+    "Norm gains start at 1 and biases at 0. Tensors of which no dimension grows with n have factor 1 throughout. -: no "
+    "rule.",
+    "Beside Muon, the other roles have the factors of AdamW or SGD.",
 )
 
 

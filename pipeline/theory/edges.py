@@ -91,6 +91,8 @@ def _max_stable_reason(setting: Setting, max_alpha: Fraction | None, stable_alph
         return "C.1", "the first layer is fixed: beyond it the gains and biases diverge"
     if setting.depth == 2:
         return "Remark 3", "no hidden layer: beyond it the input layer's activations diverge"
+    if setting.orthogonalizes:
+        return "C.1 with Muon's updates", "beyond it hidden activations diverge"
     if setting.family == "adam":
         return "Remark C.15" if setting.global_lr else "C.1", "beyond it hidden activations diverge"
     return "Proposition 2" if setting.global_lr else "F.7", "beyond it hidden activations diverge"
@@ -127,7 +129,8 @@ def _observed_with_norms(setting: Setting) -> Claim | None:
     one_rate = setting.global_lr and setting.lr_exponent("hidden") == 0 and setting.init_exponent("output") == HALF
     trained = setting.train == "all" and setting.train_norms and not setting.tied
     norms = setting.architecture.normalized and trained and setting.qk_norm
-    if setting.family == "sgd" or setting.derivative != "cross_entropy" or not one_rate or not norms:
+    adam = setting.family == "adam" and not setting.orthogonalizes
+    if not (adam and one_rate and norms) or setting.derivative != "cross_entropy":
         return None
     return Claim(-HALF, "observed", "5.1, Figure 5", "trainable norms stabilize rates beyond the hidden layers' edge")
 
@@ -154,8 +157,8 @@ def _layer_edge(setting: Setting, weight: Weight) -> Fraction | None:
 
     def bounded(alpha: Fraction) -> bool:
         rates = {w.name: power(-alpha - w.c) for w in (*net.hidden[:1], net.input, net.vector, output)}
-        if setting.family == "adam":
-            return not (rates[weight.name] * weight.fan_in).diverges
+        if weight.step is not None:
+            return not (rates[weight.name] * weight.step * weight.fan_in).diverges
         first = output.init if setting.readout_init == "standard" else rates["output"]
         gradients = _gradients(net, first)
         clip = clip_factor(gradient_norm(tuple(_one_of_each_kind(setting)), gradients)) if setting.clipping else ONE

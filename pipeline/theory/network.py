@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Literal
 
 from pipeline.entries.losses import LOSSES, TheoryLoss
-from pipeline.entries.optimizers import OPTIMIZERS
+from pipeline.entries.optimizers import MUON_SCALES, OPTIMIZERS
 from pipeline.parameterization.rules import HALF, EmbeddingInit, Factor, Family, Parameterization, Role
 from pipeline.theory.orders import ONE, ROOT_N, ZERO, N, Theta, power
 from pipeline.theory.propagation import Network, Weight
@@ -110,13 +110,18 @@ class Setting:
     """vector: gains and biases of the norms of queries and keys have the learning rate of all other norms'."""
     kv_heads: Literal["all", "fixed"] = "all"
     """fixed: a number of key/value heads that does not grow with n."""
+    muon_scale: str = "spectral"
+    """How Muon's updates scale with the shape of a matrix, where hidden matrices are trained by it."""
     clipping: bool = False
     """The gradient's norm is clipped in every step. Without meaning under Adam, which normalizes anyway."""
 
     def __post_init__(self) -> None:
-        for name, table in ((self.optimizer, OPTIMIZERS), (self.loss, LOSSES), (self.model, ARCHITECTURES)):
+        tables: tuple[Mapping[str, object], ...] = (OPTIMIZERS, LOSSES, ARCHITECTURES, MUON_SCALES)
+        for name, table in zip((self.optimizer, self.loss, self.model, self.muon_scale), tables, strict=True):
             if name not in table:
                 raise ValueError(f"{name} is none of {', '.join(table)}")
+        if not self.parameterization.knows(self.families):
+            raise ValueError(f"{self.parameterization.name} has no rule for {self.optimizer}")
         if LOSSES[self.loss].theory is None:
             raise ValueError(f"loss {self.loss} is not predicted")
         if self.depth < 2:
@@ -141,7 +146,28 @@ class Setting:
 
     @property
     def family(self) -> Family:
+        """Of all weights but, beside Muon, hidden matrices."""
         return OPTIMIZERS[self.optimizer].family
+
+    @property
+    def families(self) -> dict[Role, Family]:
+        return OPTIMIZERS[self.optimizer].families(self.muon_scale)
+
+    @property
+    def orthogonalizes(self) -> bool:
+        """Hidden matrices are trained by Muon."""
+        return self.families["hidden"] != self.family
+
+    def step(self, role: Role, fan_in: Theta, fan_out: Theta) -> Theta | None:
+        """Entries of an update over its learning rate; None: they are the gradient's."""
+        family = self.families[role]
+        if family in ("sgd", "adam"):
+            return None if family == "sgd" else ONE
+        assert fan_in.exponent is not None
+        assert fan_out.exponent is not None
+        i, o = fan_in.exponent, fan_out.exponent
+        shape = {"spectral": o - i, "original": max(Fraction(0), o - i), "match_rms": max(o, i)}[self.muon_scale]
+        return power((shape - o - i) / 2)
 
     @property
     def derivative(self) -> TheoryLoss:
@@ -186,7 +212,7 @@ class Setting:
 
     def lr_exponent(self, role: Role) -> Fraction:
         """c: the learning rate goes like n^-alpha n^-c."""
-        return self._exponent(self.parameterization.lr[self.family][role])
+        return self._exponent(self.parameterization.lr[self.families[role]][role])
 
     def _exponent(self, factor: Factor) -> Fraction:
         """A factor that is no power of n, through r = s(n_base) / s(n) (5.2), by its limit: r goes like n^1/2 where
@@ -212,7 +238,7 @@ class Setting:
     def global_lr(self) -> bool:
         """One learning rate for all weights, as in the paper's SP, whatever the parameterization's name."""
         roles: tuple[Role, ...] = ("input", "vector", "hidden", "output")
-        return len({self.lr_exponent(role) for role in roles}) == 1
+        return not self.orthogonalizes and len({self.lr_exponent(role) for role in roles}) == 1
 
 
 def network(setting: Setting, small_steps: bool = False) -> Network:
@@ -222,11 +248,12 @@ def network(setting: Setting, small_steps: bool = False) -> Network:
         name: str, role: Role, fan_in: Theta, fan_out: Theta, init_sum: Theta = ONE, acts_as: Role | None = None
     ) -> Weight:
         b, c = setting.init_exponent(role), setting.lr_exponent(role)
-        return Weight(name, role, acts_as or role, power(-b), c, fan_in, fan_out, init_sum)
+        step = setting.step(role, fan_in, fan_out)
+        return Weight(name, role, acts_as or role, power(-b), c, fan_in, fan_out, init_sum, step)
 
     output = weight("output", "output", N, ONE, ROOT_N if setting.large_output else N)
     if setting.readout_init == "zero":
-        output = Weight("output", "output", "output", ZERO, output.c, N, ONE, output.init_sum)
+        output = replace(output, init=ZERO)
     bystanders: tuple[Weight, ...] = (weight("finite", setting.qk_norm_role, ONE, ONE, acts_as="finite"),)
     if setting.kv_heads == "fixed":
         bystanders += (weight("key_value", "hidden", N, ONE, N, acts_as="output"),)

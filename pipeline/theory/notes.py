@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from fractions import Fraction
 
-from pipeline.parameterization.rules import Family, Parameterization
 from pipeline.theory.edges import two_layer_linear
 from pipeline.theory.network import Setting
 from pipeline.theory.orders import Theta
@@ -25,7 +24,8 @@ def notes(prediction: Prediction) -> list[str]:
 
 
 def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, bool]]:
-    sgd, norms, shallow = setting.family == "sgd", setting.normalized, setting.depth == 2
+    muon, norms, shallow = setting.orthogonalizes, setting.normalized, setting.depth == 2
+    sgd, adam = (setting.family == family and not muon for family in ("sgd", "adam"))
     whole, readout = setting.train == "all", setting.train == "readout"
     stopped = "; ".join(setting.architecture.names.get(name, name) for name in prediction.stopped)
     yield (
@@ -90,19 +90,29 @@ def _all_notes(setting: Setting, prediction: Prediction) -> Iterator[tuple[str, 
         "[observed, F.2]",
         sgd and setting.clipping,
     )
-    yield "clipping does nothing under Adam, which normalizes anyway", not sgd and setting.clipping
+    yield "clipping does nothing under Adam, which normalizes anyway", adam and setting.clipping
+    yield (
+        "hidden matrices by Muon: derived for updates of equal singular values and of a rank that does not grow with "
+        "n; five steps of Newton-Schulz leave values of .15 to 1.2 [observed]",
+        muon and setting.has("hidden"),
+    )
     yield (
         "MLPs under Adam at one global rate: instability less sharp, about n^-1/2 [observed, F.6]",
-        not sgd and not norms and setting.global_lr and not readout,
+        adam and not norms and setting.global_lr and not readout,
     )
     yield (
         "without qk-norm the stability edge fell faster than n^-1: inconclusive [observed, Figure F.1]",
-        not sgd and not setting.qk_norm,
+        adam and not setting.qk_norm,
     )
     yield (
         "the rules' r is no power of n: exponents are those of its limit "
         f"{'d_out >> n' if setting.large_output else 'n >> d_out'}",
-        _uses_r(setting.parameterization, setting.family),
+        _uses_r(setting),
+    )
+    yield (
+        "one rate for the readout beside Muon: the optimum of small MLPs and GPTs fell like n^-1/2 to n^-0.8 before "
+        "any layer diverged, as the readout's update grows [observed, analysis/results/muon.csv]",
+        muon and setting.family == "adam" and setting.lr_exponent("output") == 0,
     )
     yield (
         "keys and values of a fixed number of heads train as hidden and act as output; their growth is not counted "
@@ -127,5 +137,7 @@ def _difference(small: Prediction, full: Prediction) -> str:
     )
 
 
-def _uses_r(p: Parameterization, family: Family) -> bool:
-    return any(factor.r_exponent for factors in (p.init, p.lr[family]) for factor in factors.values())
+def _uses_r(setting: Setting) -> bool:
+    p = setting.parameterization
+    rates = (p.lr[family][role] for role, family in setting.families.items())
+    return any(factor.r_exponent for factor in (*p.init.values(), *rates))

@@ -5,7 +5,8 @@ larger one, because no two terms of the refined coordinate check cancel. The pas
 
     forward   h = W_0 x + ΔW x, split into effective and propagating update     (RCC), (alpha-rms)
     backward  W^T times the signal, with W = W_0 + ΔW                            C.1, "Backward pass"
-    update    SGD keeps the gradient's scale, Adam sets every entry to Θ(1)      C.1, "Adam"
+    update    SGD keeps the gradient's scale, Adam sets every entry to Θ(1),     C.1, "Adam"
+              Muon the operator norm to that of the matrix's shape
 
 and repeated until nothing changes any more: "after many steps". A sum over n terms counts n where the terms are
 correlated (law of large numbers) and n^1/2 where they are not (central limit): ΔW x counts n (p = 1), W_0 Δx counts
@@ -44,6 +45,9 @@ class Weight:
     fan_out: Theta
     init_sum: Theta
     """What |W_0|_RMS->RMS counts beyond the entries: n^1/2 of a random square matrix, n of a wide one with few rows."""
+    step: Theta | None
+    """Entries of an update over its learning rate, where the optimizer normalizes the gradient: of Adam 1. Muon's s u
+    v^T has entries s / (fan_in fan_out)^1/2, as the rank of a gradient does not grow with n. None: SGD."""
 
     @property
     def init_norm(self) -> Theta:
@@ -252,19 +256,17 @@ def clip_factor(norm: Theta) -> Theta:
     return ONE / norm if norm.diverges else ONE
 
 
-def _steps(
-    net: Network, family: Family, alpha: Fraction, clip: Theta, gradients: Mapping[str, Change]
-) -> dict[str, Change]:
-    """One update of every weight, lr * gradient (Definition C.3) or lr * normalized gradient (C.1, "Adam")."""
+def _steps(net: Network, alpha: Fraction, clip: Theta, gradients: Mapping[str, Change]) -> dict[str, Change]:
+    """One update of every weight, lr * gradient (Definition C.3) or lr * normalized gradient (C.1, "Adam"; Muon)."""
     result = {}
     for weight in net.weights:
         gradient, rate = gradients[weight.name], power(-alpha - weight.c)
-        if family == "sgd":
+        if weight.step is None:
             result[weight.name] = gradient * (rate * clip)
         elif gradient.total.exponent is None:
             result[weight.name] = NONE
         else:
-            result[weight.name] = gradient / gradient.total * rate
+            result[weight.name] = gradient / gradient.total * (rate * weight.step)
     return result
 
 
@@ -323,7 +325,7 @@ def simulate(
         )
         history.append(_snapshot(net, step, moved, passes, signals, chi, norm))
         clip = clip_factor(norm) if clipping else ONE
-        steps = _steps(net, family, alpha, clip, {name: gradient for name, (_, gradient) in signals.items()})
+        steps = _steps(net, alpha, clip, {name: gradient for name, (_, gradient) in signals.items()})
         after = {name: change + steps[name] for name, change in moved.items()}
         if after == moved:
             return tuple(history), True

@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.console import table
 from pipeline.entries.losses import LOSSES
-from pipeline.parameterization.rules import TABLE
+from pipeline.entries.optimizers import OPTIMIZERS
+from pipeline.parameterization.rules import HALF, TABLE
 from pipeline.parameterization.table_text import INIT_ROLES, LEGEND, LR_ROLES, factor_text, init_cells
 from pipeline.theory.edges import Claim, edges
 from pipeline.theory.network import Setting
@@ -22,7 +23,7 @@ _READING = (
 )
 
 
-_FAMILIES: tuple[str, ...] = ("sgd", "adamw")
+_FAMILIES: tuple[str, ...] = ("sgd", "adamw", "muon")
 _LOSSES: tuple[str, ...] = ("cross_entropy", "mse")
 
 
@@ -64,6 +65,7 @@ def as_json(setting: Setting, alpha: Fraction | None = None) -> dict[str, Any]:
     return {
         "param": setting.parameterization.name,
         "optimizer": setting.optimizer,
+        **({"muon_scale": setting.muon_scale} if setting.orthogonalizes else {}),
         "loss": setting.loss,
         "network": _network_words(setting),
         **({} if alpha is None else {"alpha": str(alpha), "regime": predict(setting, alpha).regime}),
@@ -79,16 +81,24 @@ def as_json(setting: Setting, alpha: Fraction | None = None) -> dict[str, Any]:
 
 def all_json(setting: Setting) -> list[dict[str, Any]]:
     """`as_json` of what `all_text` shows."""
-    return [
-        as_json(replace(setting, parameterization=p, optimizer=optimizer, loss=loss))
-        for p in TABLE.values() for optimizer in _FAMILIES for loss in _LOSSES
-    ]  # fmt: skip
+    return [as_json(replace(one, loss=loss)) for one in _all(setting) for loss in _LOSSES]
+
+
+def _all(setting: Setting) -> Iterator[Setting]:
+    """Under every parameterization and optimizer that have rules and start at activations and logits of bounded
+    size."""
+    for p in TABLE.values():
+        for optimizer in _FAMILIES:
+            if not p.knows(OPTIMIZERS[optimizer].families(setting.muon_scale)):
+                continue
+            one = replace(setting, parameterization=p, optimizer=optimizer)
+            if p.init["output"].exponent >= HALF or p.init["output"].r_exponent:
+                yield one
 
 
 def _title(setting: Setting) -> str:
-    return (
-        f"{setting.parameterization.name}, {setting.optimizer}, {LOSSES[setting.loss].words}, {_network_words(setting)}"
-    )
+    optimizer = setting.optimizer + f" ({setting.muon_scale})" * setting.orthogonalizes
+    return f"{setting.parameterization.name}, {optimizer}, {LOSSES[setting.loss].words}, {_network_words(setting)}"
 
 
 def _network_words(setting: Setting) -> str:
@@ -187,15 +197,13 @@ def all_text(setting: Setting) -> str:
         ("", "", "init std", "", "", "lr factor", "", "", "", "cross-entropy", "", "MSE", ""),
         ("param", "optimizer", *INIT_ROLES, *LR_ROLES, "max-stable", "optimal", "max-stable", "optimal"),
     ]
-    for p in TABLE.values():
-        for optimizer in _FAMILIES:
-            one = replace(setting, parameterization=p, optimizer=optimizer)
-            cells = []
-            for loss in _LOSSES:
-                found = edges(replace(one, loss=loss))
-                cells += [_short(found.max_stable), _short(found.optimal)]
-            lrs = (factor_text(p.lr[one.family][role]) for role in LR_ROLES)
-            rows.append((p.name, optimizer, *init_cells(p), *lrs, *cells))
+    for one in _all(setting):
+        p, cells = one.parameterization, []
+        for loss in _LOSSES:
+            found = edges(replace(one, loss=loss))
+            cells += [_short(found.max_stable), _short(found.optimal)]
+        lrs = (factor_text(p.lr[one.families[role]][role]) for role in LR_ROLES)
+        rows.append((p.name, one.optimizer, *init_cells(p), *lrs, *cells))
     lines = [
         (
             "Initial std and learning rate over their values at the base width; predicted exponents for "

@@ -56,14 +56,14 @@ def describe(config: RunConfig) -> str:
         model, specs = build(config)
     whole = size(config)
     scaling = scaling_of(config)
-    present = {spec.role for spec in specs.values()}
-    trained = {specs[name].role for name, parameter in model.named_parameters() if parameter.requires_grad}
-    rows = [
-        f"# {role:8} {f'{config.lr * scaling.lr(role):.4g}' if role in trained else 'not trained':<14} "
-        f"{scaling.init(role):.4g}"
-        for role in ROLES
-        if role in present
-    ]
+    trained = {specs[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    ruled = config.depth_scaling != "none"  # else a tensor's place does not matter
+    rows = {}
+    for spec in sorted(specs.values(), key=lambda spec: ROLES.index(spec.role)):
+        name = f"{spec.role}, {spec.place}" if ruled and spec.place != "trunk" else spec.role
+        if spec in trained or name not in rows:
+            lr = f"{config.lr * scaling.lr(spec.role, spec.place):.4g}" if spec in trained else "not trained"
+            rows[name] = f"# {name:{8 + 12 * ruled}} {lr:<14} {scaling.init(spec.role, spec.place):.4g}"
     return "\n".join(
         [
             yaml.safe_dump(run_settings(config), sort_keys=False).rstrip(),
@@ -74,7 +74,7 @@ def describe(config: RunConfig) -> str:
             f"# tokens      {config.total_tokens:,} ({config.last_step} steps of {config.tokens_per_step:,})",
             f"# FLOPs       {whole.flops:.3g} (forward and backward, without attention's softmax and the optimizer)",
             "#",
-            "# role     peak lr        initial std / std at base width",
-            *rows,
+            f"# {'role':{8 + 12 * ruled}} {'peak lr':<14} initial std / std at base width",
+            *rows.values(),
         ]
     )

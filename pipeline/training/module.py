@@ -23,6 +23,7 @@ from pipeline.data.order import sample_order, validation_batches
 from pipeline.data.prefetch import prefetched, together
 from pipeline.diagnostics.logits import logit_metrics, logit_sums
 from pipeline.entries.losses import LOSSES
+from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.entries.schedules import SCHEDULES
 from pipeline.errors import RequestError
 from pipeline.losses import LossOutput, Settings, linear_loss
@@ -139,9 +140,10 @@ class TrainingModule(pl.LightningModule):
             lr=c.lr,
             weight_decay=c.weight_decay,
             weight_decay_scaling=c.weight_decay_scaling,
+            eps=c.eps if "eps" in OPTIMIZERS[c.optimizer].settings else None,
         )
         optimizer = build_optimizer(c, groups)
-        factor = lambda step: SCHEDULES[c.schedule](c, step)  # noqa: E731
+        factor = lambda step: SCHEDULES[c.schedule].factor(c, step)  # noqa: E731
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def train_dataloader(self) -> Iterator[Batch]:

@@ -153,7 +153,7 @@ def test_a_wrong_source_is_one_line(argv: list[str], line: str) -> None:
         (["--widths", "64"], "--widths: unknown key widths, did you mean width?"),
         (["--width"], "--width: expected one argument"),
         (["--width", "wide"], "--width: expected an integer, got 'wide'"),
-        (["--optimizer", "adan"], "--optimizer: expected adamw or adam or sgd, got 'adan'"),
+        (["--optimizer", "adan"], "--optimizer: expected adamw or adam or sgd or muon or muon_sgd, got 'adan'"),
         (["--model.kv_heads", "few"], "--model.kv_heads: expected an integer or all, got 'few'"),
         (["--config", "nope.yaml"], "--config nope.yaml: no such file, and no recipe of that name "
                                     f"({', '.join(shipped('model_configs'))})"),

@@ -1,5 +1,6 @@
 """`pipeline theory`: what it prints, and what it refuses."""
 
+import json
 from fractions import Fraction
 
 import pytest
@@ -8,6 +9,7 @@ from pipeline.cli.theory import main
 from pipeline.errors import RequestError
 from pipeline.parameterization.rules import TABLE, Factor
 from pipeline.parameterization.table_text import factor_text, rules_markdown
+from tests.support.ruled import pairs
 
 H = Fraction(1, 2)
 
@@ -114,12 +116,13 @@ def test_all_shows_every_parameterization_with_rules_and_predictions(capsys: pyt
     rows = {
         (cells[0], cells[1]): " ".join(cells[2:]) for cells in map(str.split, printed) if cells and cells[0] in TABLE
     }
-    assert set(rows) == {(name, optimizer) for name in TABLE for optimizer in ("sgd", "adamw")}
+    assert set(rows) == set(pairs("sgd", "adamw", "muon"))
     #                                   init std         lr factor            max-stable, optimal: CE    MSE
     assert rows["mup", "sgd"] == "1 m^-1/2 1/m m m 1 1/m n^0 (d) n^0 (d) n^0 (d) n^0 (d)"
     assert rows["ntp", "sgd"] == "1 m^-1/2 m^-1/2 1 1 1/m 1/m n^1/2 (d) n^1/2 (c) n^0 (d) n^0 (c)"
     assert rows["sp", "sgd"].endswith("1 1 1 1 n^-1/2 (d) n^-1/2 (c) n^-1 (d) n^-1 (c)")
     assert rows["sp", "adamw"].endswith("1 1 1 1 n^-1 (d) n^-1 (c) n^-1 (d) n^-1 (c)")
+    assert rows["mup", "muon"] == "1 m^-1/2 1/m 1 1 1 1/m n^0 (d) n^0 (d) n^0 (d) n^0 (d)"
     gpt = "\n".join(lines(capsys, "--all"))
     assert "n^-1/2 (o)" in gpt
 
@@ -130,10 +133,11 @@ def test_markdown_table_has_one_row_per_parameterization_from_the_rules() -> Non
     assert set(rule) == set("| -")
     rows = [line for line in rest if line.startswith("|")]
     assert [line.split("`")[1] for line in rows] == list(TABLE)
-    assert {line.count("|") for line in (header, rule, *rows)} == {13}
+    assert {line.count("|") for line in (header, rule, *rows)} == {14}
     assert rows[list(TABLE).index("musoli")] == (
-        "| `musoli` | 1 | m^-1/2 | m^-1/2 | m^1/2 | m^1/2 | m^-1/2 | m^-1/2 | 1 | 1 | 1/m | m^-1/2 |"
+        "| `musoli` | 1 | m^-1/2 | m^-1/2 | m^1/2 | m^1/2 | m^-1/2 | m^-1/2 | 1 | 1 | 1/m | m^-1/2 | 1 (match_rms: m^-1/2) |"
     )
+    assert rows[list(TABLE).index("umup")].endswith("| 1 | m^-1/2 | 1/m | - | - | - | - | m^-1/2 | 1 | 1/m | 1/m | - |")
     assert "| `sp` | 1 (neox: m^-1/2) |" in rows[0]
 
 
@@ -184,3 +188,65 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert exit_.value.code == 0
     assert "--embedding_init" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("scale", "keys"), [("spectral", "0"), ("original", "+1/2"), ("match_rms", "+1/2")])
+def test_muon_with_fixed_kv_heads(scale: str, keys: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--param", "mup", "--optimizer", "muon", "--muon_scale", scale, "--kv_heads", "fixed")
+    printed = lines(capsys, *flags)
+    assert printed[0].startswith(f"mup, muon ({scale}), cross-entropy, gpt of depth 8")
+    (row,) = (line.split() for line in printed if line.startswith("  keys, values"))
+    assert row[6] == keys, "effective update after a step"
+    assert row[-1] == "conjectured"
+    (hidden,) = (line.split() for line in printed if line.startswith("  hidden  "))
+    assert hidden[5] == "0"
+    assert "five steps of Newton-Schulz" in "\n".join(printed)
+
+
+def test_muon_at_one_rate_for_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """match_rms grows like n^1/2 (+.40 to +.51 measured), the readout like n under SP (+.76 to +1.1)."""
+    printed = lines(capsys, "--param", "sp", "--optimizer", "muon", "--muon_scale", "match_rms", "--alpha", "0")
+    rows = {line.split()[0]: line.split() for line in printed if line.endswith("derived")}
+    assert rows["hidden"][5] == "+1/2"
+    assert rows["readout"][5] == "+1"
+    assert "one rate for the readout beside Muon" in "\n".join(printed)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rule", "inside", "change", "lr"),
+    [
+        ("adamw", "none", "L^0 [derived]", "L^1 [derived]", "L^-1/2 [conjectured]"),
+        ("adamw", "sqrt", "L^-1/2 [derived]", "L^0 [derived]", "L^0 [derived]"),
+        ("muon", "completep", "L^0 [derived]", "L^0 [derived]", "L^0 [derived]"),
+        ("sgd", "completep", "L^0 [derived]", "L^0 [derived]", "L^0 [derived]"),
+    ],
+)
+def test_depth(
+    optimizer: str, rule: str, inside: str, change: str, lr: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--param", "mup", "--optimizer", optimizer, "--depth_scaling", rule)
+    rows = dict(" ".join(line.split()).rsplit(" L^", 1) for line in lines(capsys, *flags) if " L^" in line)
+    assert f"L^{rows['effective updates inside branches']}" == inside
+    assert f"L^{rows['change of the stream']}" == change
+    assert f"L^{rows['best and max-stable lr']}" == lr
+    found = json.loads("\n".join(lines(capsys, *flags, "--json")))
+    assert found["depth"]["change of the stream"] == {"exponent": change.split()[0], "status": "derived"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--param", "sp", "--muon_scale", "original"), "--muon_scale is Muon's, not of --optimizer adamw"),
+        (("--param", "umup", "--optimizer", "sgd"), "umup has no rule for sgd"),
+        (("--param", "nanochat", "--optimizer", "muon"), "the initialization itself diverges with width"),
+        (("--all", "--depth_scaling", "sqrt"), "--depth_scaling goes with --param, not with --all"),
+        (
+            ("--param", "sp", "--optimizer", "sgd", "--depth_scaling", "none"),
+            "depth is not predicted for sgd without a rule",
+        ),
+    ],
+)
+def test_what_has_no_rule_is_refused(flags: tuple[str, ...], words: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        main(list(flags))
+    assert words in str(refused.value)

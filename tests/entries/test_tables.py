@@ -48,9 +48,11 @@ def test_model_settings_belong_to_a_kind() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"optimizer": "muon"}, "--optimizer: expected adamw or adam or sgd, got 'muon'"),
+        ({"optimizer": "lion"}, "--optimizer: expected adamw or adam or sgd or muon or muon_sgd, got 'lion'"),
         ({"loss": "hinge"}, "--loss: expected cross_entropy or mse or mse_mean or mse_scalar or softmax_mse or softmax_mse_sum, got 'hinge'"),
-        ({"schedule": "wsd"}, "--schedule: expected cosine, got 'wsd'"),
+        ({"schedule": "step"}, "--schedule: expected cosine or linear or wsd or constant, got 'step'"),
+        ({"depth_scaling": "depth_mup"}, "--depth_scaling: expected none or sqrt or completep, got 'depth_mup'"),
+        ({"muon_scale": "rms"}, "--muon_scale: expected spectral or original or match_rms, got 'rms'"),
         ({"model": ModelConfig(kind="rnn")}, "--model.kind: expected gpt or mlp, got 'rnn'"),
         ({"data": DataConfig(format="emnist")}, "--data.format: expected sotu or text or shards or digits or multi_index or multi_index_published or mnist or "),
     ],
@@ -63,7 +65,7 @@ def test_unknown_names_are_refused_in_settings(change: dict[str, object], said: 
 
 @pytest.mark.parametrize("flag", ["optimizer", "loss", "schedule", "model.kind", "data.format"])
 def test_unknown_names_are_refused_as_flags(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", f"--{flag}", "muon", "--dry_run"]) == 2
+    assert main(["train", f"--{flag}", "lion", "--dry_run"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"pipeline: error: --{flag}: expected ")
     assert error.count("\n") == 1
@@ -72,15 +74,15 @@ def test_unknown_names_are_refused_as_flags(flag: str, capsys: pytest.CaptureFix
 def test_unknown_names_are_refused_where_they_are_used() -> None:
     weight = torch.nn.Parameter(torch.ones(3, 2))
     config = RunConfig()
-    object.__setattr__(config, "optimizer", "muon")  # as if it were known to the settings alone
+    object.__setattr__(config, "optimizer", "lion")  # as if it were known to the settings alone
     with pytest.raises(KeyError):
         build_optimizer(config, [{"params": [weight]}])
     with pytest.raises(KeyError):
         linear_loss(torch.ones(4, 2), weight, torch.zeros(4, dtype=torch.long), loss="hinge")
     with pytest.raises(KeyError):
         plain_loss(torch.ones(4, 3), torch.zeros(4, dtype=torch.long), "hinge")
-    with pytest.raises(ValueError, match="muon is none of adamw, adam, sgd"):
-        Setting(rules.get("sp"), optimizer="muon")
+    with pytest.raises(ValueError, match="lion is none of adamw, adam, sgd"):
+        Setting(rules.get("sp"), optimizer="lion")
     with pytest.raises(ValueError, match="hinge is none of"):
         Setting(rules.get("sp"), loss="hinge")
 

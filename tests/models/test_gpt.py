@@ -149,7 +149,8 @@ def test_initial_activations_scale_as_predicted(param: str, embedding_init: Embe
     slopes = np.polyfit(np.log(widths), np.log(measured), 1)[0]
     # d_out = 512 is no smaller than n here; sp_transition's readout stands between its two limits
     row = rules.get(param)
-    setting = Setting(row, "adamw", model="gpt", embedding_init=embedding_init)
+    optimizer = "adamw" if "hidden" in row.lr["adam"] else "muon"
+    setting = Setting(row, optimizer, model="gpt", embedding_init=embedding_init)
     initial = predict(setting, Fraction(0)).steps[0]
     expected = [initial.layers["input"].output.exponent, Fraction(0), initial.logits.exponent]
     if row.init["output"].r_exponent:

@@ -228,7 +228,7 @@ def test_a_study_of_mlps_is_fitted(tiny_mlp: RunConfig) -> None:
         ({"depth_scaling": "sqrt"}, "--depth_scaling needs residual branches: --model.residual true"),
         ({"data": DataConfig()}, "--data sotu is for --model.kind gpt, not mlp: such as --config quick"),
         ({"model_kind": "gpt"}, "--data digits is for --model.kind mlp, not gpt: such as --config mlp-digits"),
-        ({"momentum": 0.9, "weight_decay": 0.1}, "--weight_decay is decoupled: use --optimizer adamw, or sgd without momentum"),
+        ({"momentum": 0.9, "weight_decay": 0.1}, "--weight_decay is decoupled: use --optimizer adamw or muon, or sgd or muon_sgd without momentum"),
         ({"momentum": 0.9, "optimizer": "adam"}, "--momentum is SGD's: adam has --betas"),
     ],
 )  # fmt: skip

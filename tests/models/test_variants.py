@@ -18,6 +18,7 @@ from pipeline.optim import build_optimizer, parameter_groups
 from pipeline.parameterization.rules import TABLE
 from pipeline.scaling import scaling_of
 from tests.conftest import changed
+from tests.support.ruled import pairs, params_of
 
 Tensors = dict[str, Tensor]
 WIDTH, BASE = 32, 16
@@ -230,7 +231,7 @@ def held_to_the_reference(
         assert torch.equal(p, frozen[name]) if name in frozen else True
 
 
-@pytest.mark.parametrize("param", TABLE)
+@pytest.mark.parametrize("param", params_of("sgd"))
 @pytest.mark.parametrize("variant", MLPS)
 def test_mlps(variant: str, param: str) -> None:
     random = torch.Generator().manual_seed(0)
@@ -239,7 +240,7 @@ def test_mlps(variant: str, param: str) -> None:
         held_to_the_reference(changed(MLP, param=param, optimizer=optimizer, lr=lr, **MLPS[variant]), mlp_logits, x, y)
 
 
-@pytest.mark.parametrize("param", TABLE)
+@pytest.mark.parametrize("param", params_of("sgd"))
 @pytest.mark.parametrize("variant", GPTS)
 def test_gpts(variant: str, param: str) -> None:
     tokens = torch.randint(0, 40, (3, 9), generator=torch.Generator().manual_seed(0))
@@ -278,8 +279,7 @@ def test_what_does_not_go_together_is_named(config: RunConfig, change: dict[str,
     assert str(error.value) == line
 
 
-@pytest.mark.parametrize("param", [name for name in TABLE if name != "sp"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(("param", "optimizer"), [pair for pair in pairs("sgd", "adamw", "muon") if pair[0] != "sp"])
 @pytest.mark.parametrize("embedding_init", ["neox", "constant", "neox_always"])
 def test_only_one_rule_for_both_ends_is_tied(param: str, optimizer: str, embedding_init: str) -> None:
     with pytest.raises(RequestError, match="have no one rule"):

@@ -52,13 +52,14 @@ def test_all_coincide_at_the_base_width(name: str) -> None:
     p, width = TABLE[name], Width(128, 128, 2048)
     for role in ROLES:
         assert p.init_factor(role, width, "neox") == p.init_factor(role, width, "constant") == 1
-        assert p.lr_factor(role, "sgd", width) == p.lr_factor(role, "adam", width) == 1
+        for family, rates in p.lr.items():
+            assert role not in rates or p.lr_factor(role, family, width) == 1
 
 
 def test_neox_embedding_shrinks_under_sp_only() -> None:
     width = Width(1024, 256, 50304)
     shrinking = {name for name, p in TABLE.items() if p.init_factor("input", width, "neox") != 1}
-    assert shrinking == {"sp"}
+    assert shrinking == {"sp", "sp_embedding"}
     assert TABLE["sp"].init_factor("input", width, "neox") == 0.5
     assert TABLE["sp"].init_factor("input", width, "constant") == 1
 

@@ -176,6 +176,27 @@ def test_variants_of_the_model_in_two_processes(recipe: RunConfig, tmp_path: Pat
     assert {key for key, keys in worst.items() if not max(keys.values()) < 1e-4} == set(), worst
 
 
+def test_muon_in_two_processes_is_muon_in_one(recipe: RunConfig, tmp_path: Path) -> None:
+    """DDP, FSDP2, and a run handed between them, to 1e-6: bf16 in Newton-Schulz makes a difference of a last bit of a
+    gradient one of 1e-3, so that both must sum the same halves. Fused projections with fixed KV heads are in it."""
+    base = changed(of(recipe, "adamw"), optimizer="muon", steps=20, micro_batch=4, grad_clip=None, model_kv_heads=2)
+    accumulated = changed(base, study="alone")
+    chain = changed(base, study="chain", checkpoint_interval=1000)
+    handed = ("ddp", "fsdp", "ddp")
+    run_all(
+        [
+            *((None, parallel(base, s)) for s in ("ddp", "fsdp")),
+            *((6 if i < 2 else None, parallel(chain, s, "chain")) for i, s in enumerate(handed)),
+        ],
+        tmp_path,
+    )
+    train(accumulated, show_progress=False)
+    for ours in (parallel(base, "ddp"), parallel(base, "fsdp"), parallel(chain, "ddp", "chain")):
+        assert max(off(ours, accumulated).values()) < 1e-6, ours.study
+        assert weights_off(ours, accumulated) < 1e-6, ours.study
+    assert len(sizes(parallel(base, "fsdp"))) == 2, "its momentum is sharded as well"
+
+
 def test_a_run_is_handed_from_strategy_to_strategy(recipe: RunConfig, tmp_path: Path) -> None:
     """Through the command line, by SIGUSR1, one process and two: the curve, the weights and the momentum of one
     process."""

@@ -6,6 +6,7 @@ import torch
 
 from pipeline.parameterization.rules import TABLE
 from pipeline.theory.linear import Y, descend, largest_stable, scales, sharpness, starts, step, trajectory
+from tests.support.ruled import params_of
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # all of the paper's
 SEEDS = (0, 1, 2)
@@ -45,7 +46,7 @@ def test_closed_form_is_gradient_descent_at_every_step(param, width):
             np.testing.assert_allclose(one[:, place, 0], other, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("param", TABLE)
+@pytest.mark.parametrize("param", params_of("sgd"))
 def test_every_single_step_of_a_catapult_is_gradient_descents(param):
     """Rounding grows along a trajectory that does, but no step adds more than its own."""
     at = scales(TABLE[param], 256)
@@ -69,7 +70,7 @@ def test_the_published_order_is_none():
     assert (gradient > 0).all()
 
 
-@pytest.mark.parametrize("param", TABLE)
+@pytest.mark.parametrize("param", params_of("sgd"))
 def test_sharpness_is_the_hessians_largest_eigenvalue(param):
     at = scales(TABLE[param], 12)
     u0, v0 = at.weights([3])

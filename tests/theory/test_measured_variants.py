@@ -17,6 +17,7 @@ from pipeline.theory.edges import edges
 from pipeline.theory.network import Setting
 from pipeline.theory.orders import power
 from pipeline.theory.predict import predict
+from tests.support.ruled import params_of
 from tests.theory.test_measured import BASE, BATCH, D_IN, READOUT, Array, H, Measured, check, gpt_run, mlp, rms
 
 
@@ -231,7 +232,7 @@ def test_remark_c19_two_layer_linear_model(name: str) -> None:
     assert edge_slope(diverges, (256, 1024, 4096, 16384)) == pytest.approx(float(claim.exponent), abs=0.05)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", params_of("sgd"))
 def test_embeddings_that_always_start_as_neox(name: str) -> None:
     """F.6: std n^-1/2 under every parameterization; under SP that is neox."""
     setting = Setting(TABLE[name], "sgd", embedding_init="neox_always")

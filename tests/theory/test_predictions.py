@@ -12,6 +12,7 @@ from pipeline.theory.network import Setting, network
 from pipeline.theory.orders import ONE, ROOT_N, ZERO, Change, N, Theta, power
 from pipeline.theory.predict import Prediction, predict
 from pipeline.theory.propagation import simulate
+from tests.support.ruled import pairs, params_of
 
 H = Fraction(1, 2)
 
@@ -397,8 +398,7 @@ def test_zero_readout_starves_sp_full_align_under_sgd() -> None:
     assert effective(at(mlp("sp_full_align", "adam", readout_init="zero"), 0)) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("name", TABLE)
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("name", "optimizer"), pairs("sgd", "adam", "muon"))
 def test_small_steps_change_nothing_at_and_below_the_edge(name: str, optimizer: str) -> None:
     setting = mlp(name, optimizer)
     edge = edges(setting).max_stable.exponent
@@ -493,8 +493,7 @@ def test_qk_norm_gains_are_one_tensor_for_all_heads() -> None:
 
 EVERY = [
     (name, optimizer, loss, model)
-    for name in TABLE
-    for optimizer in ("sgd", "adam")
+    for name, optimizer in pairs("sgd", "adam", "muon")
     for loss in ("cross_entropy", "mse")
     for model in ("mlp", "gpt")
 ]
@@ -538,8 +537,7 @@ def test_edges_off_the_quarter_grid_are_exact() -> None:
 
 
 @pytest.mark.parametrize("depth", [3, 12])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize(("name", "optimizer"), pairs("sgd", "adam", "muon"))
 def test_edges_do_not_depend_on_how_many_hidden_layers(name: str, optimizer: str, depth: int) -> None:
     deep, shallow = edges(mlp(name, optimizer, depth=depth)), edges(mlp(name, optimizer, depth=8))
     assert deep.max_stable.exponent == shallow.max_stable.exponent
@@ -592,11 +590,11 @@ def test_an_initialization_that_diverges_is_refused() -> None:
         edges(Setting(wild, "sgd", model="mlp"))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse", "softmax_mse"])
 @pytest.mark.parametrize("model", ["mlp", "gpt"])
 def test_edges_and_regimes_of_deep_nets_are_those_that_they_are_looked_for_at(model, loss, optimizer, monkeypatch):
-    for param in TABLE.values():
+    for param in (TABLE[name] for name in params_of(optimizer, bounded=True)):
         for clipping in (False, True):
             setting = Setting(param, optimizer, loss, model, depth=12, clipping=clipping)
             found = edges(setting)

@@ -1,13 +1,10 @@
 """The Lightning module of a run: its learning rates follow the run's own schedule."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from pipeline.config import DataConfig, ModelConfig, RunConfig
 from pipeline.data.open import open_data
-from pipeline.entries.schedules import SCHEDULES
+from pipeline.entries.schedules import SCHEDULES, Schedule
 from pipeline.training.module import TrainingModule
 
 STEPS = 4
@@ -35,14 +32,15 @@ def config() -> RunConfig:
 
 
 def test_a_run_follows_the_schedule_that_it_names(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    halving: Callable[[Any, int], float] = lambda c, step: c.lr_min_ratio * 0.5**step  # noqa: E731
-    assert factors(config) == pytest.approx([SCHEDULES["cosine"](config, step) for step in range(STEPS)])
+    assert factors(config) == pytest.approx([SCHEDULES["cosine"].factor(config, step) for step in range(STEPS)])
+    halving = Schedule("halving", frozenset({"lr_min_ratio"}), lambda c: 0, lambda c, x: 0.5 ** (x * (c.steps - 1)))
     monkeypatch.setitem(SCHEDULES, "halving", halving)
-    object.__setattr__(config, "schedule", "halving")
-    assert factors(config) == pytest.approx([0.1, 0.05, 0.025, 0.0125])
+    for key, value in {"schedule": "halving", "warmup_steps": 0, "lr_min_ratio": 0.0}.items():
+        object.__setattr__(config, key, value)
+    assert factors(config) == pytest.approx([1, 0.5, 0.25, 0.125])
 
 
 def test_a_schedule_that_no_table_knows_is_refused(config: RunConfig) -> None:
-    object.__setattr__(config, "schedule", "wsd")  # as if it were known to the settings alone
-    with pytest.raises(KeyError, match="wsd"):
+    object.__setattr__(config, "schedule", "stepwise")  # as if it were known to the settings alone
+    with pytest.raises(KeyError, match="stepwise"):
         factors(config)

@@ -22,7 +22,7 @@ from pipeline.config import RunConfig, run_settings
 from pipeline.data.order import training_batches
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.windows import TokenWindows
-from pipeline.entries.schedules import cosine
+from pipeline.entries.schedules import SCHEDULES
 from pipeline.errors import RequestError
 from pipeline.models import gpt
 from pipeline.models.init import initialize_
@@ -94,7 +94,7 @@ def test_records_and_result(tiny: RunConfig) -> None:
     assert set(records[0]) == {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "logit_rms"}
     assert [r["step"] for r in records if "val_loss" in r] == [5, 10, 12]
     assert [r["tokens"] for r in records] == [64 * s for s in range(1, 13)]
-    assert [r["lr"] for r in records] == pytest.approx([1e-2 * cosine(tiny, s) for s in range(12)])
+    assert [r["lr"] for r in records] == pytest.approx([1e-2 * SCHEDULES["cosine"].factor(tiny, s) for s in range(12)])
     assert records[0]["loss"] == pytest.approx(math.log(300), abs=0.2)
     assert result.final["final_train_loss"] == records[-1]["loss"] < records[0]["loss"] - 0.3
     assert json.loads(run.result_file.read_text()) == result.to_json()
@@ -124,7 +124,7 @@ def test_steps_are_those_of_a_plain_torch_loop(tiny: RunConfig) -> None:
     batches = training_batches(windows, seed=0, first_step=0, global_batch=4, micro_batch=4, rank=0, world_size=1)
     for step, record in enumerate(curve(config)):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * cosine(config, step)
+            group["lr"] = peak * SCHEDULES["cosine"].factor(config, step)
         tokens = next(batches)
         logits = model.logits(tokens[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
@@ -160,12 +160,14 @@ class Crash(Exception):
     pass
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("crash_at", [1, 4, 5, 6, 10, 12])
+@pytest.mark.parametrize(
+    ("crash_at", "accumulate", "optimizer"),
+    [*((step, passes, "adamw") for step in (1, 4, 5, 6, 10, 12) for passes in (1, 2)), (6, 2, "muon")],
+)
 def test_resume_is_bit_identical_wherever_it_stopped(
-    tiny: RunConfig, crash_at: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
+    tiny: RunConfig, crash_at: int, accumulate: int, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = changed(tiny, micro_batch=4 // accumulate)
+    config = changed(tiny, micro_batch=4 // accumulate, optimizer=optimizer)
     undisturbed = changed(config, study="undisturbed")
     train(undisturbed)
 

@@ -20,8 +20,8 @@ def role_lrs(study: AnyStudy, one: LrPrediction) -> dict[str, float]:
         return {}
     config = study.config_of(_runs(study, one))
     width = Width(int(one.width), config.base_width, config.d_out)
-    parameterization, family = rules.get(group.param), OPTIMIZERS[group.optimizer].family
-    return {role: lr * parameterization.lr_factor(role, family, width) for role in rules.ROLES}
+    parameterization, families = rules.get(group.param), OPTIMIZERS[group.optimizer].families(config.muon_scale)
+    return {role: lr * parameterization.lr_factor(role, family, width) for role, family in families.items()}
 
 
 def command(study: AnyStudy, one: LrPrediction) -> str | None:

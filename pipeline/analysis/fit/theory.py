@@ -32,6 +32,7 @@ def setting_of(config: RunConfig, **other: Any) -> Setting:
     `ValueError` where theory does not know it."""
     own: dict[str, Any] = {
         "optimizer": config.optimizer,
+        "muon_scale": config.muon_scale,
         "loss": config.loss,
         "readout_init": config.readout_init,
         **config.kind.theory(config),

@@ -26,7 +26,7 @@ def facts(fit: StudyFit, group: GroupFit) -> dict[str, str]:
         "depth": str(model["n_layer"]),
         "activation": model["activation"],
         "param": group.param,
-        "optimizer": OPTIMIZERS[group.optimizer].family,
+        "optimizer": group.optimizer if OPTIMIZERS[group.optimizer].matrices else OPTIMIZERS[group.optimizer].family,
         "loss": "mse of normalized logits" if config.model.logit_norm != "none" else loss,
         "train": model["train"],
         "norms": norms if config.model.qk_norm else "no qk-norm",

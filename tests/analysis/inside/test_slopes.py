@@ -25,9 +25,10 @@ from pipeline.losses import linear_loss
 from pipeline.models import mlp
 from pipeline.optim import apply_parameterization
 from pipeline.parameterization import rules
-from pipeline.parameterization.rules import HALF, TABLE, Width
+from pipeline.parameterization.rules import HALF, Width
 from pipeline.scaling import Scaling
 from pipeline.theory.predict import Setting, predict
+from tests.support.ruled import params_of
 
 MODEL = ModelConfig(kind="mlp", n_layer=3)
 D_IN, D_OUT, BASE, BATCH, STEPS = 64, 10, 256, 64, 3
@@ -194,7 +195,7 @@ def test_theory_says_the_same(case: Case) -> None:
 
 
 @pytest.mark.parametrize("width", [64, 128, 256, 512, 1024])
-@pytest.mark.parametrize("param", TABLE)
+@pytest.mark.parametrize("param", params_of("sgd"))
 def test_initial_stds_follow_their_exponents(param: str, width: int) -> None:
     """He's at the base width, sqrt(2 / fan_in), from there a power of the width ratio: 0, -1/2, and the readout's
     own."""

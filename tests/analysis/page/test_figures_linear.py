@@ -47,7 +47,7 @@ def test_the_script_prints_exponents_beside_the_published_and_writes_them(tmp_pa
         (["--widths", "64,64"], "different whole numbers from 2 to 4194304"),
         (["--widths", "64,x"], "different whole numbers from 2 to 4194304"),
         (["--widths", "-64,128"], "different whole numbers from 2 to 4194304"),
-        (["--params", "sp,nope"], "unknown parameterization 'nope'"),
+        (["--params", "sp,nope"], "no parameterization 'nope' of SGD"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--widths", "64,99999999999"], "different whole numbers from 2"),
         (["--steps", "1", "--widths", "64,128", "--seeds", "1"], "--steps 1: not every width diverges so soon"),
