@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check docs clean
+.PHONY: demo reproduce-quick test test-slow check docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train the demonstration study and write runs/demo/report.html"
+	@echo "make reproduce-quick   measure the five cheapest claims of analysis/README.md anew"
 	@echo "make test    the test suite"
 	@echo "make test-slow   the tests that start several processes, or a SLURM cluster"
 	@echo "make check   ruff and mypy"
@@ -25,6 +26,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/pipeline sweep --study demo --keep_checkpoint false --wandb disabled
 	$(BIN)/pipeline report runs/demo
+
+reproduce-quick: $(READY)
+	$(BIN)/python -m analysis.reproduce --studies 5
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"

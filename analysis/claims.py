@@ -18,6 +18,7 @@ from pipeline.files import write_atomic
 from pipeline.strict_yaml import parse_recipe
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 MARKS = ("<!-- claims -->", "<!-- /claims -->")
 TELLS = 0.25
 """Half an interval that tells exponents apart which differ by 1/2."""
@@ -71,28 +72,29 @@ def claims() -> list[Claim]:
 
 def _claim(entry: Mapping[str, str], tables: Mapping[str, Any]) -> Claim:
     table, study, quantity, *group = re.split(r"\s*\|\s*", entry["at"])
-    rows = [row for row in _rows(table) if (row["study"], row["quantity"]) == (study, quantity)]
-    rows = [row for row in rows if all(part in row["group"] for part in group)]
-    if len({(row["exponent"], row["group"]) for row in rows}) != 1 or not rows[0]["exponent"]:
+    found = [row for row in rows(RESULTS / f"{table}.csv") if (row["study"], row["quantity"]) == (study, quantity)]
+    found = [row for row in found if all(part in row["group"] for part in group)]
+    if len({(row["exponent"], row["group"]) for row in found}) != 1 or not found[0]["exponent"]:
         raise RequestError(f"claims.yaml: {entry['at']}: not one exponent in results/{table}.csv")
-    exponent, low, high = (float(rows[0][key]) for key in ("exponent", "ci_low", "ci_high"))
+    one = found[0]
+    exponent, low, high = (float(one[key]) for key in ("exponent", "ci_low", "ci_high"))
     about = tables[table]
     trained = about.get("train", {}).get(study)
     asked = f'"{entry["figure"]}"' if " " in entry["figure"] else entry["figure"]
     command = trained or f"python analysis/figure.py train {asked}"
-    size = f"{about['size']}, {rows[0]['widths']} widths, {rows[0]['runs']} runs" if rows[0]["runs"] else about["size"]
+    size = f"{about['size']}, {one['widths']} widths, {one['runs']} runs" if one["runs"] else about["size"]
     return Claim(entry["claim"], entry["figure"], float(entry["published"]), table, study, exponent, low, high, size,
                  command, " of " in quantity, entry.get("why", ""))  # fmt: skip
 
 
-def _rows(table: str) -> list[dict[str, str]]:
+def rows(path: Path) -> list[dict[str, str]]:
     """Of a table of `results/`, that of the linear model too."""
-    with (HERE / "results" / f"{table}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    if table == "linear_model":
+    with path.open(newline="") as file:
+        found = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    if found and "study" not in found[0]:
         names = {"study": "param", "group": "update", "exponent": "value"}
-        rows = [row | {new: row[old] for new, old in names.items()} | {"widths": "", "runs": ""} for row in rows]
-    return rows
+        found = [row | {new: row[old] for new, old in names.items()} | {"widths": "", "runs": ""} for row in found]
+    return found
 
 
 def table() -> str:
