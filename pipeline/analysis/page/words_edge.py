@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from pipeline.analysis.fit.exponent import fit_exponent
+from pipeline.analysis.fit.edgelaw import edge_law
+from pipeline.analysis.fit.fitted import LEVEL
 from pipeline.analysis.fit.study_fit import GroupFit
 from pipeline.analysis.page import words
-from pipeline.analysis.study.criterion import crossings
+from pipeline.analysis.study.criterion import brackets, crossings
 from pipeline.analysis.study.stability import MARGIN, Cause
 
 
@@ -43,8 +44,12 @@ def by_criterion(group: GroupFit) -> list[str]:
         for one in apart
     )
     what = "the accuracy floor" if group.grid.published.n_classes is not None else f"{MARGIN:g} above the best loss"
-    exponent = fit_exponent([one.width for one in apart], [one.lr for one in apart])
-    slope = f", exponent {words.exponent(exponent)}" if exponent.estimable else ""
+    slope = ""
+    if (
+        law := edge_law(brackets(apart))
+    ) is not None:  # a line through the crossings alone would be surer than they are
+        low, middle, high = law.exponent.quantiles([(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
+        slope = f", exponent {words.number(middle)} ({words.number(low)} to {words.number(high)})"
     return [
         f"By the published criterion the edge is another: the curve crosses {what} at {where}{slope}, on a shoulder "
         "where training is still stable."

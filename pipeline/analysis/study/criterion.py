@@ -3,13 +3,14 @@
 On a smooth shoulder, single runs that lie beyond it or not say little of where that is; the curve says it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.analysis.study.grid import Curve, Grid, GridWidth
 from pipeline.analysis.study.runs import Floats
-from pipeline.analysis.study.stability import MARGIN, Rule, accuracy_floor
+from pipeline.analysis.study.stability import MARGIN, Intervals, Rule, accuracy_floor
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ def crossings(grid: Grid) -> tuple[Crossing, ...]:
     where runs diverge first, the edge by trajectory is all there is."""
     found = (_crossing(w, grid.published) for w in grid.widths)
     return tuple(one for one in found if one is not None)
+
+
+def brackets(found: Sequence[Crossing]) -> Intervals:
+    """The learning rates around them, as those around an edge."""
+    low, high = (np.log2([getattr(one, side) for one in found]) for side in ("below", "above"))
+    return Intervals(np.array([one.width for one in found]), np.zeros(len(found), dtype=np.int64), low, high)
 
 
 def _crossing(w: GridWidth, published: Rule) -> Crossing | None:

@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 
-from pipeline.analysis.study.criterion import crossings
+from pipeline.analysis.fit.edgelaw import edge_law
+from pipeline.analysis.study.criterion import Crossing, brackets, crossings
 from pipeline.analysis.study.grid import grid_of
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import LANGUAGE, Rule
@@ -40,3 +42,16 @@ def test_classifiers_cross_the_floor_of_accuracy():
 
 def test_squared_losses_have_no_criterion():
     assert found([5.2, 5.0, 5.5, 6.5, 7.0], Rule(cross_entropy=False)) == ()
+
+
+def test_an_exponent_of_crossings_is_no_surer_than_the_learning_rates_around_them():
+    """Crossings on a line to the last digit, with an octave around each at two octaves of widths."""
+    found = [Crossing(64 * 4.0**k, 2.0**-k, 2.0 ** (-k - 0.5), 2.0 ** (-k + 0.5)) for k in range(2)]
+    seen = brackets(found)
+    assert seen.two_sided.all()
+    assert np.exp2(seen.low).tolist() == pytest.approx([one.below for one in found])
+    law = edge_law(seen)
+    assert law is not None
+    low, middle, high = law.exponent.quantiles([0.025, 0.5, 0.975])
+    assert middle == pytest.approx(-0.5, abs=0.02)
+    assert high - low > 0.5
