@@ -1,4 +1,5 @@
-"""The report in a real browser: nothing to fetch, nothing on the console, and toggles that work."""
+"""The report in a real browser: nothing to fetch, nothing on the console, toggles that work, and no fault that axe-core
+(PIPELINE_AXE: its axe.min.js) calls serious."""
 
 import html
 import json
@@ -105,3 +106,31 @@ def test_the_first_screen_reaches_the_table(page: Path, width: int, height: int)
     found = pressed(page, width, height)
     assert found["past"] == []  # nothing stands beyond the right edge
     assert found["top"] < height
+
+
+AXE = os.environ.get("PIPELINE_AXE", "")
+AUDIT = """
+<script>axe.run().then(found => {
+  document.body.dataset.dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  document.body.dataset.said = JSON.stringify(found.violations.map(one => [one.id, one.impact, one.nodes[0].html]));
+})</script>
+"""
+
+
+@pytest.mark.skipif(not AXE, reason="needs PIPELINE_AXE, the path of axe-core's axe.min.js")
+@pytest.mark.parametrize("dark", [False, True])
+def test_no_fault_is_serious(page: Path, dark: bool) -> None:
+    axe = Path(AXE).read_text().replace("</script", "<\\/script")
+
+    def serious(text: str) -> list[list[str]]:
+        audited = page.with_name("audited.html")
+        audited.write_text(text.replace("</body>", f"<script>{axe}</script>{AUDIT}</body>"))
+        scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+        dom = browse(audited, "--dump-dom", "--virtual-time-budget=20000", scheme).stdout
+        assert f'data-dark="{str(dark).lower()}"' in dom
+        found = json.loads(html.unescape(dom.split('data-said="')[1].split('"')[0]))
+        return [one for one in found if one[1] in ("serious", "critical")]
+
+    text = page.read_text()
+    assert serious(text) == []
+    assert serious(text.replace("</main>", '<img src="data:,"></main>')), "the test would see one"
