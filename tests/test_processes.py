@@ -16,6 +16,8 @@ from pipeline.errors import RequestError
 from pipeline.processes import MAX_DEATHS, WorkerDied, Workers
 from tests.data.preparing.test_prepare import children
 
+pytestmark = pytest.mark.slow
+
 
 def double(number: int) -> tuple[int, int]:
     return 2 * number, os.getpid()

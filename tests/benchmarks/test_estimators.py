@@ -28,6 +28,7 @@ def test_an_edge_that_limits_the_optimum_is_seen_and_another_is_not():
     assert estimators.edge_limited("note", (1.4, 3.0), range(25))[0] <= 0.04
 
 
+@pytest.mark.slow
 def test_the_clean_rule():
     share, wrong = estimators.clean_rule("note", -0.5, range(25))
     assert share >= 0.8

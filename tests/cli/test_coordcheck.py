@@ -356,6 +356,7 @@ def test_a_gpts_figure_has_a_row_per_kind_of_matrix(tmp_path: Path) -> None:
 # The report
 
 
+@pytest.mark.slow
 def test_the_report_has_a_section_on_what_was_recorded(mlp_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(mlp_study)]) == 0
     assert "coordcheck-sp-sgd-lr1e-3-n-1_2.svg" in capsys.readouterr().out

@@ -77,6 +77,7 @@ def test_predict_takes_the_same_table(tokens, capsys):
     )
 
 
+@pytest.mark.slow
 def test_report_draws_the_axis(tokens, capsys):
     out = tokens.parent / "elsewhere"
     code, _ = say(capsys, "report", tokens, "--columns", "tokens=D", "--out", out)

@@ -457,6 +457,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_one_row() -> None:
     """No tensor grows with the number of rows."""
     model, inputs, targets = small_gpt(dtype=torch.float32)

@@ -229,6 +229,7 @@ def hang(*arguments: object) -> tuple["subprocess.CompletedProcess[str]", float]
     return ended, time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_itself_and_says_where(tmp_path: Path) -> None:
     stacks = tmp_path / "stalled.txt"
     ended, _ = hang(stacks, tmp_path / "reason", 2.0)

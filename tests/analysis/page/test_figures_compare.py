@@ -143,6 +143,7 @@ def test_accuracies_are_drawn_as_such(tmp_path):
     assert figure.axes[0].lines[0].get_ydata().tolist() == best.values
 
 
+@pytest.mark.slow
 def test_the_script_draws_several_studies(folders, tmp_path, monkeypatch, capsys):
     script = Path(__file__).parents[3] / "analysis" / "compare.py"
     for what in ("loss", "best", "accuracy"):

@@ -135,6 +135,7 @@ def test_another_seed_reads_other_files_first(config: DataConfig, validation: Pa
     assert not torch.equal(first, expected(config, 1)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3, 6, 7, 11])
 def test_going_on_from_a_step_with_another_number_of_ranks(config: DataConfig, validation: Path, stop: int) -> None:
     first = [stream(config, validation) for _ in range(2)]
@@ -173,6 +174,7 @@ def test_a_lane_without_training_documents_is_said(config: DataConfig) -> None:
         reader.era()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(config: DataConfig, validation: Path) -> None:
     config = dataclasses.replace(config, workers=2)
     with reading([s := stream(config, validation)]) as batches:
