@@ -290,7 +290,7 @@ def test_an_adaptive_sweep_goes_on_by_itself(tiny: RunConfig, tmp_path: Path, cl
     assert len(results) == 9
     assert set(results) <= {"completed", "diverged", "aborted"}
     reports = [s for s in study.ledger().read() if s.kind == "report"]
-    assert len(reports) == len(rounds)
+    assert len(reports) == sum(bool(made["runs"]) for made in rounds)  # the last one says what ended it
     last = (study.folder / "slurm" / "logs" / f"report-{reports[-1].job}.log").read_text()
     assert "the budget of 9 runs is spent" in last
     assert (study.folder / "report.html").exists()
