@@ -48,9 +48,7 @@ def connect() -> Any:
     try:
         requests.head(url, timeout=CONNECT / 2)
     except requests.RequestException as error:
-        raise RequestError(
-            f"W&B at {url} cannot be reached ({type(error).__name__}); a W&B folder or an exported CSV works offline"
-        ) from None
+        raise RequestError(f"W&B at {url} cannot be reached ({type(error).__name__})") from None
     return wandb.Api(timeout=int(CONNECT))
 
 

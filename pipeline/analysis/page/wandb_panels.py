@@ -251,8 +251,9 @@ def save(made: Dashboard, before: Mapping[str, str], say: Callable[[str], None])
 
 
 def _at(kind: Any, url: str, say: Callable[[str], None]) -> Any:
+    """None where it was deleted: anything else that goes wrong must not make a second one."""
     try:
         return kind.from_url(url)
-    except Exception as error:  # the client raises errors of its own and of the packages that it is built on
+    except (ValueError, TypeError) as error:  # of a workspace; of a report, whose client looks into an empty answer
         say(f"{url} is no longer there ({in_a_line(error)}): it is made anew")
         return None

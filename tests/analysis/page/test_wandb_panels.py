@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.analysis.page import wandb_panels
 from pipeline.analysis.page.wandb_panels import dashboard
 from pipeline.cli.main import main
 from pipeline.config import DiagnosticsConfig, RunConfig
@@ -121,6 +122,23 @@ def test_saved_twice_it_is_one(trained: Path) -> None:
             assert len(output.splitlines()) == 3
         names = sorted(view["displayName"] for view in server.views.values())
         assert names == ["tests \xb7 SP \xb7 AdamW", "tests \xb7 \u03bcP \xb7 AdamW", "tests: learning rates by width"]
+
+        server.views.clear()  # somebody deleted them
+        code, output, errors = ask(server, "wandb", "dashboard", trained)
+        assert (code, errors.count("is no longer there")) == (0, 3), errors
+        assert len(server.views) == 3
+
+
+def test_what_cannot_be_reached_is_not_made_again() -> None:
+    class Unreachable:
+        @staticmethod
+        def from_url(url: str) -> Any:
+            raise ConnectionError(url)
+
+    said: list[str] = []
+    with pytest.raises(ConnectionError):
+        wandb_panels._at(Unreachable, "https://w.b", said.append)
+    assert said == []
 
 
 def test_wrong_requests(

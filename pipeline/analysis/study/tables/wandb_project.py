@@ -29,8 +29,8 @@ def read(source: str) -> Raw:
     path, filters = parse(source)
     try:
         runs = list(connect().runs(path, filters=filters, lazy=False, per_page=500))
-    except RequestError:
-        raise
+    except RequestError as error:
+        raise RequestError(f"{error}; a W&B folder or an exported CSV works offline") from None
     except Exception as error:  # the client raises errors of its own and of the packages that it is built on
         first = (str(error).splitlines() or [""])[0]
         raise RequestError(f"{source}: W&B does not give its runs ({type(error).__name__}: {first})") from None
