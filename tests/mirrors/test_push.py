@@ -7,16 +7,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import yaml
 
 from pipeline.cli.main import main
-from pipeline.config import RunConfig, run_settings
+from pipeline.config import RunConfig, WandbConfig, run_settings
+from pipeline.errors import RequestError
+from pipeline.mirrors import push
 from pipeline.run.directory import RunDir
 from pipeline.training.recorder import Recorder
 from pipeline.training.trainer import train
 from tests.conftest import changed
+from tests.support.synthetic_study import valley, write_study
 from tests.support.wandb_offline import known
 from tests.support.wandb_server import KEY, Run, Server
 
@@ -201,3 +205,49 @@ def test_wrong_requests(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, capfd:
         errors = capfd.readouterr().err
         assert says in errors
         assert len(errors.splitlines()) == 1
+
+
+class Client:
+    """Of a W&B that knows nothing yet."""
+
+    default_entity = "me"
+    settings: ClassVar = {"base_url": "https://api.wandb.ai"}
+
+    def flush(self) -> None:
+        pass
+
+    def runs(self, *_: Any, **__: Any) -> list[Any]:
+        return []
+
+
+def test_a_run_that_cannot_be_sent_is_said_and_the_next_ones_are_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = write_study(tmp_path / "quick", valley(-0.5), widths=(64,), lrs=(1e-3, 2e-3))
+    tried: list[str] = []
+
+    def fails(run: push.Ended) -> None:
+        tried.append(run.name)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(push, "client_of_wandb", Client)
+    monkeypatch.setattr(push, "_send", fails)
+    pushed = push.push(study, WandbConfig(), lambda line: None)
+    assert len(tried) == 1
+    assert (pushed.sent, pushed.there) == ([], [])
+    assert sorted(pushed.incomplete.values()) == ["no route to host", "not sent"]
+
+
+def test_where_the_runs_cannot_be_asked_for_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = write_study(tmp_path / "quick", valley(-0.5), widths=(64,), lrs=(1e-3,))
+
+    class Silent(Client):
+        def runs(self, *_: Any, **__: Any) -> list[Any]:
+            raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(push, "client_of_wandb", Silent)
+    monkeypatch.setattr(push, "_send", lambda run: pytest.fail("sent"))
+    with pytest.raises(
+        RequestError, match=r"^W&B does not give the runs of me/.* \(no route to host\)$"
+    ):
+        push.push(study, WandbConfig(), lambda line: None)
