@@ -247,7 +247,5 @@ def test_where_the_runs_cannot_be_asked_for_nothing_is_sent(tmp_path: Path, monk
 
     monkeypatch.setattr(push, "client_of_wandb", Silent)
     monkeypatch.setattr(push, "_send", lambda run: pytest.fail("sent"))
-    with pytest.raises(
-        RequestError, match=r"^W&B does not give the runs of me/.* \(no route to host\)$"
-    ):
+    with pytest.raises(RequestError, match=r"^W&B does not give the runs of me/.* \(no route to host\)$"):
         push.push(study, WandbConfig(), lambda line: None)
