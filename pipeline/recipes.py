@@ -3,6 +3,7 @@
 Long: every way from a YAML or a flag to a setting goes through here.
 """
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -19,7 +20,7 @@ from pipeline.config import DataConfig, DiagnosticsConfig, ModelConfig, MultConf
 from pipeline.errors import RequestError
 from pipeline.files import expanded, matching, why_none
 from pipeline.ranges import LIKE, is_power, number, spelled_out
-from pipeline.strict_yaml import load_yaml, parse_recipe
+from pipeline.strict_yaml import load_entries, parse_recipe
 
 T = TypeVar("T")
 
@@ -45,8 +46,8 @@ def load_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     Raises `RequestError` for a file that does not hold a run's settings.
     """
     try:
-        settings = load_yaml(path)
-        recorded = dict(settings.pop(RECORDED_KEY, None) or {})
+        settings = load_entries(path)
+        recorded = copy.deepcopy(dict(settings.pop(RECORDED_KEY, None) or {}))
         nested = {"model": ModelConfig, "mult": MultConfig, "data": DataConfig}
         settings |= {name: cls(**settings[name]) for name, cls in nested.items()}
         settings["diagnostics"] = DiagnosticsConfig(**settings.get("diagnostics", {}))  # older runs have none

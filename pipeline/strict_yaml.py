@@ -1,5 +1,6 @@
 """YAML as people mean it: a key counts once, ``010`` and ``1:30`` are no numbers, and no file grows when it is read."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,33 @@ _resolve(_RecipeLoader, "timestamp", None)
 def load_yaml(path: Path) -> Any:
     """What a YAML file holds, as plain values. Raises `OSError`, and `yaml.YAMLError` for what is none."""
     return _load(path.read_bytes(), _Loader)
+
+
+def load_entries(path: Path) -> Any:
+    """`load_yaml` of a file that holds a mapping, entry by entry, each of which is read once for all files that share
+    its text: the runs of a study share nearly all. Containers are shared as well: not to be changed."""
+    settings: dict[str, Any] = {}
+    try:
+        for entry in _ENTRY.split(path.read_bytes()):
+            key, value = _entry(entry)
+            if key in settings:
+                return load_yaml(path)  # which says what is wrong, and where
+            settings[key] = value
+    except (ValueError, yaml.YAMLError):  # no entries, or none that can be read alone
+        return load_yaml(path)
+    return settings
+
+
+_ENTRY = re.compile(rb"(?<=\n)(?=[A-Za-z_])")
+
+
+@functools.lru_cache(maxsize=4096)
+def _entry(text: bytes) -> tuple[str, Any]:
+    content = _load(text, _Loader)
+    if not isinstance(content, dict):
+        raise ValueError("no entry")
+    [found] = content.items()
+    return found
 
 
 def parse_recipe(text: str | bytes) -> Any:

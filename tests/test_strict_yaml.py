@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.strict_yaml import load_yaml, parse_recipe
+from pipeline.strict_yaml import load_entries, load_yaml, parse_recipe
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,38 @@ def test_yaml_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(yaml.YAMLError):
         load_yaml(tmp_path / "a.yaml")
+
+
+TEXTS = [
+    "a: 1\nb: {c: [1, 2]}\n",
+    "a: 1\nb:\n  c: 010\n  d: |\n    two\n    lines\n_e: x\n",
+    "a: |\n  kept\nb: >-\n  folded\n  text\n",
+    "a:\n- 1\n- b\nc: 'x\n\n  y'\n",
+    "# said\na: 1\n\n# more\nb: 2\n",
+    "---\na: 1\n",
+    "a: &x [1]\nb: *x\n",
+    "",
+    "a: 1\na: 2\n",
+    "a: 1\nb: 2\na: 3\n",
+    "a: 'x\nb: 2\n",
+    "a: [1\nb: 2\n",
+    "a: 1\nb\n",
+    "- 1\n",
+    "just text",
+    "a: 1\n---\nb: 2\n",
+    "a: 1\nb: *y\n",
+    '"a": 1\nb: 2\n',
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_entries_are_what_the_whole_file_holds(text, tmp_path):
+    def held(load):
+        try:
+            return load(path)
+        except yaml.YAMLError as error:
+            return f"refused: {error}"
+
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert held(load_entries) == held(load_entries) == held(load_yaml)

@@ -204,6 +204,17 @@ class RunConfig:
             object.__setattr__(self, "micro_batch", max(1, self.global_batch // self.world_size))
         self._check()
 
+    @functools.cached_property
+    def flat(self) -> dict[str, Any]:
+        """``{"model.n_layer": 6, ...}``: every setting of a run. Not to be changed."""
+        flat: dict[str, Any] = {}
+        for key, value in run_settings(self).items():
+            if isinstance(value, dict):
+                flat.update({f"{key}.{inner}": v for inner, v in value.items()})
+            else:
+                flat[key] = value
+        return flat
+
     @property
     def world_size(self) -> int:
         return self.devices * self.num_nodes
@@ -295,9 +306,10 @@ class RunConfig:
             return None
         if form[1] != self._point:
             return f"it says {self._point}"
-        files = self.data.path or self.data.tokenizer.endswith(".json")
-        hashes = {config_hash(self), older_hash(self)}
-        return None if files or form[2] in hashes else f"its settings have the hash {min(hashes)}"
+        if self.data.path or self.data.tokenizer.endswith(".json"):
+            return None
+        own = config_hash(self)
+        return None if form[2] == own or form[2] == older_hash(self) else f"its settings have the hash {own}"
 
     @property
     def study_dir(self) -> Path:
@@ -332,7 +344,7 @@ class RunConfig:
         for key in ("width", "base_width", "base_depth", "steps", "global_batch", "seq_len", "devices", "num_nodes",
                     "log_interval", "val_interval", "val_sequences", "checkpoint_interval", "keep_last"):  # fmt: skip
             require(getattr(self, key) >= 1, f"--{key} must be at least 1, got {getattr(self, key)}")
-        for key, value in _flat(self).items():  # beyond it numpy and tokenizers fail, each in its own words
+        for key, value in self.flat.items():  # beyond it numpy and tokenizers fail, each in its own words
             if isinstance(value, int) and key not in ("seed", "data.tokens", "data.max_document"):
                 require(value <= 10**9, f"--{key} must be at most {10**9}, got {value}")
         require(
@@ -444,33 +456,23 @@ def run_settings(config: RunConfig, of: type[RunConfig] = RunConfig) -> dict[str
 def counted_settings(config: RunConfig) -> dict[str, Any]:
     """Flat ``{"model.n_layer": 6, ...}`` of every setting that may change the mathematics of a run
     (`identity.counted`)."""
-    return identity.counted(_flat(config), default_settings())
+    return identity.counted(config.flat, default_settings())
 
 
 def config_hash(config: RunConfig) -> str:
     """8 hex digits over what changes the mathematics of the run (`identity.config_hash`)."""
-    return identity.config_hash(_flat(config), default_settings())
+    return identity.config_hash(config.flat, default_settings())
 
 
 def older_hash(config: RunConfig) -> str:
     """What `config_hash` was before it left out settings that change nothing (`identity.older_hash`)."""
-    return identity.older_hash(_flat(config), default_settings())
+    return identity.older_hash(config.flat, default_settings())
 
 
 @functools.cache
 def default_settings() -> dict[str, Any]:
     """Flat, of every setting."""
-    return _flat(RunConfig())
-
-
-def _flat(config: RunConfig) -> dict[str, Any]:
-    flat = {}
-    for key, value in run_settings(config).items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{inner}": v for inner, v in value.items()})
-        else:
-            flat[key] = value
-    return flat
+    return RunConfig().flat
 
 
 def _plain(value: Any) -> Any:
