@@ -4,6 +4,7 @@ Shapes: B examples, D = n width; O outputs and I inputs of a layer.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -63,11 +64,11 @@ class Descent:
         outward = self._backward(g_BD, inputs)
         if before is not None:
             self._show(before, of_readout, outward, inputs)
-        squares = [_square(of_readout)]
+        squares = [partial(_square, of_readout)]
         self._decay_(self._readout).sub_(of_readout, alpha=self._lr(self._readout))
         for weight, g_BO, h_BI in zip(self._weights, outward, inputs, strict=False):
             squares.append(_descend_(self._decay_(weight), g_BO, h_BI, self._lr(weight)))
-        module.last_gradient_norm = torch.stack(squares).sum().sqrt()
+        module.last_gradient_norm = lambda: torch.stack([square() for square in squares]).sum().sqrt()
 
     def _forward(self, x_BI: Tensor) -> list[Tensor]:
         """What every layer, and last the readout, is applied to."""
@@ -105,19 +106,23 @@ class Descent:
         return weight.mul_(1 - self._lr(weight) * decay) if decay else weight
 
 
-def _descend_(weight_OI: Tensor, g_BO: Tensor, h_BI: Tensor, lr: float) -> Tensor:
-    """``weight -= lr * g.T @ h``; |g.T @ h|_F^2."""
+def _descend_(weight_OI: Tensor, g_BO: Tensor, h_BI: Tensor, lr: float) -> partial[Tensor]:
+    """``weight -= lr * g.T @ h``; what gives |g.T @ h|_F^2, of which most steps are not asked."""
     if weight_OI.numel() <= SMALL:
         gradient_OI = product(g_BO.T, h_BI.T)
         weight_OI.sub_(gradient_OI, alpha=lr)
-        return _square(gradient_OI)
+        return partial(_square, gradient_OI)
     g_OB, h_IB = g_BO.T.contiguous(), h_BI.T
     for start in range(0, len(weight_OI), ROWS):
         rows = slice(start, start + ROWS)
         weight_OI[rows].sub_(product(g_OB[rows], h_IB), alpha=lr)
-    return torch.dot((g_BO @ g_BO.T).ravel(), (h_BI @ h_BI.T).ravel())
+    return partial(_square_of_product, g_BO, h_BI)
 
 
 def _square(gradient: Tensor) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(gradient)
     return norm.square()
+
+
+def _square_of_product(g_BO: Tensor, h_BI: Tensor) -> Tensor:
+    return torch.dot((g_BO @ g_BO.T).ravel(), (h_BI @ h_BI.T).ravel())

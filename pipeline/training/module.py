@@ -5,7 +5,7 @@ T tokens or B examples), F fields of a `LossOutput`, K sums of the logits. Targe
 hidden states have one more axis, D.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -63,7 +63,7 @@ class TrainingModule(pl.LightningModule):
             normalize=self.model.readout.normalize,
         )
         self.passes: list[Tensor] = []
-        self.last_gradient_norm = torch.tensor(0.0)
+        self.last_gradient_norm: Callable[[], Tensor] = lambda: torch.tensor(0.0)
         self._batches: Generator[Batch] | None = None
 
     @property
@@ -121,14 +121,15 @@ class TrainingModule(pl.LightningModule):
         """To `--grad_clip`, if it says so; their norm before it is kept."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.last_gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self.last_gradient_norm = lambda: whole
         if self.config.grad_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.config.grad_clip, self.last_gradient_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.config.grad_clip, whole)
 
     @property
     def gradient_norm(self) -> float:
         """Global norm of the last step's gradient before clipping."""
-        return zero.gradient_norm(self.trainer) if zero.is_zero(self.trainer) else self.last_gradient_norm.item()
+        return zero.gradient_norm(self.trainer) if zero.is_zero(self.trainer) else self.last_gradient_norm().item()
 
     def configure_optimizers(self) -> dict[str, Any]:
         c = self.config
