@@ -41,7 +41,7 @@ SETTLED = frozenset({
 ELSEWHERE = frozenset({
     "out", "study", "mirrors", "devices", "num_nodes", "strategy", "micro_batch",
     "log_interval", "val_interval", "checkpoint_interval", "checkpoint_minutes", "keep_last", "keep_checkpoint",
-    "abort_after", "stall_minutes",
+    "abort_after", "stall_minutes", "branch_steps",
     "data.d_in", "data.n_classes", "data.n_train",
     "data.license", "data.citation", "data.workers", "data.write_through", "data.stall_seconds", "data.max_document",
 })  # fmt: skip

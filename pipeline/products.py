@@ -16,6 +16,11 @@ _onednn = None if _packet is None else _packet.default
 """What torch.compile makes of a linear layer; None where torch was built without oneDNN."""
 
 
+def library() -> str:
+    """Whose products large ones are."""
+    return "torch" if _onednn is None else "oneDNN"
+
+
 def product(a_BI: Tensor, b_OI: Tensor) -> Tensor:
     """``a @ b.T`` (B, O), without a gradient."""
     if not _pays(a_BI, b_OI):

@@ -53,7 +53,8 @@ def load_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         settings["diagnostics"] = DiagnosticsConfig(**settings.get("diagnostics", {}))  # older runs have none
         if isinstance(wandb := settings["wandb"], dict):  # older runs have the mode alone
             settings["wandb"] = WandbConfig(**wandb | {"tags": tuple(wandb["tags"])})
-        lists = {"betas": tuple(settings["betas"]), "mirrors": tuple(settings.get("mirrors", ()))}
+        lists = {"betas": tuple(settings["betas"])}
+        lists |= {key: tuple(settings.get(key, ())) for key in ("mirrors", "branch_steps")}  # older runs have none
         return RunConfig(**settings | lists), recorded
     except RequestError:
         raise

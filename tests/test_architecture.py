@@ -121,6 +121,7 @@ ALLOWED: dict[str, set[str]] = {
         "console",
         "errors",
         "files",
+        "recipes",
         "run",
         "strict_yaml",
         "sweep/adaptive",

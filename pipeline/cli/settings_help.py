@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "machine": ("devices", "num_nodes", "strategy", "precision", "micro_batch", "stall_minutes"),
     "files": (
         "study", "out", "wandb", "mirrors", "log_interval", "val_interval", "val_sequences", "checkpoint_interval",
-        "checkpoint_minutes", "keep_last", "keep_checkpoint", "abort_after",
+        "checkpoint_minutes", "keep_last", "keep_checkpoint", "branch_steps", "abort_after",
     ),
 }  # fmt: skip
 """Titles -> settings in the order of the help; those of sections that stand in no group follow under their section."""

@@ -1,5 +1,6 @@
 """The settings of a run: what may be said in a recipe or by a flag, checked where it is made."""
 
+from pipeline.config.branching import shared_steps as shared_steps
 from pipeline.config.data import DataConfig as DataConfig
 from pipeline.config.run import RunConfig as RunConfig
 from pipeline.config.run import config_hash as config_hash

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pipeline import identity
+from pipeline.config.branching import shared_steps
 from pipeline.config.data import DataConfig
 from pipeline.config.optimization import check_optimization
 from pipeline.config.sections import DiagnosticsConfig, ModelConfig, MultConfig, WandbConfig
@@ -79,6 +80,10 @@ class RunConfig:
     a batch of the examples that are left (short: 157 steps of 64 for 10 000, the last of 16; of vectors alone)."""
     stop_after: int | None = None
     """End training after so many steps of the schedule, which stays laid out for `steps`; null: after all of them."""
+    branch_steps: tuple[int, ...] = ()
+    """Steps of shorter runs, otherwise alike, whose part before their decay this one trains for them: it leaves each
+    there as an interrupted run, for train to finish bit for bit; of schedules with a constant part. A sweep asks for
+    this itself."""
     warmup_steps: int = 100
     """Steps of warm-up."""
     schedule: ScheduleName = "cosine"
@@ -247,6 +252,10 @@ class RunConfig:
         """After which training ends."""
         return self.steps if self.stop_after is None else self.stop_after
 
+    def branch(self, steps: int) -> "RunConfig":
+        """The same run of so many steps."""
+        return dataclasses.replace(self, steps=steps, epochs=None, branch_steps=())
+
     @property
     def total_tokens(self) -> int:
         return self.tokens_after(self.last_step)
@@ -355,6 +364,13 @@ class RunConfig:
             self.stop_after is None or 1 <= self.stop_after <= self.steps,
             f"--stop_after must be 1..steps ({self.steps}) or null, got {self.stop_after}",
         )
+        for steps in self.branch_steps:
+            require(
+                shared_steps(self, steps) > 0,
+                f"--branch_steps {steps}: shares nothing with this run of {self.steps} steps, which takes fewer steps, "
+                "--schedule wsd or constant, a decay that begins after warm-up, and no --stop_after, sharpness or "
+                "rule of the horizon",
+            )
         require(0 <= self.lr_min_ratio <= 1, f"--lr_min_ratio must be 0..1, got {self.lr_min_ratio:g}")
         require(0 <= self.seed < 2**63, f"--seed must not be negative, got {self.seed}")
         for key in ("eps", "z_loss", "weight_decay"):

@@ -16,8 +16,8 @@ class Schedule:
     name: str
     settings: frozenset[str]
     """Beside `warmup_steps`."""
-    first: Callable[[Any], int]
-    """The update, counted from 0, before which nothing decays."""
+    first: Callable[[Any, int], int]
+    """Of a run of so many steps the update, counted from 0, before which nothing decays."""
     shape: Callable[[Any, float], float]
     """From 1 to 0 over a progress from 0 to 1: what of the way to `lr_min_ratio` is left."""
     whole: bool = True
@@ -28,7 +28,7 @@ class Schedule:
         last one by `lr_min_ratio` of it."""
         if step < c.warmup_steps:
             return float((step + 1) / c.warmup_steps)
-        start = max(self.first(c), c.warmup_steps)
+        start = max(self.first(c, c.steps), c.warmup_steps)
         if step < start:
             return 1.0
         done, steps = (step - start, c.steps - 1 - start) if self.whole else (step + 1 - start, c.steps - start)
@@ -40,15 +40,15 @@ _TO_THE_END = frozenset({"lr_min_ratio"})
 SCHEDULES: dict[str, Schedule] = {
     entry.name: entry
     for entry in (
-        Schedule("cosine", _TO_THE_END, lambda c: int(c.warmup_steps), lambda c, x: (1 + math.cos(math.pi * x)) / 2),
-        Schedule("linear", _TO_THE_END, lambda c: int(c.warmup_steps), lambda c, x: 1 - x),
+        Schedule("cosine", _TO_THE_END, lambda c, _: int(c.warmup_steps), lambda c, x: (1 + math.cos(math.pi * x)) / 2),
+        Schedule("linear", _TO_THE_END, lambda c, _: int(c.warmup_steps), lambda c, x: 1 - x),
         Schedule(
             "wsd",  # warm-up, constant, decay over the last share of the steps (Hagele et al. 2024)
             _TO_THE_END | {"decay_fraction", "decay_shape"},
-            lambda c: int(c.steps - int(c.decay_fraction * c.steps)),
+            lambda c, steps: steps - int(c.decay_fraction * steps),
             lambda c, x: DECAY_SHAPES[c.decay_shape](x),
             whole=False,
         ),
-        Schedule("constant", frozenset(), lambda c: int(c.steps), lambda c, x: 1.0),
+        Schedule("constant", frozenset(), lambda c, steps: steps, lambda c, x: 1.0),
     )
 }

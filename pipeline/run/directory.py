@@ -104,8 +104,8 @@ class RunDir:
     def _damaged(self, path: Path, why: object) -> RequestError:
         return RequestError(f"{path} is damaged ({' '.join(str(why).split())}): delete {self.path} to run it again")
 
-    def create(self, config: RunConfig, data_fingerprint: str) -> None:
-        """Make the directory and record what is run on what.
+    def create(self, config: RunConfig, data_fingerprint: str, **found: Any) -> None:
+        """Make the directory and record what is run on what, and what else was `found`.
 
         Raises `RequestError` where it cannot be written, or holds a run on other data.
         """
@@ -124,6 +124,7 @@ class RunDir:
         recorded = {
             "data_fingerprint": data_fingerprint,
             "versions": {"pipeline": __version__, **_versions()},
+            **found,
         }
         write_atomic(
             self.config_file, yaml.safe_dump({**run_settings(config), RECORDED_KEY: recorded}, sort_keys=False)
@@ -134,6 +135,18 @@ class RunDir:
         content = load_yaml(self.config_file)
         content[RECORDED_KEY] |= found
         write_atomic(self.config_file, yaml.safe_dump(content, sort_keys=False))
+
+    def checkpoint_step(self) -> int:
+        """The step of the newest checkpoint; 0 before there is one."""
+        numbers = (path.name[len("step-") : -len(".ckpt")] for path in self.checkpoints.glob("step-*.ckpt"))
+        return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+    def begin_as(self, other: "RunDir", step: int, seconds: float) -> None:
+        """Have the records of another run, which this one goes on from after step `step` and so many seconds of
+        training; config.yaml says so."""
+        write_atomic(self.metrics_file, other.metrics_file.read_text())
+        branched = {"from": other.name, "step": step, "seconds": round(seconds, 3)}
+        self.record(**{**other.recorded(), "branched": branched})
 
     def record_weights(self, weights: Mapping[str, Any]) -> None:
         """Write weights.json, once: what every weight is, by name (`training.weights`)."""
@@ -154,8 +167,9 @@ class RunDir:
             raise self._damaged(self.weights_file, "not an object of objects")
         return weights
 
-    def record_start(self, config: RunConfig, step: int) -> None:
-        """A line in starts.jsonl: when and where the run was started or continued, and from which step."""
+    def record_start(self, config: RunConfig, step: int, **found: Any) -> None:
+        """A line in starts.jsonl: when and where the run was started or continued, from which step, and what else was
+        `found`."""
         start = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
@@ -163,6 +177,7 @@ class RunDir:
             "processes": config.world_size,
             "strategy": config.strategy,
             "job": os.environ.get("SLURM_JOB_ID"),
+            **found,
         }
         with naming(self.starts_file), self.starts_file.open("a") as stream:
             stream.write(_line(start))

@@ -80,6 +80,7 @@ class SweepConfig(RunConfig):
 
     def _check(self) -> None:
         super()._check()
+        require(not self.branch_steps, "--branch_steps is for train: a sweep finds what its runs share (--grid.steps)")
         require(self.workers >= 0, f"--workers must be 0 or more, got {self.workers}")
 
     def run(self, **point: Any) -> RunConfig:

@@ -15,8 +15,10 @@ from pipeline.config import RunConfig
 from pipeline.console import duration, plural, table, wrapped
 from pipeline.errors import RequestError
 from pipeline.files import tail, write_atomic
+from pipeline.recipes import RECORDED_KEY
 from pipeline.run.directory import RunDir
 from pipeline.strict_yaml import load_yaml
+from pipeline.sweep.branches import Branches
 from pipeline.sweep.config import LAUNCHERS, SweepConfig
 from pipeline.sweep.grid import cell, cost
 from pipeline.sweep.plan_file import Standing, standing
@@ -40,6 +42,7 @@ class RunStatus:
     """One of `STATES`. failed: it ended by itself or was ended. lost: begun or submitted, and nobody works on it.
     planned: it has not begun."""
     step: int = 0
+    """That it has reached, or that a longer run reaches for it."""
     steps: int = 0
     last_seen: float | None = None
     """Seconds since its last record."""
@@ -128,10 +131,16 @@ def going(folder: Path) -> bool:
     return any(job.state in ("queued", "running") for job in jobs)
 
 
-def remember(config: SweepConfig, runs: Sequence[RunConfig], workers: int) -> None:
+def remember(config: SweepConfig, runs: Sequence[RunConfig], workers: int, known: Branches) -> None:
     """Write down what a sweep is to run, for who asks how it goes."""
     entries = {
-        run.run_name: {"width": run.width, "steps": run.last_step, "cost": cost(run), "cell": cell(config, run)}
+        run.run_name: {
+            "width": run.width,
+            "step": known[run].step if run in known else 0,
+            "steps": run.last_step,
+            "cost": cost(run),
+            "cell": cell(config, run),
+        }
         for run in runs
     }
     write_atomic(config.study_dir / PLANNED, json.dumps({"workers": workers, "runs": entries}, indent=1) + "\n")
@@ -176,7 +185,7 @@ def statuses(
     runs = [replace(run, cell=planned.get(run.run, {}).get("cell", "")) for run in runs]
     for name in planned.keys() - {run.run for run in runs}:
         its = planned[name]
-        runs.append(RunStatus(name, int(its["width"]), "planned", steps=int(its["steps"]), cell=its["cell"]))
+        runs.append(RunStatus(name, int(its["width"]), "planned", its.get("step", 0), its["steps"], cell=its["cell"]))
     return sorted(runs, key=lambda status: (status.cell, status.width, status.run))
 
 
@@ -187,6 +196,10 @@ def _status(folder: Path, job: Job | None, held: set[int]) -> RunStatus:
     state, reason, seconds = _state(folder, job, held)
     width, steps = int(settings.get("width", 0)), int(settings.get("stop_after") or settings.get("steps", 0))
     name, log = (job.name, job.log) if job else (None, None)
+    branched = (settings.get(RECORDED_KEY) or {}).get("branched")
+    if branched and state == "lost" and not (folder / "starts.jsonl").exists():
+        state, reason = "planned", None
+    seconds -= branched["seconds"] if branched and seconds else 0.0  # another run's
     seconds *= int(settings.get("devices", 1)) * int(settings.get("num_nodes", 1))
     return RunStatus(folder.name, width, state, step, steps, last_seen, name, reason, log, device_seconds=seconds)
 

@@ -34,6 +34,19 @@ def check_devices(devices: int) -> None:
     require(devices <= most, f"--devices {devices}: this machine has {there}; give at most {most}")
 
 
+def arithmetic() -> dict[str, str]:
+    """What the last bits of a run's numbers depend on beside its settings: the device, of a CPU its instructions, and
+    the libraries."""
+    import torch
+
+    from pipeline.products import library
+
+    version = str(torch.__version__)
+    if gpus():
+        return {"torch": version, "device": torch.cuda.get_device_name()}
+    return {"torch": version, "device": torch.backends.cpu.get_cpu_capability(), "products": library()}
+
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _LARGEST = 32 * 2**20  # glibc takes no more
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from pipeline.config import config_hash
 from pipeline.run.directory import MetricsWriter, RunDir
 from pipeline.run.result import Record
+from pipeline.training.branches import Branches
 from pipeline.training.calendar import Calendar, Clock
 from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.checkpoint.state import save
@@ -49,6 +50,7 @@ class Recorder(Callback):
         self.monitor = RunMonitor(config, module) if measures else None
         self.calendar, self.clock, self.stop, self.ending = Calendar(config), Clock(), StopSignals(), Ending()
         self.departure = Departure(config, self.calendar)
+        self.branches = Branches(config, run)
         self.records = Log(config, self.clock, [metrics.append, *sinks] if metrics else [])
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -93,7 +95,8 @@ class Recorder(Callback):
         record = measured is not None or self.calendar.records(step)
         stop, overdue, abort = self._agree(self.stop.asked, self.calendar.minutes_are_up(), self.departure.certain)
         checkpoint = stop or overdue or abort or self.calendar.saves(step)
-        if not (record or checkpoint):
+        branches = self.branches.after(step)
+        if not (record or checkpoint or branches):
             return
         assert isinstance(module, TrainingModule)
         outputs = read_losses(trainer, module)
@@ -105,6 +108,9 @@ class Recorder(Callback):
             self.departure.see(
                 self.records.add(trainer, module, step, outputs[-1], validate=validate, measured=measured or {})
             )
+        if branches and not bad:  # before the run's own checkpoint: going on from that, it would not come by again
+            self.branches.leave(trainer, module, self._state(module))
+            self.watchdog.beat()
         if checkpoint and not bad:
             self._save(trainer, module)
             self.ending.aborted = abort and step < self.config.last_step
@@ -115,12 +121,15 @@ class Recorder(Callback):
     def _save(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         if self.metrics:
             self.metrics.sync()
-        state = {
+        save(trainer, module.model, self.run.checkpoints, self._state(module), self.config.keep_last)
+        self.calendar.saved()
+        self.watchdog.beat()
+
+    def _state(self, module: TrainingModule) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors; to be called by all ranks."""
+        return {
             "config": config_hash(self.config),
             "seconds": self.clock.seconds,
             "records": self.records.count,
             "data": module.data_state(),
         }
-        save(trainer, module.model, self.run.checkpoints, state, self.config.keep_last)
-        self.calendar.saved()
-        self.watchdog.beat()

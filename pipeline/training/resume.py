@@ -1,6 +1,7 @@
 """Resuming: the checkpoint that a run goes on from, and a trainer made to stand where that was written."""
 
 import sys
+from collections.abc import Mapping
 
 import lightning.pytorch as pl
 
@@ -28,6 +29,17 @@ def checkpoint_of(config: RunConfig, run: RunDir) -> Checkpoint | None:
         assert checkpoint is not None
         print(f"{complaint}; going on from step {checkpoint.step}", file=sys.stderr)
     return checkpoint
+
+
+def other_arithmetic(run: RunDir, here: Mapping[str, str]) -> str | None:
+    """What to say where a run goes on with other arithmetic (`machine.arithmetic`) than it began with; None where it is
+    the same, or was not recorded yet."""
+    began = run.recorded().get("arithmetic", here)
+    changed = [name for name in began | here if began.get(name) != here.get(name)]
+    if not changed:
+        return None
+    words = ", ".join(f"{name} {here.get(name, '-')} after {began.get(name, '-')}" for name in changed)
+    return f"{run.path} goes on with other arithmetic ({words}): the same to rounding, no longer bit for bit"
 
 
 def resume(trainer: pl.Trainer, module: TrainingModule, checkpoint: Checkpoint) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -19,13 +20,13 @@ from pipeline.training.checkpoint.files import newest_first, prune
 from pipeline.training.describe import named
 from pipeline.training.health import handle_stop_signals
 from pipeline.training.loop import NOTHING, ShortLoop, shorten
-from pipeline.training.machine import check_devices, keep_freed_memory
+from pipeline.training.machine import arithmetic, check_devices, keep_freed_memory
 from pipeline.training.micro_batch import MicroBatch, out_of_memory
 from pipeline.training.module import TrainingModule
 from pipeline.training.parallel.strategies import environment, strategy_of
 from pipeline.training.progress import RunProgress
 from pipeline.training.recorder import Recorder
-from pipeline.training.resume import checkpoint_of
+from pipeline.training.resume import checkpoint_of, other_arithmetic
 from pipeline.training.weights import describe_weights
 
 
@@ -56,13 +57,16 @@ def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: 
             return _fit(run, module, Recorder(run, module))
         except KeyboardInterrupt:  # of which the first process speaks
             raise SystemExit(1) from None
-    run.create(config, fingerprint)
+    here = arithmetic()
+    run.create(config, fingerprint, arithmetic=here)
     with run.lock():
         try:
             run.record_weights(describe_weights(module.model, module.specs, config))
             resumed = checkpoint_of(config, run)
+            if resumed and (note := other_arithmetic(run, here)):
+                print(note, file=sys.stderr, flush=True)
             run.cut_back(resumed.step if resumed else 0, resumed.state.get("records") if resumed else 0)
-            run.record_start(config, resumed.step if resumed else 0)
+            run.record_start(config, resumed.step if resumed else 0, arithmetic=here)
             progress = RunProgress(config)
             with Mirrors(config, run.records()) as mirrors, run.appending() as metrics:
                 sinks: list[Callable[[Record], None]] = [mirrors.log, *([progress] if show_progress else [])]

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.cli.arguments import parse
 from pipeline.cli.main import main
-from pipeline.config import DataConfig, RunConfig
+from pipeline.config import DataConfig, ModelConfig, RunConfig
 from pipeline.data.open import open_data
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.shards import MANIFEST, read_manifest
@@ -74,6 +75,27 @@ def test_a_stream_trains_and_goes_on_from_its_checkpoint(
     monkeypatch.setattr(Recorder, "on_train_batch_end", original)
     again = train(other, show_progress=False)
     assert (again.final, again.steps) == (whole.final, whole.steps)
+
+
+@pytest.mark.parametrize("source", ["windows", "a stream", "vectors"])
+def test_the_order_of_samples_is_the_seeds_alone(source: str, tiny: RunConfig, streaming: RunConfig) -> None:
+    """Paired over learning rates and everything else; a shorter run reads the beginning of a longer one."""
+    vectors = {"model": ModelConfig(kind="mlp", n_layer=2), "data": DataConfig(format="digits"), "val_interval": 5}
+    run = {"windows": tiny, "a stream": streaming, "vectors": dataclasses.replace(tiny, **vectors)}[source]
+
+    def batches(**changes: object) -> list[list[object]]:
+        train = open_data(changed(run, **changes)).train
+        found = train.batches(first_step=0, micro_batch=run.global_batch, rank=0, world_size=1)
+        tensors = [next(found) for _ in range(8)]
+        train.close()
+        return [(batch if isinstance(batch, torch.Tensor) else torch.cat([x.ravel() for x in batch])).tolist()
+                for batch in tensors]  # fmt: skip
+
+    first = batches()
+    for changes in ({"steps": 8}, {"steps": 8000, "schedule": "wsd"}, {"lr": 0.3, "param": "mup"}, {"width": 64},
+                    {"optimizer": "sgd", "weight_decay": 0.0}):  # fmt: skip
+        assert batches(**changes) == first, changes
+    assert batches(seed=1) != first
 
 
 def test_a_checkpoint_of_other_data_is_refused_with_the_difference(streaming: RunConfig, tmp_path: Path) -> None:

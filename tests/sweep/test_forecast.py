@@ -94,7 +94,7 @@ def test_status_knows_the_plan(tiny: RunConfig, capsys: pytest.CaptureFixture[st
     config = study(tiny, grid={"model.n_layer": (1, 2)})
     runs = grid(config)
     config.study_dir.mkdir(parents=True)
-    remember(config, runs, 2)
+    remember(config, runs, 2, {})
     finish(runs[0], seconds=10.0)
     status = look(config.study_dir)
     assert [run.state for run in status.runs].count("planned") == 7

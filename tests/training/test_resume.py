@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pipeline import products
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
@@ -106,6 +108,30 @@ def test_a_checkpoint_of_another_model_is_not_trained(tiny: RunConfig, monkeypat
     rewrite_manifest(run.checkpoint, state=ours)
     with pytest.raises(ValueError, match=r"it is of another model: lm_head\.weight differs"):
         train(tiny)
+
+
+def test_other_arithmetic_is_recorded_and_said(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine whose torch has no oneDNN; and back."""
+    run = cut_short(tiny, 6, monkeypatch)
+    began = run.recorded()["arithmetic"]
+    capability = torch.backends.cpu.get_cpu_capability()
+    assert began == {"torch": str(torch.__version__), "device": capability, "products": "oneDNN"}
+    with monkeypatch.context() as patched:
+        patched.setattr(products, "_onednn", None)
+        capsys.readouterr()
+        cut_short(tiny, 9, patched)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{run.path} goes on with other arithmetic (products torch after oneDNN): the same to rounding, no longer bit "
+        "for bit"
+    ]
+    train(tiny)
+    assert capsys.readouterr().err == ""
+    lines = [json.loads(line) for line in run.starts_file.read_text().splitlines()]
+    found = [(line["step"], line["arithmetic"]["products"]) for line in lines]
+    assert found == [(0, "oneDNN"), (4, "torch"), (8, "oneDNN")]
+    assert run.recorded()["arithmetic"] == began
 
 
 def test_a_failure_is_recorded_and_tried_again(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.config import RunConfig, WandbConfig
 from pipeline.console import duration, nbytes, plural, table
 from pipeline.errors import RequestError
+from pipeline.sweep.branches import branches, own
 from pipeline.sweep.grid import cost, unfinished
 from pipeline.sweep.throughput import Pace, measured, pace_of
 from pipeline.training.describe import Size, size
@@ -47,25 +48,27 @@ def _tokens_per_second(run: RunConfig) -> float:
 
 
 def lines(runs: Sequence[RunConfig], workers: int | None, calibrated: bool = False) -> Iterator[str]:
-    """The table; `workers`: that train at once, None where that is not known."""
-    todo = {run.run_name for run in unfinished(runs)}
+    """The table; `workers`: that train at once on this machine, None where runs go elsewhere, each by itself."""
+    remaining = unfinished(runs)
+    todo = {run.run_name for run in remaining}
+    _, known = branches(remaining if workers else [])
     pace = calibrate(runs) if calibrated else measured(runs)
     rows: list[tuple[str, ...]] = [_HEAD]
     flops = disk = hours = 0.0
-    known: dict[object, Size] = {}
+    same: dict[object, Size] = {}
     for width, found in itertools.groupby(sorted(runs, key=lambda run: run.width), key=lambda run: run.width):
-        own = list(found)
-        left = [run for run in own if run.run_name in todo]
-        sizes = {run.run_name: _size(run, known) for run in own}
-        largest = max(own, key=cost)
-        its = sum(pace.seconds(run) * run.world_size / 3600 for run in left) if pace else 0.0
-        flops += sum(sizes[run.run_name].flops for run in left)
+        here = list(found)
+        left = [run for run in here if run.run_name in todo]
+        sizes = {run.run_name: _size(run, same) for run in here}
+        largest = max(here, key=cost)
+        its = sum(pace.seconds(run) * own(run, known) * run.world_size / 3600 for run in left) if pace else 0.0
+        flops += sum(sizes[run.run_name].flops * own(run, known) for run in left)
         disk += sum(one.disk for one in sizes.values())
         hours += its
         rows.append(
             (
                 str(width),
-                str(len(own)),
+                str(len(here)),
                 str(len(left)),
                 *_cells(sizes[largest.run_name], largest, pace),
                 _hours(its, pace),
@@ -87,12 +90,12 @@ def lines(runs: Sequence[RunConfig], workers: int | None, calibrated: bool = Fal
         yield f"  time: {pace.source}, on this machine or where these ran"
 
 
-def _size(run: RunConfig, known: dict[object, Size]) -> Size:
+def _size(run: RunConfig, same: dict[object, Size]) -> Size:
     """`size`, which most runs of a width share."""
     key = (run.width, run.model, run.d_out, run.optimizer, run.total_tokens, run.last_step, run.seq_len)
-    if key not in known:
-        known[key] = size(run)
-    return known[key]
+    if key not in same:
+        same[key] = size(run)
+    return same[key]
 
 
 def _cells(one: Size, run: RunConfig, pace: Pace | None) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from pipeline.mirrors.mirrors import require_packages
 from pipeline.processes import Task, WorkerDied, Workers, cores, end_with_parent
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
+from pipeline.sweep.branches import Branches, branches, shared
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import cost, summary, unfinished
 from pipeline.sweep.launch.shown import Shown, expected
@@ -88,7 +89,7 @@ def worker_count(config: SweepConfig) -> int:
 
 def dry_run(config: SweepConfig, planned: Planned) -> int:
     """Print the plan's preview."""
-    for line in planned.preview:
+    for line in (*planned.preview, *shared(*branches(unfinished(planned.runs)))):
         print(line)
     return 0
 
@@ -107,13 +108,14 @@ def run_study(
     if not runs:
         return {}
     with study_lock(config.study_dir):
-        remember(config, planned or runs, worker_count(config))
+        runs, known = branches(runs)
+        remember(config, planned or runs, worker_count(config), known)
         for run in {run.data: run for run in runs}.values():
             _prepare_data(run)
         if crew is not None:
-            return crew.train(runs)
+            return crew.train(runs, known)
         with Crew(config) as own:
-            return own.train(runs)
+            return own.train(runs, known)
 
 
 def _prepare_data(run: RunConfig) -> None:
@@ -152,14 +154,16 @@ class Crew:
         if self._workers is not None:
             self._workers.close()
 
-    def train(self, runs: list[RunConfig]) -> dict[str, str]:
-        """Why runs failed."""
+    def train(self, runs: list[RunConfig], known: Branches) -> dict[str, str]:
+        """Why runs failed. A branch begins when it is there, or when the run that was to leave it has ended."""
         workers = self._started()
         failures: dict[str, str] = {}
-        status = Shown(self._config, len(runs), min(len(runs), self._count))
+        status = Shown(self._config, len(runs), min(len(runs), self._count), known)
         self._say = status.say
+        waiting = list(known)
         try:
-            pending = {workers.submit(_train, run): run for run in narrow_first(runs, self._count)}
+            first = narrow_first([run for run in runs if run not in known], self._count)
+            pending = {workers.submit(_train, run): run for run in first}
             while pending:
                 wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 for task in [task for task in pending if task.done()]:
@@ -168,7 +172,11 @@ class Crew:
                     if reason is not None:
                         failures[run.run_name] = reason
                     status.finished(run, result, reason, time.monotonic() - (task.started or 0.0))
-                status.refresh(pending)
+                going = set(pending.values()) if waiting else set()
+                for run in [run for run in waiting if known[run].of not in going or _left(run)]:
+                    waiting.remove(run)
+                    pending[workers.submit(_train, run)] = run
+                status.refresh(pending, waiting)
         except BaseException:
             self._close()  # before the study's lock is given up
             raise
@@ -210,6 +218,18 @@ def _outcome(task: Task[_Outcome], run: RunConfig) -> _Outcome:
         reason = f"its worker died {MAX_DEATHS} times (exit code {error.exit_code}); out of memory?"
         RunDir(run.run_dir).record_failure(reason)
         return None, reason
+
+
+def _left(run: RunConfig) -> bool:
+    """Whether another run has left the beginning of this one, and is done with that."""
+    directory = RunDir(run.run_dir)
+    if not directory.checkpoint_step():
+        return False
+    try:
+        with directory.lock():
+            return True
+    except RequestError:
+        return False
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pipeline.config import RunConfig, run_settings
 from pipeline.console import plural
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
+from pipeline.sweep.branches import branches
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.launch.slurm import queue
 from pipeline.sweep.launch.slurm.arrays import Array, Survey, finished, plan, survey
@@ -215,7 +216,8 @@ def _awaited(argv: Iterable[str]) -> set[str]:
 def _summary(study: Path, runs: Sequence[RunConfig], found: Survey) -> str:
     live = sum(run.run_name in found.live for run in runs)
     todo = len(runs) - len(found.results) - live
+    alone = "; each trains all of its steps: through SLURM none branches off a longer one" if branches(runs)[1] else ""
     return (
         f"study {study}: {plural(len(runs), 'run')}, {len(found.results)} finished already, "
-        f"{live} in the queue, {todo} to submit"
+        f"{live} in the queue, {todo} to submit{alone}"
     )
