@@ -64,7 +64,8 @@ def shared(runs: Sequence[RunConfig], known: Branches) -> Iterator[str]:
     """What is saved, in a line; none where nothing is."""
     if known:
         saved = 1 - sum(cost(run) * own(run, known) for run in runs) / sum(map(cost, runs))
+        verb = "branches" if len(known) == 1 else "branch"
         yield (
-            f"{plural(len(known), 'run')} branch off longer ones where their decay begins, the same bit for bit: "
-            f"{100 * saved:.0f} % of the compute is shared"
+            f"{plural(len(known), 'run')} {verb} off longer ones where the decay begins, "
+            f"the same bit for bit: {100 * saved:.0f} % of the compute is shared"
         )

@@ -96,6 +96,10 @@ class TrainingModule(pl.LightningModule):
         self.passes.append(output.to_vector())
         return output.loss
 
+    def finite_so_far(self) -> bool:
+        """Whether the losses of this process's passes that nobody has read yet are."""
+        return bool(torch.stack(self.passes)[:, 0].isfinite().all())
+
     def validation_step(self, batch: Batch) -> Tensor:
         """Called by `validate` through the strategy, whose wrappers may have to gather weights for it: (F,) a
         `LossOutput` or, while there are coordinate checks, (F + K,): behind it the sums that `logit_metrics` needs."""

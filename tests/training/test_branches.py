@@ -57,7 +57,7 @@ def alone(config: RunConfig) -> RunConfig:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"diagnostics": DiagnosticsConfig(interval=2), "log_interval": 3, "micro_batch": 2},
+        {"diagnostics": DiagnosticsConfig(interval=2), "log_interval": 4, "micro_batch": 2},
         MLP,
         MLP | {"optimizer": "adam", "schedule": "constant", "decay_fraction": 0.1},
     ],
@@ -127,6 +127,12 @@ def test_a_run_that_diverges_leaves_what_lies_before(stable: RunConfig) -> None:
     assert Checkpoint(RunDir(early.run_dir).checkpoint).step == 3
     assert not late.run_dir.exists()
     assert train(late).diverged_at == at
+    rare = changed(long, log_interval=100, val_interval=100, branch_steps=tuple(range(4, 40)), study="rare")
+    train(rare)
+    assert curve(rare) == curve(alone(rare)), "a divergence is seen when it would have been"
+    assert {length for length in range(4, 40) if steps(rare.branch(length))} == {
+        length for length in range(4, 40) if shared_steps(rare, length) < at
+    }
 
 
 SETTINGS: list[dict[str, Any]] = [

@@ -31,9 +31,9 @@ from tests.training.test_trainer import curve
 
 def start_sweep(config: SweepConfig, path: Path) -> subprocess.Popen[str]:
     axes = {"widths": config.widths, "lrs": config.lrs, "seeds": config.seeds, "params": config.params}
-    path.write_text(
-        yaml.safe_dump(run_settings(config) | {k: list(v) for k, v in axes.items()} | {"workers": config.workers or 2})
-    )
+    settings = run_settings(config) | {name: list(values) for name, values in axes.items()}
+    grid = {name: list(values) for name, values in config.grid.items()}
+    path.write_text(yaml.safe_dump(settings | {"grid": grid, "workers": config.workers or 2}))
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", "sweep", "--config", str(path)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
