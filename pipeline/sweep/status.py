@@ -185,7 +185,9 @@ def statuses(
     runs = [replace(run, cell=planned.get(run.run, {}).get("cell", "")) for run in runs]
     for name in planned.keys() - {run.run for run in runs}:
         its = planned[name]
-        runs.append(RunStatus(name, int(its["width"]), "planned", its.get("step", 0), its["steps"], cell=its["cell"]))
+        runs.append(
+            RunStatus(name, int(its["width"]), "planned", int(its.get("step", 0)), int(its["steps"]), cell=its["cell"])
+        )
     return sorted(runs, key=lambda status: (status.cell, status.width, status.run))
 
 

@@ -1,6 +1,7 @@
 """Which runs the halves of a grid are."""
 
 import numpy as np
+import pytest
 
 from benchmarks.staggered import half, simulated, table
 from pipeline.analysis.study.runs import Runs
@@ -22,8 +23,11 @@ def test_halves_of_a_grid() -> None:
         assert sorted(chosen(design, 0) + chosen(design, 1)) == cells, "the other half"
 
 
+@pytest.mark.slow
 def test_all_runs_know_more_than_half_of_them() -> None:
-    rows = simulated("note", "mild", 1, range(2))
-    widths = {design: np.mean([row[1] for row in rows[design, "optimal"]]) for design in ("all", "staggered", "coarse")}
+    rows = simulated("note", "mild", 1, range(3))
+    widths = {
+        design: np.nanmean([row[1] for row in rows[design, "optimal"]]) for design in ("all", "staggered", "coarse")
+    }
     assert widths["all"] < min(widths["staggered"], widths["coarse"])
-    assert len(list(table(rows))) == 8
+    assert len(list(table(rows))) == 7

@@ -77,7 +77,7 @@ def test_a_stream_trains_and_goes_on_from_its_checkpoint(
     assert (again.final, again.steps) == (whole.final, whole.steps)
 
 
-@pytest.mark.parametrize("source", ["windows", "a stream", "vectors"])
+@pytest.mark.parametrize("source", ["windows", pytest.param("a stream", marks=pytest.mark.slow), "vectors"])
 def test_the_order_of_samples_is_the_seeds_alone(source: str, tiny: RunConfig, streaming: RunConfig) -> None:
     """Paired over learning rates and everything else; a shorter run reads the beginning of a longer one."""
     vectors = {"model": ModelConfig(kind="mlp", n_layer=2), "data": DataConfig(format="digits"), "val_interval": 5}

@@ -139,7 +139,7 @@ def test_a_study_of_horizons_equals_its_runs_alone(horizons: SweepConfig, tmp_pa
     process = start_sweep(config, tmp_path / "study.yaml")
     runs = grid(config)
     longest = [run for run in of_steps(runs, 400) if run.lr == 1e-2]
-    wait_for(lambda: all(RunDir(run.branch(40).run_dir).checkpoint_step() for run in longest), process)
+    wait_for(lambda: all(RunDir(run.run_dir).checkpoint_step() >= 50 for run in longest), process)
     process.kill()
     process.communicate()
     lost = longest[0].branch(20)
@@ -170,5 +170,7 @@ def test_runs_of_two_processes_leave_branches_too(horizons: SweepConfig, tmp_pat
     short = of_steps(grid(config), 8)[0]
     assert starts(short) == [6]
     there = changed(short, study="alone")
-    assert start_cli(there, tmp_path / "alone.yaml").wait(timeout=120) == 0
+    process = start_cli(there, tmp_path / "alone.yaml")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
     assert curve(short) == curve(there)

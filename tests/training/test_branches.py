@@ -59,7 +59,9 @@ def alone(config: RunConfig) -> RunConfig:
     [
         {"diagnostics": DiagnosticsConfig(interval=2), "log_interval": 4, "micro_batch": 2},
         MLP,
-        MLP | {"optimizer": "adam", "schedule": "constant", "decay_fraction": 0.1},
+        pytest.param(
+            MLP | {"optimizer": "adam", "schedule": "constant", "decay_fraction": 0.1}, marks=pytest.mark.slow
+        ),
     ],
     ids=["GPT", "MLP", "MLP, constant"],
 )
@@ -119,7 +121,7 @@ def test_a_run_that_diverges_leaves_what_lies_before(stable: RunConfig) -> None:
     long = changed(stable, optimizer="sgd", lr=3e2, grad_clip=None, weight_decay=0.0, steps=40, warmup_steps=1)
     at = train(long).diverged_at
     assert at is not None
-    assert 6 < at < 20, "else this tests nothing"
+    assert 3 < at < 30, "else this tests nothing"
     shutil.rmtree(long.run_dir)
     long = changed(long, branch_steps=(4, 39))
     train(long)
@@ -127,12 +129,12 @@ def test_a_run_that_diverges_leaves_what_lies_before(stable: RunConfig) -> None:
     assert Checkpoint(RunDir(early.run_dir).checkpoint).step == 3
     assert not late.run_dir.exists()
     assert train(late).diverged_at == at
-    rare = changed(long, log_interval=100, val_interval=100, branch_steps=tuple(range(4, 40)), study="rare")
+    rare = changed(long, log_interval=100, val_interval=100, branch_steps=tuple(range(4, 40, 3)), study="rare")
     train(rare)
     assert curve(rare) == curve(alone(rare)), "a divergence is seen when it would have been"
-    assert {length for length in range(4, 40) if steps(rare.branch(length))} == {
-        length for length in range(4, 40) if shared_steps(rare, length) < at
-    }
+    assert [length for length in rare.branch_steps if steps(rare.branch(length))] == [
+        length for length in rare.branch_steps if shared_steps(rare, length) < at
+    ]
 
 
 SETTINGS: list[dict[str, Any]] = [
