@@ -115,6 +115,7 @@ def main() -> int:
     parser.add_argument("verb", choices=("simulated", "real"))
     parser.add_argument("folders", type=Path, nargs="*")
     parser.add_argument("--studies", type=int, default=200, help="simulated: per cell")
+    parser.add_argument("--worlds", nargs="+", choices=sorted(WORLDS), default=list(WORLDS), help="simulated")
     args = parser.parse_args()
     print(machine())
     if args.verb == "real":
@@ -122,7 +123,7 @@ def main() -> int:
         print(f"\n{count} families of real runs, both halves of each\n", *table(rows), sep="\n", flush=True)
         return 0
     seeds = range(20_000, 20_000 + args.studies)
-    for world in WORLDS:
+    for world in args.worlds:
         for jitter in JITTER:
             for n_seeds in (1, 2):
                 title = f"\n{world}, {jitter} jitter, {n_seeds} seeds a point, {args.studies} studies\n"

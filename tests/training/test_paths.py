@@ -75,12 +75,21 @@ def plain(config: RunConfig) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "within"), [("32-true", 1e-5), ("bf16-mixed", 1e-3)])
-@pytest.mark.parametrize("kind", ["gpt", "mlp"])
+@pytest.mark.parametrize(
+    ("kind", "precision", "lr", "within"),
+    [
+        ("gpt", "32-true", 2e-3, 1e-5),
+        ("mlp", "32-true", 0.05, 1e-5),
+        ("gpt", "bf16-mixed", 1e-4, 1e-3),
+        ("mlp", "bf16-mixed", 0.003, 1e-3),
+    ],
+)
 def test_the_fast_path_has_the_losses_of_a_plain_loop(
-    kind: str, precision: str, within: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    kind: str, precision: str, lr: float, within: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = changed(request.getfixturevalue(kind), precision=precision)
+    """Relative. bf16 at small learning rates: larger ones amplify its rounding so far within 200 steps that the plain
+    loop itself, its batches read backwards, is 1e-2 away (GPT, 2e-3) and 1.5e-2 (MLP, 0.05)."""
+    config = changed(request.getfixturevalue(kind), precision=precision, lr=lr)
     taken: dict[str, int] = {"oneDNN": 0, "descent": 0}
     fast, descend = products._onednn, Descent.__call__
     assert fast is not None
