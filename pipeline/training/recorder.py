@@ -96,20 +96,19 @@ class Recorder(Callback):
         stop, overdue, abort = self._agree(self.stop.asked, self.calendar.minutes_are_up(), self.departure.certain)
         checkpoint = stop or overdue or abort or self.calendar.saves(step)
         assert isinstance(module, TrainingModule)
+        # asked first: a divergence is to be seen when it would be without branches
         branches = bool(self.branches.after(step)) and not self._agree(not module.finite_so_far())[0]
         if not (record or checkpoint or branches):
             return
-        bad: list[int] = []
-        if record or checkpoint:  # branches change nothing, not even when a divergence is seen
-            outputs = read_losses(trainer, module)
-            bad = [i for i, output in enumerate(outputs) if not math.isfinite(output.loss)]
-            if bad:
-                self.ending.diverged_at = step - len(outputs) + 1 + bad[0]
-            if record or bad:
-                validate = self.calendar.validates(step) and not bad
-                self.departure.see(
-                    self.records.add(trainer, module, step, outputs[-1], validate=validate, measured=measured or {})
-                )
+        outputs = read_losses(trainer, module)
+        bad = [i for i, output in enumerate(outputs) if not math.isfinite(output.loss)]
+        if bad:
+            self.ending.diverged_at = step - len(outputs) + 1 + bad[0]
+        if record or bad:
+            validate = self.calendar.validates(step) and not bad
+            self.departure.see(
+                self.records.add(trainer, module, step, outputs[-1], validate=validate, measured=measured or {})
+            )
         if branches:  # before the run's own checkpoint: going on from that, it would not come by again
             self.branches.leave(trainer, module, self._state(module))
             self.watchdog.beat()

@@ -115,6 +115,14 @@ def test_what_is_there_is_left_alone_and_a_resumed_run_leaves_the_rest(
     with RunDir(going.run_dir).lock():
         train(long)
     assert steps(going) == [], "somebody trains it"
+    shutil.rmtree(long.run_dir)
+    shutil.rmtree(going.run_dir)
+    with monkeypatch.context() as patched:
+        at_step(5, crash, patched)
+        with pytest.raises(MemoryError):
+            train(going)
+    train(long)
+    assert steps(going) == ["step-00000004.ckpt", "step-00000002.ckpt"], "it has begun by itself"
 
 
 def test_a_run_that_diverges_leaves_what_lies_before(stable: RunConfig) -> None:
