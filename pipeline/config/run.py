@@ -253,7 +253,7 @@ class RunConfig:
         return self.steps if self.stop_after is None else self.stop_after
 
     def branch(self, steps: int) -> "RunConfig":
-        """The same run of so many steps."""
+        """The same run of so many steps, which leaves none."""
         return dataclasses.replace(self, steps=steps, epochs=None, branch_steps=())
 
     @property

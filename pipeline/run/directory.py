@@ -127,7 +127,8 @@ class RunDir:
             **found,
         }
         write_atomic(
-            self.config_file, yaml.safe_dump({**run_settings(config), RECORDED_KEY: recorded}, sort_keys=False)
+            self.config_file,
+            yaml.safe_dump({**run_settings(config.branch(config.steps)), RECORDED_KEY: recorded}, sort_keys=False),
         )
 
     def record(self, **found: Any) -> None:

@@ -159,7 +159,7 @@ def test_a_stopped_sweep_goes_on_as_if_nothing_had_been(
         whole = trained(patched)
         assert sweep(config) == 0
     plan = (tmp_path / "s" / PLAN).read_text()
-    other = SweepConfig(**{**vars(config), "study": "t"})
+    other = dataclasses.replace(config, study="t")
     made: list[str] = []
     for _ in range(20):
         with monkeypatch.context() as patched:
@@ -194,7 +194,7 @@ def test_the_budget_is_kept(
     config: SweepConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = trained(monkeypatch)
-    assert sweep(SweepConfig(**{**vars(config), "budget": "9 runs"})) == 0
+    assert sweep(dataclasses.replace(config, budget="9 runs")) == 0
     assert len(made) == 9
     said = capsys.readouterr().out
     assert "a budget of 9 runs is too small to reach all widths, which takes about 19 runs" in said.splitlines()[0]
@@ -208,7 +208,7 @@ def test_a_plan_that_lost_rounds_does_not_give_the_budget_back(
     config: SweepConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: int
 ) -> None:
     made = trained(monkeypatch)
-    nine = SweepConfig(**{**vars(config), "budget": "9 runs"})
+    nine = dataclasses.replace(config, budget="9 runs")
     assert sweep(nine) == 0
     plan = tmp_path / "s" / PLAN
     lines = plan.read_text().splitlines(keepends=True)
@@ -232,7 +232,7 @@ def test_a_plan_that_lost_rounds_does_not_give_the_budget_back(
 )
 def test_wrong_requests(config: SweepConfig, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        sweep(SweepConfig(**{**vars(config), **changes}), dry_run=True)
+        sweep(dataclasses.replace(config, **changes), dry_run=True)
 
 
 def test_a_damaged_plan_is_one_line(config: SweepConfig, tmp_path: Path) -> None:
