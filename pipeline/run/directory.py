@@ -121,15 +121,10 @@ class RunDir:
                     f"{self.path} was started on other data (its source changed): give another --study or --out"
                 )
             return
-        recorded = {
-            "data_fingerprint": data_fingerprint,
-            "versions": {"pipeline": __version__, **_versions()},
-            **found,
-        }
-        write_atomic(
-            self.config_file,
-            yaml.safe_dump({**run_settings(config.branch(config.steps)), RECORDED_KEY: recorded}, sort_keys=False),
-        )
+        versions = {"pipeline": __version__, **_versions()}
+        recorded = {"data_fingerprint": data_fingerprint, "versions": versions, **found}
+        settings = run_settings(config.branch(config.steps))  # what it leaves is no part of what repeats it
+        write_atomic(self.config_file, yaml.safe_dump({**settings, RECORDED_KEY: recorded}, sort_keys=False))
 
     def record(self, **found: Any) -> None:
         """Add to `recorded`."""
