@@ -238,6 +238,8 @@ class Truth:
     """No valley: losses do not depend on the learning rate."""
     falls: bool = False
     """Training losses near zero: they fall by a factor of 3 an octave up to a cliff of 3 nats at the optimum."""
+    bottom: float = 0.0
+    """Where the formulas' height is least, octaves from their middle."""
     seeds: dict[tuple[int, int], tuple[float, float, float]] = field(default_factory=dict)
     """Level, edge shift and optimum shift of each (width, seed) met so far."""
 
@@ -253,6 +255,7 @@ class Truth:
         """Of the valley, u octaves from the bottom."""
         if self.flat:
             return 0.0
+        u += self.bottom
         if self.falls:
             return 0.55 * (math.hypot(u, 0.3) - 0.3 - 0.6 * u) + 3 / (1 + math.exp(-12 * (u - 0.8))) * (u > -2)
         z = math.log2(self.widths[place] / self.widths[0])
@@ -348,13 +351,16 @@ KINDS = {
 
 
 def draw_kind(kind: Kind, world: World, n_widths: WidthSet, rng: np.random.Generator) -> Truth:
-    """A random study of a kind. The optimum of one that falls to a cliff is where its height is least."""
+    """A random study of a kind. A second dip is never the deeper one; the optimum of one that falls to a cliff is where
+    its height is least."""
     truth = draw(world, n_widths, kind.jitter, rng, kind.gap)
     for name, value in kind.changes.items():
         setattr(truth, name, value)
+    truth.dip = min(truth.dip, 0.8 * float(truth.valley(np.array([-2.0]), truth.asymmetry)[0]))
     if truth.falls:
         u = np.linspace(-1, 2, 3001)
-        truth.optimum = truth.optimum - float(u[np.argmin([truth.height(0, at) for at in u.tolist()])])
+        truth.bottom = float(u[np.argmin([truth.height(0, at) for at in u.tolist()])])
+        truth.optimum = truth.optimum + truth.bottom
     return truth
 
 
