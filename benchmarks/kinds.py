@@ -75,7 +75,7 @@ def study(name: str, seed: int) -> Study:
 
 def cells(scored: list[Scored]) -> str:
     if not scored:
-        return "| | | |"
+        return " | | "
     pull = math.sqrt(float(np.mean([(one.error / one.sd) ** 2 for one in scored])))
     half = float(np.median([one.half for one in scored]))
     return f"{np.mean([one.inside for one in scored]):.3f} | {half:.3f} | {pull:.2f}"
