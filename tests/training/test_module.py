@@ -33,7 +33,9 @@ def config() -> RunConfig:
 
 def test_a_run_follows_the_schedule_that_it_names(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     assert factors(config) == pytest.approx([SCHEDULES["cosine"].factor(config, step) for step in range(STEPS)])
-    halving = Schedule("halving", frozenset({"lr_min_ratio"}), lambda c, steps: 0, lambda c, x: 0.5 ** (x * (c.steps - 1)))
+    halving = Schedule(
+        "halving", frozenset({"lr_min_ratio"}), lambda c, steps: 0, lambda c, x: 0.5 ** (x * (c.steps - 1))
+    )
     monkeypatch.setitem(SCHEDULES, "halving", halving)
     for key, value in {"schedule": "halving", "warmup_steps": 0, "lr_min_ratio": 0.0}.items():
         object.__setattr__(config, key, value)
