@@ -42,11 +42,11 @@ class Figure:
     id: str
     """``2``, ``F.14``, ``Table F.1``."""
     shows: str
-    draw: tuple[str, ...] = ()
+    draw: tuple[str, ...]
     note: str = ""
     """What differs from the paper."""
     why: str = ""
-    """Why it is not run, or not drawn."""
+    """Why it is not run."""
 
     @property
     def title(self) -> str:
@@ -79,7 +79,7 @@ def entries() -> dict[str, Figure]:
     """Every figure and table by its id, in the order of the file."""
     found = {}
     for key, entry in book()["figures"].items():
-        found[key] = Figure(key, **{**entry, "draw": tuple(entry.get("draw", ()))})
+        found[key] = Figure(key, **{**entry, "draw": tuple(entry["draw"])})
     return found
 
 
@@ -223,8 +223,7 @@ def _train(figure: Figure, size: str, runs: Path, rest: Sequence[str], dry_run: 
 
 
 def _draw(figure: Figure, size: str, runs: Path, out: Path, dry_run: bool) -> int:
-    """Raises `RequestError` for a figure that is not drawn, and for studies that nobody trained."""
-    require(figure.draw, f"{figure.title} is not drawn: {figure.why}")
+    """Raises `RequestError` for studies that nobody trained."""
     for script, *argv in drawings(figure, size, runs, out):
         said = [script] if script == "pipeline" else ["python", f"analysis/{script}.py"]
         print(f"$ {shlex.join([*said, *argv])}", flush=True)
@@ -256,9 +255,9 @@ def readme_table() -> str:
             one.title,
             one.shows + (f" ({one.note})" if one.note else ""),
             f"`train {asked}`" if one.studies else "",
-            f"`draw {asked}`" if one.draw else "",
+            f"`draw {asked}`",
             "y" if one.studies else f"n: {one.why}" if one.why else "nothing to train",
-            "n" if not one.draw else "as text" if all(line.startswith("pipeline ") for line in one.draw) else "y",
+            "as text" if all(line.startswith("pipeline ") for line in one.draw) else "y",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -1,5 +1,5 @@
-"""The numbers that Haas et al. (2025) and their plotting scripts print, from `analysis/published/`. Nothing there is
-read off a plot.
+"""The numbers that Haas et al. (2025) and their plotting scripts print, and the learning rates of GPT-3 that they plot,
+from `analysis/published/`. Nothing there is read off a plot.
 
 In the tables an empty cell says that the source names no such thing, and ``;`` separates several values. `data` has the
 names of our recipes, `optimizer` those of families of optimizers.
