@@ -16,12 +16,15 @@ from pipeline.analysis.page import words
 from pipeline.analysis.page.figures import STYLE, draw_star, label_lr_axis, legend, say
 from pipeline.analysis.page.transfer import colour_by_width, room_above
 from pipeline.analysis.study.axis import Axis
+from pipeline.analysis.study.cells import departures, text, value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLUMNS = 4
+_TITLE = 36  # letters of a title that a panel has room for
+NBSP = "\u00a0"
 _ASIDE = 0.03  # of its width, that a group stands from the next one
 _ROW = 0.045  # of a panel's height, that crosses of a width lie below those of the one before
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -50,8 +53,17 @@ def looks(fit: StudyFit) -> list[Look]:
         turn, place = divmod(colour[_key(family)] if len(colour) > 1 else style[group.loss], len(_COLOURS))
         kind = style[group.loss] + len(style) * turn  # colours that come again are dashed, and marked, otherwise
         look = (_COLOURS[place], _STYLES[kind % len(_STYLES)], _MARKS[kind % len(_MARKS)])
-        found.append(Look(words.group_title(group), *look))
+        found.append(Look(called(fit, group), *look))
     return found
+
+
+def called(fit: StudyFit, group: GroupFit) -> str:
+    """The group's title, and settings of its model that go along with what tells groups apart: of nets whose depth says
+    enough, that these are linear."""
+    others = [departures(one.config) for one in fit.groups if one.config is not None]
+    own = {} if group.config is None else departures(group.config)
+    differ = [key for key in words.OF_MODELS if len({value(one, key) for one in others}) > 1 and key not in group.key]
+    return " · ".join([words.group_title(group), *(words.cell(key, text(value(own, key))) for key in differ)])
 
 
 def _key(family: dict[str, str]) -> tuple[str, ...]:
@@ -115,7 +127,7 @@ def compare_figure(fit: StudyFit) -> "Figure":
             low, high = ranges[scale_of(group)]
             axes.set_ylim(low, high + _ROW * len(group.widths) * (high - low))  # crosses lie above curves and stars
             axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
-            axes.set_title(words.group_title(group), loc="left", fontweight="bold")
+            axes.set_title(_wrapped(called(fit, group)), loc="left", fontweight="bold")
             if place + columns >= len(groups):
                 axes.set_xlabel("learning rate")
             if place % columns == 0 or scale_of(group) != scale_of(groups[place - 1]):
@@ -126,6 +138,12 @@ def compare_figure(fit: StudyFit) -> "Figure":
             _draw_laws(axes, fit, quantity)
         legend(figure, fit)
     return figure
+
+
+def _wrapped(title: str) -> str:
+    """In lines as long as a panel is wide, broken between parts."""
+    parts = title.replace(" ", NBSP).replace(f"{NBSP}·{NBSP}", f"{NBSP}· ")
+    return textwrap.fill(parts, _TITLE, break_on_hyphens=False, break_long_words=False).replace(NBSP, " ")
 
 
 def best_figure(fit: StudyFit) -> "Figure":

@@ -64,6 +64,8 @@ _CELLS: dict[str, str | dict[str, str]] = {
     "data.name": "{}",
 }
 """How people write a setting's value; of several wordings that of the value, else that of none."""
+OF_MODELS = tuple(name for name in _CELLS if name.startswith("model."))
+"""The settings of models that have words of their own."""
 
 
 def cell(name: str, value: str) -> str:

@@ -41,7 +41,7 @@ def fitted(folders):
 def test_a_panel_per_group_and_one_scale_per_unit(fitted):
     axes = compare_figure(fitted).axes
     titles = [one.get_title(loc="left") for one in axes[:3]]
-    assert titles == ["SP · AdamW", "μP · AdamW", "SP · AdamW · MSE"]
+    assert titles == ["SP · AdamW · 2 layers", "μP · AdamW · 2 layers", "SP · AdamW · MSE · 4 layers"]
     shown = sorted(fitted.groups, key=lambda group: group.loss)
     for one, group in zip(axes, shown, strict=False):
         lines = [line for line in one.lines if line.get_marker() == "o" and line.get_linestyle() == "-"]
@@ -72,7 +72,7 @@ def test_optimum_and_edge_of_all_groups(fitted):
             assert line.get_xdata() == pytest.approx([n for n, _ in points], rel=0.05)
     labels = [text.get_text() for text in optimum.get_legend().get_texts()]
     assert len(labels) == 3
-    assert labels[0].startswith(f"SP · AdamW: {words.MINUS}0.5")
+    assert labels[0].startswith(f"SP · AdamW · 2 layers: {words.MINUS}0.5")
 
 
 def test_a_panel_without_learning_rates_says_so_and_legends_fit(tmp_path):
@@ -155,3 +155,19 @@ def test_the_script_draws_several_studies(folders, tmp_path, monkeypatch, capsys
         f"compare-{what}.{end}" for what in ("loss", "best") for end in ("pdf", "svg", "png")
     }
     assert "no completed run has a finite final training error" in capsys.readouterr().err
+
+
+def test_titles_say_what_goes_along_and_stay_within_their_panels(tmp_path):
+    for depth, norm in ((2, True), (3, False), (4, True), (6, True)):
+        model = dataclasses.replace(BASE.model, n_layer=depth, qk_norm=norm)
+        for width, lr in itertools.product(WIDTHS[:2], LRS):
+            config = dataclasses.replace(BASE, param="sp_full_align", width=width, lr=lr, loss="mse", model=model)
+            write_run(tmp_path / "s", config, valley(0.0)(config))
+    figure = compare_figure(fit([tmp_path / "s"]))
+    figure.draw_without_rendering()
+    panels = figure.axes[:4]
+    titles = [axes._left_title for axes in panels]
+    assert titles[1].get_text() == "SP-full-align · AdamW · MSE ·\n3 layers · no qk-norm"
+    ends = [title.get_window_extent() for title in titles]
+    assert all(one.x1 < after.x0 for one, after in itertools.pairwise(ends))
+    assert ends[-1].x1 <= figure.bbox.x1
