@@ -16,7 +16,6 @@ from pipeline.analysis.page import words
 from pipeline.analysis.page.figures import STYLE, draw_star, label_lr_axis, legend, say
 from pipeline.analysis.page.transfer import colour_by_width, room_above
 from pipeline.analysis.study.axis import Axis
-from pipeline.analysis.study.cells import departures, text, value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +25,7 @@ _COLUMNS = 4
 _TITLE = 36  # letters of a title that a panel has room for
 NBSP = "\u00a0"
 _ASIDE = 0.03  # of its width, that a group stands from the next one
+_LINE = 0.155  # inches of a line of the legend
 _ROW = 0.045  # of a panel's height, that crosses of a width lie below those of the one before
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _STYLES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
@@ -53,17 +53,8 @@ def looks(fit: StudyFit) -> list[Look]:
         turn, place = divmod(colour[_key(family)] if len(colour) > 1 else style[group.loss], len(_COLOURS))
         kind = style[group.loss] + len(style) * turn  # colours that come again are dashed, and marked, otherwise
         look = (_COLOURS[place], _STYLES[kind % len(_STYLES)], _MARKS[kind % len(_MARKS)])
-        found.append(Look(called(fit, group), *look))
+        found.append(Look(words.called(fit, group), *look))
     return found
-
-
-def called(fit: StudyFit, group: GroupFit) -> str:
-    """The group's title, and settings of its model that go along with what tells groups apart: of nets whose depth says
-    enough, that these are linear."""
-    others = [departures(one.config) for one in fit.groups if one.config is not None]
-    own = {} if group.config is None else departures(group.config)
-    differ = [key for key in words.OF_MODELS if len({value(one, key) for one in others}) > 1 and key not in group.key]
-    return " · ".join([words.group_title(group), *(words.cell(key, text(value(own, key))) for key in differ)])
 
 
 def _key(family: dict[str, str]) -> tuple[str, ...]:
@@ -113,8 +104,10 @@ def compare_figure(fit: StudyFit) -> "Figure":
     columns = min(_COLUMNS, max(2, len(groups)))
     rows = -(-len(groups) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(0.6 + 2.9 * columns, 0.6 + 2.35 * rows + 3.3), layout="constrained")
-        halves: Any = figure.subfigures(2, 1, height_ratios=(2.35 * rows, 3.3))
+        wide = 0.6 + 2.9 * columns
+        laws = 2.6 + _LINE * -(-len(groups) // _legend_columns(fit, wide / 2))
+        figure = Figure(figsize=(wide, 0.6 + 2.35 * rows + laws), layout="constrained")
+        halves: Any = figure.subfigures(2, 1, height_ratios=(2.35 * rows, laws))
         upper, lower = halves
         ranges = {scale: value_range(fit, scale) for scale in scales}
         above: Any = upper.subplots(rows, columns, squeeze=False)
@@ -127,7 +120,7 @@ def compare_figure(fit: StudyFit) -> "Figure":
             low, high = ranges[scale_of(group)]
             axes.set_ylim(low, high + _ROW * len(group.widths) * (high - low))  # crosses lie above curves and stars
             axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
-            axes.set_title(_wrapped(called(fit, group)), loc="left", fontweight="bold")
+            axes.set_title(_wrapped(words.called(fit, group)), loc="left", fontweight="bold")
             if place + columns >= len(groups):
                 axes.set_xlabel("learning rate")
             if place % columns == 0 or scale_of(group) != scale_of(groups[place - 1]):
@@ -240,10 +233,15 @@ def _draw_laws(axes: "Axes", fit: StudyFit, quantity: Quantity) -> None:
         label_lr_axis(axes, "y")
     else:
         say(axes, f"{name} learning rate\nnot estimable at any width")
-    longest = max(len(label) for label in axes.get_legend_handles_labels()[1])
-    wide = axes.figure.bbox.width / axes.figure.dpi / 2  # inches of a panel
-    columns = 2 if len(fit.groups) > 4 and 2 * (0.4 + 0.057 * longest) < wide else 1
+    columns = _legend_columns(fit, axes.figure.bbox.width / axes.figure.dpi / 2)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False, ncols=columns, fontsize=7.5, borderpad=0)
+
+
+def _legend_columns(fit: StudyFit, wide: float) -> int:
+    """Of the groups and their exponents, above a panel of so many inches."""
+    longest = max(len(look.title) for look in looks(fit)) + len(": \u22120.50 \u00b1 0.10")
+    longest += len(" (the edge)") * any(group.fitted.edge_limited for group in fit.groups)
+    return 2 if len(fit.groups) > 4 and 2 * (0.4 + 0.057 * longest) < wide else 1
 
 
 def law_points(group: GroupFit, quantity: Quantity) -> list[tuple[float, Lr]]:

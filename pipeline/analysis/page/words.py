@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.analysis.fit.exponent import LrLaw
 from pipeline.analysis.fit.fitted import Lr
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
+from pipeline.analysis.study import cells
 from pipeline.analysis.study.axis import WIDTH, Axis
 from pipeline.analysis.study.cells import WIDTH_OF_MODEL, is_setting
 from pipeline.analysis.study.load import GROUP
@@ -64,7 +65,7 @@ _CELLS: dict[str, str | dict[str, str]] = {
     "data.name": "{}",
 }
 """How people write a setting's value; of several wordings that of the value, else that of none."""
-OF_MODELS = tuple(name for name in _CELLS if name.startswith("model."))
+_OF_MODELS = tuple(name for name in _CELLS if name.startswith("model."))
 """The settings of models that have words of their own."""
 
 
@@ -92,6 +93,15 @@ def title(family: Mapping[str, str]) -> str:
     """Of a family of curves, by what makes it one."""
     parts = (label(value) if name in GROUP else cell(name, value) for name, value in family.items())
     return " · ".join(part for part in parts if part) or "All runs"
+
+
+def called(fit: StudyFit, group: GroupFit) -> str:
+    """The group's title, and settings of its model that go along with what tells groups apart: of nets whose depth says
+    enough, that these are linear."""
+    known = [cells.departures(one.config) for one in fit.groups if one.config is not None]
+    own = {} if group.config is None else cells.departures(group.config)
+    differ = [key for key in _OF_MODELS if len({cells.value(one, key) for one in known}) > 1 and key not in group.key]
+    return " · ".join([group_title(group), *(cell(key, cells.text(cells.value(own, key))) for key in differ)])
 
 
 def under(group: GroupFit) -> str:

@@ -68,7 +68,7 @@ def beside(fit: StudyFit, found: Published | None) -> list[str]:
         for quantity in QUANTITIES:
             law, known = group.fitted.laws[quantity], [one for one in of_group if one.quantity == quantity]
             said = [(words.number(one.exponent), f"{one.stated}; {one.setting}: {one.source}") for one in known]
-            head = (words.group_title(group), quantity, words.exponent(law), words.interval(law))
+            head = (words.called(fit, group), quantity, words.exponent(law), words.interval(law))
             rows += [
                 (*cells, *(() if found is None else one))
                 for cells, one in zip_longest([head], said or [(words.DASH, "")], fillvalue=("",) * len(head))

@@ -99,8 +99,15 @@ def test_more_families_than_colours_look_different(tmp_path):
     for depth in range(1, 10):
         deep = dataclasses.replace(BASE.model, n_layer=depth)
         write_run(folder, dataclasses.replace(BASE, model=deep), 1.0)
-    every = [(look.colour, look.style, look.mark) for look in looks(fit([folder]))]
+    many = fit([folder])
+    every = [(look.colour, look.style, look.mark) for look in looks(many)]
     assert len(set(every)) == len(every) == 9
+    heights = {}
+    for name, one in (("many", many), ("few", dataclasses.replace(many, groups=many.groups[:2]))):
+        figure = compare_figure(one)
+        figure.draw_without_rendering()
+        heights[name] = figure.axes[-1].get_position().height * figure.subfigs[1].bbox.height / figure.dpi
+    assert heights["many"] == pytest.approx(heights["few"], rel=0.1)
 
 
 def test_where_losses_alone_differ_colour_tells_them_too(tmp_path):
