@@ -12,8 +12,7 @@ def shared_steps(c: Any, steps: int) -> int:
     The shorter run's last step, which is always validated, is not among them.
     """
     of_horizon = c.steps_scaling != "none" or c.weight_decay_scaling == "timescale" or c.stop_after is not None
-    # the sharpness's iterations begin where its last measurement ended, which no checkpoint holds
-    if of_horizon or c.diagnostics.sharpness_interval or steps >= c.steps:
+    if of_horizon or steps >= c.steps:
         return 0
     shared = min(SCHEDULES[c.schedule].first(c, steps), steps - 1)
     return shared if shared > c.warmup_steps else 0

@@ -368,8 +368,8 @@ class RunConfig:
             require(
                 shared_steps(self, steps) > 0,
                 f"--branch_steps {steps}: shares nothing with this run of {self.steps} steps, which takes fewer steps, "
-                "--schedule wsd or constant, a decay that begins after warm-up, and no --stop_after, sharpness or "
-                "rule of the horizon",
+                "--schedule wsd or constant, a decay that begins after warm-up, and no --stop_after or rule of "
+                "the horizon",
             )
         require(0 <= self.lr_min_ratio <= 1, f"--lr_min_ratio must be 0..1, got {self.lr_min_ratio:g}")
         require(0 <= self.seed < 2**63, f"--seed must not be negative, got {self.seed}")

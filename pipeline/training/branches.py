@@ -38,7 +38,7 @@ class Branches:
                 begins = trainer.is_global_zero and self._begin(config, trainer.global_step, state["seconds"], held)
                 if gather(begins)[0]:
                     its = {**state, "config": config_hash(config)}
-                    save(trainer, module.model, RunDir(config.run_dir).checkpoints, its, keep=1)
+                    save(trainer, module.model, RunDir(config.run_dir).checkpoints, its, 1, module.beside)
 
     def _begin(self, config: RunConfig, step: int, seconds: float, held: ExitStack) -> bool:
         """Make the branch's directory, and hold it; False where there is nothing to do."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.config import RunConfig
 from pipeline.diagnostics.sharpness import Sharpness
@@ -26,10 +26,9 @@ class Curvature:
         self.inputs, self.targets = inputs_and_targets(
             first_samples(module.data, config, config.diagnostics.sharpness_probe)
         )
-        self._state: dict[str, Tensor] = {}
 
     def measure(self, trainer: pl.Trainer, module: TrainingModule) -> dict[str, float]:
-        """To be called by all ranks."""
+        """To be called by all ranks. Where the next measurement starts from is kept beside the module's weights."""
         c, d, device = self.config, self.config.diagnostics, module.device
         rank, size = world()
         shared = size > 1 and len(self.inputs) % size == 0
@@ -45,9 +44,9 @@ class Curvature:
             z_loss=c.z_loss,
             scale=c.loss_scale,
         )
-        sharpness.load_state_dict(self._state)
+        sharpness.load_state_dict(module.beside)
         values = sharpness.measure()
-        self._state = sharpness.state_dict()
+        module.beside |= sharpness.state_dict()
         return values
 
 

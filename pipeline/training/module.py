@@ -63,6 +63,7 @@ class TrainingModule(pl.LightningModule):
             normalize=self.model.readout.normalize,
         )
         self.passes: list[Tensor] = []
+        self.beside: dict[str, Tensor] = {}  # what checkpoints hold beside weights and the optimizer's state, by name
         self.last_gradient_norm: Callable[[], Tensor] = lambda: torch.tensor(0.0)
         self._batches: Generator[Batch] | None = None
 

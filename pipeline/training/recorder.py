@@ -122,7 +122,7 @@ class Recorder(Callback):
     def _save(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         if self.metrics:
             self.metrics.sync()
-        save(trainer, module.model, self.run.checkpoints, self._state(module), self.config.keep_last)
+        save(trainer, module.model, self.run.checkpoints, self._state(module), self.config.keep_last, module.beside)
         self.calendar.saved()
         self.watchdog.beat()
 

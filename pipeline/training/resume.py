@@ -47,7 +47,7 @@ def resume(trainer: pl.Trainer, module: TrainingModule, checkpoint: Checkpoint) 
 
     Raises `RequestError` where the run reads other data now, `Damaged` where the checkpoint is of another model.
     """
-    restore(trainer, module.model, checkpoint)
+    module.beside = restore(trainer, module.model, checkpoint)
     module.restore_data(checkpoint.state["data"], checkpoint.step)
     loop = trainer.fit_loop.epoch_loop
     loop.automatic_optimization.optim_progress.optimizer.step.total.completed = checkpoint.step

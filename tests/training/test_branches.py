@@ -59,12 +59,12 @@ def alone(config: RunConfig) -> RunConfig:
     "settings",
     [
         {"diagnostics": DiagnosticsConfig(interval=2), "log_interval": 4, "micro_batch": 2},
-        MLP,
+        MLP | {"diagnostics": DiagnosticsConfig(sharpness_interval=2, sharpness_probe=4, ntk=True)},
         pytest.param(
             MLP | {"optimizer": "adam", "schedule": "constant", "decay_fraction": 0.1}, marks=pytest.mark.slow
         ),
     ],
-    ids=["GPT", "MLP", "MLP, constant"],
+    ids=["GPT", "MLP, sharpness", "MLP, constant"],
 )
 def test_branches_are_the_undisturbed_runs_bit_for_bit(stable: RunConfig, settings: dict[str, Any]) -> None:
     long = dataclasses.replace(stable, **settings, branch_steps=(4, 8))
@@ -176,7 +176,6 @@ def test_shared_steps_are_those_of_the_same_learning_rate(stable: RunConfig, set
         {"branch_steps": (2,)},
         {"branch_steps": (0,)},
         {"stop_after": 9},
-        {"diagnostics": DiagnosticsConfig(sharpness_interval=3)},
         {"steps_scaling": "power", "base_steps": 10},
         {"weight_decay_scaling": "timescale", "base_steps": 10},
     ],

@@ -1,7 +1,7 @@
 """The state of a run that is to survive it: weights and the optimizer's, under every strategy, to checkpoints and back.
 
 Names in a checkpoint: ``model.NAME`` for weights, ``optimizer.KEY.NAME`` for the optimizer's state of the same
-parameter.
+parameter; ``beside.NAME`` for whole tensors of diagnostics.
 """
 
 from collections.abc import Mapping
@@ -31,11 +31,18 @@ def _part(value: Tensor, share: Share) -> Tensor:
 # Writing
 
 
-def save(trainer: pl.Trainer, model: nn.Module, folder: Path, state: Mapping[str, Any], keep: int) -> None:
+def save(
+    trainer: pl.Trainer,
+    model: nn.Module,
+    folder: Path,
+    state: Mapping[str, Any],
+    keep: int,
+    beside: Mapping[str, Tensor],
+) -> None:
     """Write the checkpoint of this step to `folder` and keep the newest `keep`; to be called by all processes.
 
-    `state`: what is no tensor, as JSON holds it, the same on all processes. Raises `OSError`, on all processes, where
-    the disk fails; the checkpoints that were there stay.
+    `state`: what is no tensor, as JSON holds it, and `beside`: further tensors, both the same on all processes. Raises
+    `OSError`, on all processes, where the disk fails; the checkpoints that were there stay.
     """
     rank, _ = world()
     failure: OSError | None = None
@@ -48,6 +55,8 @@ def save(trainer: pl.Trainer, model: nn.Module, folder: Path, state: Mapping[str
     scratch = gather(scratch)[0]
     try:
         pieces = _pieces(trainer, model, first=rank == 0)
+        if rank == 0:
+            pieces |= {f"beside.{name}": Piece(tuple(t.shape), 0, t.flatten()) for name, t in beside.items()}
         shard = files.write_shard(scratch, rank, pieces) if pieces else None
     except OSError as error:
         failure = error
@@ -98,8 +107,9 @@ def _pieces(trainer: pl.Trainer, model: nn.Module, first: bool) -> dict[str, Pie
 
 
 @torch.no_grad()
-def restore(trainer: pl.Trainer, model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the weights and the optimizer's state of a checkpoint where this process keeps its share of them.
+def restore(trainer: pl.Trainer, model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Put the weights and the optimizer's state of a checkpoint where this process keeps its share of them; what it
+    holds beside them.
 
     Raises `Damaged` where the checkpoint is of another model.
     """
@@ -122,6 +132,8 @@ def restore(trainer: pl.Trainer, model: nn.Module, checkpoint: Checkpoint) -> No
             _part(state[key], share).copy_(checkpoint.read(saved, share.start, end))
     if zero.is_zero(trainer):
         zero.refresh_(model, lambda name, *place: checkpoint.read(f"model.{name}", *place))
+    beside = [name for name in checkpoint.shapes if name.startswith("beside.")]
+    return {name.removeprefix("beside."): checkpoint.tensor(name) for name in beside}
 
 
 def _check_shapes(model: nn.Module, checkpoint: Checkpoint) -> None:
