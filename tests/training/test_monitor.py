@@ -23,6 +23,7 @@ from pipeline.errors import RequestError
 from pipeline.models.init import initial_values
 from pipeline.recipes import load_run
 from pipeline.run.directory import Record, RunDir
+from pipeline.training.checkpoint.files import Checkpoint
 from pipeline.training.module import TrainingModule, first_samples, inputs_and_targets
 from pipeline.training.monitor import Monitor
 from pipeline.training.trainer import train
