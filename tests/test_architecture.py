@@ -194,7 +194,7 @@ ALLOWED: dict[str, set[str]] = {
         "theory",
         "training",
     },
-    "sweep/launch/slurm": {"config", "console", "errors", "files", "recipes", "run", "strict_yaml", "sweep"},
+    "sweep/launch/slurm": {"config", "console", "errors", "files", "mirrors", "recipes", "run", "strict_yaml", "sweep"},
     "__main__": {"cli"},
 }
 

@@ -61,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
     from pipeline.analysis.inside.lr_rules import remember
     from pipeline.sweep.launch import local
 
+    local.check(config)
     if dry_run:
         return local.dry_run(config, runs)
     require_records(runs.runs)

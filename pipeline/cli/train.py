@@ -17,8 +17,10 @@ def main(argv: Sequence[str]) -> int:
     if dry_run:
         if as_json:
             raise RequestError("--json prints a result, and --dry_run makes none: leave one of them out")
+        from pipeline.mirrors.mirrors import require_packages
         from pipeline.training.describe import describe
 
+        require_packages(config)
         print(describe(config))
         return 0
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.main import main
 from pipeline.config import RunConfig, WandbConfig
 from pipeline.errors import RequestError
 from pipeline.mirrors.mirrors import Mirrors, require_packages
@@ -114,6 +115,25 @@ def test_a_mirror_whose_package_is_missing_is_said_before_anything_runs(
     with pytest.raises(RequestError, match=r"--mirrors tensorboard needs .*'width-scaling-pipeline\[tensorboard\]'"):
         train(changed(tiny, mirrors=("tensorboard",)))
     assert not tiny.study_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        "train --dry_run",
+        "sweep --dry_run",
+        "sweep --dry_run --launcher slurm --profile example",
+        "coordcheck --widths 64,128 --dry_run",
+    ],
+)
+def test_a_dry_run_says_it_too(
+    request_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.mirrors.mirrors.find_spec", lambda name: None)
+    assert main([*request_.split(), "--mirrors", "trackio", "--out", str(tmp_path / "runs")]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "--mirrors trackio needs the package trackio, which is not installed: pip install" in err
 
 
 def test_the_demo_never_uploads() -> None:

@@ -18,6 +18,7 @@ from pipeline.config import RunConfig, run_settings
 from pipeline.console import plural
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
+from pipeline.mirrors.mirrors import require_packages
 from pipeline.sweep.branches import branches
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.launch.slurm import queue
@@ -33,8 +34,10 @@ WAITS = False
 
 
 def check(config: SweepConfig) -> None:
-    """Raises `RequestError` for a profile that cannot be."""
+    """Raises `RequestError` for a profile that cannot be, and for a mirror that is missing here: jobs run with the
+    environment of the call."""
     load_profile(config.profile)
+    require_packages(config)
 
 
 def jobs(study: Path) -> Jobs:
