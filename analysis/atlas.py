@@ -8,7 +8,6 @@ axis by its name or its symbol (width or n, parameters or N, tokens or D, batch 
 figure atlas.
 """
 
-import argparse
 import csv
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from pipeline.analysis.page.figures_atlas import Row, Rule, atlas
 from pipeline.analysis.page.tables import make_folder, write_text
 from pipeline.analysis.study.axis import AXES
 from pipeline.analysis.study.tables.read import READERS, read
+from pipeline.cli.arguments import RequestParser
 from pipeline.cli.main import script
 from pipeline.console import table
 from pipeline.errors import RequestError, require
@@ -35,12 +35,12 @@ NAMED = {axis.symbol: name for name, axis in AXES.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="atlas.py", description=__doc__, allow_abbrev=False)
+    parser = RequestParser(prog="atlas.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--from", dest="folder", type=Path, required=True, metavar="DIR", help="folder of tables")
     parser.add_argument("--along", action="append", default=[], metavar="AXIS=COLUMN", help="the column of an axis")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where the results go (default: here)")
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         along = dict(_pair(text) for text in args.along)
         make_folder(args.out)
         found = list(_rows(args.folder, along))

@@ -9,7 +9,6 @@ import re
 import runpy
 import shlex
 import string
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -217,7 +216,7 @@ def _train(figure: Figure, size: str, runs: Path, rest: Sequence[str], dry_run: 
     for command in commands:
         argv = [*command.argv, *rest, *(["--dry_run"] if dry_run else [])]
         print(f"$ {shlex.join(['pipeline', *argv])}", flush=True)
-        if code := subprocess.run([sys.executable, "-m", "pipeline", *argv], check=False).returncode:
+        if code := cli.main(argv):
             return code
     return 0
 

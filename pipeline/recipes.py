@@ -101,7 +101,8 @@ def _recipe_path(name: str) -> Path:
         return known[name]
     near = difflib.get_close_matches(Path(name).stem, known, n=1)
     hint = f": did you mean {near[0]}?" if near else f" ({', '.join(known)})"
-    raise RequestError(f"--config {name}: no such file, and no recipe of that name{hint}")
+    why = "a folder, not a YAML file" if Path(path).is_dir() else "no such file"
+    raise RequestError(f"--config {name}: {why}, and no recipe of that name{hint}")
 
 
 def data_recipe(value: str) -> DataConfig:
@@ -120,7 +121,10 @@ def data_recipe(value: str) -> DataConfig:
 
     vectors = knows(value)
     if not matching(value) and not vectors:
-        raise RequestError(f"--data {value}: {why_none(value)}, and no data recipe of that name ({', '.join(known)})")
+        near = difflib.get_close_matches(value, known, n=1)
+        hint = f": did you mean {near[0]}?" if near else f" ({', '.join(known)})"
+        recipes = "" if path.is_dir() else f", and no data recipe of that name{hint}"
+        raise RequestError(f"--data {value}: {why_none(value)}{recipes}")
     # "books/*.jsonl.zst" is named after its folder, "corpus.txt" after itself
     stem = re.sub(r"[^\w+-]", "_", path.name.partition(".")[0]).strip("_")
     stem = stem or re.sub(r"[^\w+-]", "_", path.parent.name) or "text"
@@ -201,7 +205,9 @@ def typed(cls: type, settings: Mapping[str, Any], where: str | Mapping[str, str]
             raise RequestError(f"{flag}: {error}") from None
         except (jsonargparse.ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
             words = _type_in_words(kind) or _one_line(error)
-            raise RequestError(f"{flag}: expected {words}, got {_said(value)}") from None
+            listed = isinstance(value, str) and typing.get_origin(kind) is tuple
+            got = _said(value.strip("[]") if listed else value)
+            raise RequestError(f"{flag}: expected {words}, got {got}") from None
         found = expanded(parsed[key], flag) if key in PATHS else parsed[key]
         (values.setdefault(section, {}) if section else values)[name] = found
     return values
@@ -334,6 +340,8 @@ def _type_in_words(kind: Any) -> str:
         inner, *_ = typing.get_args(kind)
         if typing.get_origin(inner) is Literal:
             return _type_in_words(inner)
+        if (many := typing.get_args(kind))[-1] is not Ellipsis:
+            return f"{len(many)} numbers with a comma"
         return "a list" if inner is str else f"numbers such as {LIKE}"
     if typing.get_origin(kind) is Mapping:
         return "a mapping of names to values"

@@ -55,7 +55,7 @@ def test_weight_decay_follows_the_optimizer_unless_given() -> None:
         ({"model_vocab_size": 9 * 10**18}, "--model.vocab_size must be at most 1000000000, got 9000000000000000000"),
         ({"study": "a" * 300}, f"--study must be a plain folder name of at most 200 bytes, got '{'a' * 300}'"),
         ({"warmup_steps": 2000}, "--warmup_steps must be 0..steps (1000), got 2000"),
-        ({"global_batch": 10, "micro_batch": 4}, "--global_batch 10 is not a multiple of micro_batch 4 x 1 processes"),
+        ({"global_batch": 10, "micro_batch": 4}, "--micro_batch 4 does not divide the --global_batch 10"),
         ({"study": "a/b"}, "--study must be a plain folder name of at most 200 bytes, got 'a/b'"),
         ({"grad_clip": 0.0}, "--grad_clip must be positive or null, got 0.0"),
         ({"width": 192, "model_kv_heads": 4}, "--width 192 has 6 heads, not divisible by --model.kv_heads 4"),

@@ -46,13 +46,27 @@ class RequestParser(argparse.ArgumentParser):
         self.register("type", Path, lambda text: Path(user_path(text)))
 
     def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
-        parsed, rest = self.parse_known_args(list(_joined(sys.argv[1:] if args is None else args)))
+        given = list(_joined(sys.argv[1:] if args is None else args))
+        known = {flag.lstrip("-") for flag in self._option_string_actions}
+        try:
+            parsed, rest = self.parse_known_args(given)
+        except RequestError:  # a flag that is misspelled, before what is missing without it
+            names = {token: token.removeprefix("--").partition("=")[0] for token in given if token.startswith("--")}
+            for token, name in names.items():
+                if not any(flag.startswith(name) for flag in known):
+                    _refuse_unrecognized([token], known)
+            raise
         if rest:
-            _refuse_unrecognized(rest, {flag.lstrip("-") for flag in self._option_string_actions})
+            _refuse_unrecognized(rest, known)
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{self.prog}: {message} (see {self.prog} --help)")
+        raise RequestError(f"{self.prog}: {_plainly(message)} (see {self.prog} --help)")
+
+
+def _plainly(message: str) -> str:
+    """What argparse says of a switch with a value, as people would."""
+    return message.replace("ignored explicit argument", "takes no value, got")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -75,7 +89,9 @@ def parse(verb: Literal["train", "sweep"], argv: Sequence[str]) -> tuple[Any, bo
 
 
 def taken(argv: Sequence[str], switch: str) -> tuple[bool, list[str]]:
-    """Whether a command line has that switch of a verb's own, and the rest of it."""
+    """Whether a command line has that switch of a verb's own, and the rest of it. Raises `RequestError`."""
+    if valued := next((word for word in argv if word.startswith(f"{switch}=")), None):
+        raise RequestError(f"{valued}: {switch} takes no value")
     return switch in argv, [word for word in argv if word != switch]
 
 
@@ -231,7 +247,7 @@ def read_flags(
     try:
         given, rest = parser.parse_known_args(list(_joined(argv)))
     except argparse.ArgumentError as error:
-        raise RequestError(f"{error.argument_name}: {error.message}") from None
+        raise RequestError(f"{error.argument_name}: {_plainly(error.message)}") from None
     if rest:
         _refuse_unrecognized(rest, {*once, *repeated, *listed, "help", "dry_run", "print_config"})
     return {key: [",".join(one) for one in found] if key in listed else found for key, found in vars(given).items()}

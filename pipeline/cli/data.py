@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,10 +38,17 @@ def main(argv: Sequence[str]) -> int:
         raise SystemExit(0)
     if argv[0] not in verbs:
         raise RequestError(f"pipeline data {argv[0]}: choose one of {', '.join(verbs)}")
-    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):  # where what goes on is said
-        said = verbs[argv[0]](argv[1:])
+    try:
+        with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):  # where what goes on is said
+            said = verbs[argv[0]](argv[1:])
+    except RequestError as error:  # of a run the flags would be --data.KEY and --model.vocab_size, the source --data
+        raise RequestError(re.sub(r"--(?:data |(?:data|model)\.)", _as_typed_here, str(error))) from None
     print(json.dumps(said.content, indent=2) if as_json else said.words)
     return said.code
+
+
+def _as_typed_here(found: re.Match[str]) -> str:
+    return "--" if found[0].endswith(".") else ""
 
 
 @dataclass(frozen=True)

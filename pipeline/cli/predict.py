@@ -20,6 +20,7 @@ from pipeline.analysis.study.runs import whole
 from pipeline.cli.arguments import RequestParser, user_path
 from pipeline.cli.studies import study_args, study_parser
 from pipeline.errors import RequestError, require
+from pipeline.ranges import spelled_out
 
 _LEVEL = 0.9
 _NOT_WITH_SCORE = ("--width", "--widths", "--level", "--metric", "--value", "--estimator")
@@ -73,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
         return _over_axes(parsed, fitted, asked)
     given, levels = _one(asked)
     axis = fitted.study.axis
-    require(given in ("at", axis.name), f"--{given}: the runs differ in {axis.name}; say --at LEVEL")
+    says = f"--{axis.name}" if axis.name in AXES else "--at"
+    require(given in ("at", axis.name), f"--{given}: the runs differ in {axis.name}; say {says} LEVEL")
     predictions = [predict(group, width, parsed.level) for width in levels for group in fitted.groups]
     content = as_json(fitted, predictions)
     said = (summary if len(levels) == 1 and parsed.widths is None else words_widths.summary)(fitted, predictions)
@@ -139,7 +141,11 @@ def _asked(parsed: argparse.Namespace) -> dict[str, list[float]]:
     given = {name: (flag, text) for name, (flag, text) in flags.items() if text is not None}
     require(bool(given), "pipeline predict: the following arguments are required: --width N or --widths N,M")
     return {
-        name: list(dict.fromkeys(_level(flag, part, name == "width") for part in text.split(",")))
+        name: list(
+            dict.fromkeys(
+                _level(flag, str(one), name == "width") for part in text.split(",") for one in spelled_out(part)
+            )
+        )
         for name, (flag, text) in given.items()
     }
 
@@ -160,7 +166,8 @@ def _level(flag: str, text: str, is_width: bool) -> float:
     try:
         level = float(number) * _LETTERS.get(letter, 1.0)
     except ValueError:
-        raise RequestError(f"{flag} takes numbers such as 4096 or 300B, several with commas; got {text!r}") from None
+        says = "takes numbers such as 4096 or 300B, several with commas or as 1024:8192:x2"
+        raise RequestError(f"{flag} {says}; got {text!r}") from None
     least = "at least 1" if is_width else "positive"
     require(level >= 1 if is_width else 0 < level < math.inf, f"{flag} must be {least}, got {text}")
     require(not is_width or level.is_integer(), f"{flag} must be a whole number, got {text}")

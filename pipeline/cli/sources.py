@@ -6,7 +6,9 @@ from typing import NoReturn
 
 from pipeline.cli.arguments import STREAMING, read_flags, refuse_unused
 from pipeline.config import DataConfig
+from pipeline.entries.texts import require_readable
 from pipeline.errors import RequestError
+from pipeline.files import matching
 from pipeline.recipes import build, data_recipe, keys, settings_parser, shipped, typed
 
 
@@ -35,6 +37,8 @@ def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None
     config = build(DataConfig, values)
     refuse_unused(config, given.keys(), "")
     config.check()
+    if config.format == "text" and config.path:
+        require_readable([str(path) for path in matching(config.path)], config.kind, config.text_field)
     if vocab_size is not None and config.tokenizer != "bpe":
         raise RequestError("--vocab_size is for --tokenizer bpe: this source has a tokenizer")
     return config, vocab_size

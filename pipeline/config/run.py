@@ -450,12 +450,18 @@ class RunConfig:
             )
 
     def _check_processes(self) -> None:
-        passes, what = self.world_size, f"the {self.world_size} processes"
+        share, rest = divmod(self.global_batch, self.world_size)
+        near = " or ".join(str(part * self.world_size) for part in (share, share + 1) if part)
+        require(
+            not rest,
+            f"--global_batch {self.global_batch} is not a multiple of the {self.world_size} processes that train: "
+            f"use {near}",
+        )
         if self.micro_batch != "auto":
             assert self.micro_batch is not None
             require(self.micro_batch >= 1, f"--micro_batch must be at least 1, got {self.micro_batch}")
-            passes, what = self.micro_batch * passes, f"micro_batch {self.micro_batch} x {passes} processes"
-        require(self.global_batch % passes == 0, f"--global_batch {self.global_batch} is not a multiple of {what}")
+            whose = f"{share} sequences of a process" if self.world_size > 1 else f"--global_batch {share}"
+            require(share % self.micro_batch == 0, f"--micro_batch {self.micro_batch} does not divide the {whose}")
 
 
 def run_settings(config: RunConfig, of: type[RunConfig] = RunConfig) -> dict[str, Any]:

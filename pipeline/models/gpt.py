@@ -49,8 +49,9 @@ def litgpt_config(model: ModelConfig, width: int, seq_len: int) -> litgpt.Config
     """
     known = litgpt.config.name_to_config
     if model.name not in known:
-        near = difflib.get_close_matches(model.name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see litgpt.config.name_to_config"
+        lower = {name.lower(): name for name in known}
+        near = difflib.get_close_matches(model.name.lower(), lower, n=1)
+        hint = f"did you mean {lower[near[0]]}?" if near else "such as pythia-160m, Llama-3.2-1B or Qwen3-0.6B"
         raise RequestError(f"--model.name: litgpt knows no architecture {model.name!r}: {hint}")
     named = litgpt.Config.from_name(model.name)
     for reason, present in {
@@ -81,7 +82,7 @@ def litgpt_config(model: ModelConfig, width: int, seq_len: int) -> litgpt.Config
 def about(config: RunConfig) -> list[str]:
     """What the run's GPT keeps of the architecture whose name it has, and what is another here, a line each."""
     m = config.model
-    named, here = litgpt.Config.from_name(m.name), litgpt_config(m, config.width, config.seq_len)
+    here, named = litgpt_config(m, config.width, config.seq_len), litgpt.Config.from_name(m.name)
     pairs = [(words(named), words(here)) for words in _ASPECTS]
     counts = (named.n_query_groups != named.n_head, named.n_query_groups), (m.kv_heads != "all", here.n_query_groups)
     its, mine = (f"{count} key/value heads" if few else "key/value heads for every head" for few, count in counts)

@@ -210,7 +210,7 @@ TABLE: Mapping[str, Parameterization] = {
 def get(name: str) -> Parameterization:
     """The parameterization called `name`. Raises `ValueError` naming the nearest known one."""
     if name not in TABLE:
-        near = difflib.get_close_matches(name, TABLE, n=1)
+        near = difflib.get_close_matches(name.lower(), TABLE, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(TABLE)}"
         raise ValueError(f"unknown parameterization {name!r}: {hint}")
     return TABLE[name]

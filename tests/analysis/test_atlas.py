@@ -45,6 +45,13 @@ def test_every_study_of_every_table_has_its_exponent(tmp_path, capsys):
     assert (out / "atlas.png").stat().st_size > 10_000
 
 
+def test_a_wrong_request_is_one_line(capsys):
+    assert atlas.main(["--from", ".", "--form", "tables"]) == 2
+    assert capsys.readouterr().err == "--form: unknown key form, did you mean from?\n"
+    assert atlas.main([]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_rule_stands_only_where_a_study_of_its_kind_does():
     row = Row("s", "", "width", "sp", "SGD", "optimal", 3, 64, 256, 36, -0.5, -0.6, -0.4)
     rules = atlas.rules()

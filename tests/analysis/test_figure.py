@@ -177,11 +177,11 @@ def test_unknown_figures_are_one_line(text, near, capsys):
 def test_train_runs_one_command_after_another_and_ends_with_the_first_failure(monkeypatch, capsys):
     ran = []
 
-    def run(argv, check):
-        ran.append(argv[3:])
-        return subprocess.CompletedProcess(argv, 3 if len(ran) == 2 else 0)
+    def run(argv):
+        ran.append(argv)
+        return 3 if len(ran) == 2 else 0
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(figure.cli, "main", run)
     assert figure.main(["train", "F.14", "--", "--workers", "1"]) == 3
     assert len(ran) == 2
     assert ran[0][:3] == ["sweep", "--config", "mlp-multi-index-published"]

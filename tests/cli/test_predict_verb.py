@@ -57,6 +57,19 @@ def test_widths_are_a_table(untouched, capsys):
     assert several[1:] == alone
     assert float(table[1][1]) == pytest.approx(several[1]["optimal"]["value"], rel=5e-3)
     assert "Width 2048 is 8 times the widest trained" in say(capsys, untouched, "--widths", "2048,512")
+    assert say(capsys, untouched, "--widths", "512:2048:x4") == say(capsys, untouched, "--widths", "512,2048")
+    assert "say --width LEVEL" in say(capsys, untouched, "--tokens", "1B", code=2)
+
+
+def test_a_width_that_no_run_can_have_has_no_command(untouched, capsys):
+    said = " ".join(say(capsys, untouched, "--width", "100").split())
+    assert (
+        "! Runs of this study cannot have this width: --width 100 is not divisible by the head size 32: use 96 or 128."
+        in said
+    )
+    assert "pipeline train" not in said
+    (found,) = json.loads(say(capsys, untouched, "--width", "100", "--json"))["predictions"]
+    assert found["command"] is None
 
 
 def test_record_then_train_then_score(folder, capsys):
@@ -105,7 +118,7 @@ def test_a_ledger_damaged_by_hand_is_one_line(folder, capsys):
     [
         ([], "required: --width N or --widths N,M"),
         (["--width", "512", "--widths", "512,1024"], "--width and --widths exclude each other"),
-        (["--widths", "512,wide"], "--widths takes numbers such as 4096 or 300B, several with commas; got 'wide'"),
+        (["--widths", "512,wide"], "several with commas or as 1024:8192:x2; got 'wide'"),
         (["--widths", "512,0"], "--widths must be at least 1, got 0"),
         (["--widths", ""], "--widths takes numbers"),
         (["--record"], "required: --width"),

@@ -69,11 +69,11 @@ def test_predict_takes_the_same_table(tokens, capsys):
     assert not re.search(r"\bwidth|\bwide", text)
     assert say(capsys, *asked, "--at", "64000000000")[1] == text
     code, text = say(capsys, *asked, "--width", 4096)
-    assert (code, text) == (2, "pipeline: error: --width: the runs differ in tokens; say --at LEVEL")
+    assert (code, text) == (2, "pipeline: error: --width: the runs differ in tokens; say --tokens LEVEL")
     code, text = say(capsys, *asked, "--at", "many")
     assert (code, text) == (
         2,
-        "pipeline: error: --at takes numbers such as 4096 or 300B, several with commas; got 'many'",
+        "pipeline: error: --at takes numbers such as 4096 or 300B, several with commas or as 1024:8192:x2; got 'many'",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.analysis.fit.advice import Advice
 from pipeline.analysis.fit.estimators import DEFAULT
 from pipeline.analysis.fit.fitted import Lr, Quantity
-from pipeline.analysis.fit.next_run import command, role_lrs
+from pipeline.analysis.fit.next_run import command, refusal, role_lrs
 from pipeline.analysis.fit.predict import Doubt, LrPrediction
 from pipeline.analysis.fit.regret import Price
 from pipeline.analysis.fit.study_fit import StudyFit
@@ -143,6 +143,8 @@ def summary(fitted: StudyFit, predictions: Sequence[LrPrediction]) -> str:
         if (train := command(fitted.study, one)) is not None:
             per_role = ", ".join(f"{role} {words.lr(lr)}" for role, lr in role_lrs(fitted.study, one).items())
             lines += [*wrapped(f"by role: {per_role}", "  "), f"  {train}"]
+        elif why := refusal(fitted.study, one):
+            lines += wrapped(f"! Runs of this study cannot have this width: {why}.", "  ")
     return words.plain("\n".join(lines))
 
 

@@ -1,0 +1,255 @@
+"""Every command of the README and of docs/ (and of the READMEs of analysis/, data/ and slurm/) is executed as it stands
+there, in the order of the page, in a folder that has what the page speaks of. What is made cheaper, only shown, or not
+run is listed by name with the reason; a name in these lists that no page has any more is a failure.
+"""
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.cli.main import VERBS, main
+from tests.support.documents import FENCE, PAGES, ROOT, commands, name
+from tests.support.foreign_table import LRS, runs
+
+SHORT = "--steps 5 --warmup_steps 1 --workers 2"
+MINUTES = "trains for minutes: fewer steps and narrower widths"
+HOURS = "trains for hours: laptop's recipe over it, fewer steps and narrower widths"
+LAPTOP = f"--config gpt-laptop --micro_batch 8 --widths 32,64 --lrs 1e-3,4e-3,1.6e-2 {SHORT}"
+
+CHEAPER = {
+    "pipeline train --width 1024 --param sp --lr 3e-3": ("--width 64 --steps 5 --warmup_steps 1", MINUTES),
+    "pipeline sweep --widths 64,128,256 --params sp,mup --lrs 2^-10:2^-4:x2 --study mine": (
+        f"--widths 32,64 {SHORT}", MINUTES,
+    ),
+    "pipeline sweep --config pythia-adamw --study fig5 --micro_batch 64": (LAPTOP, HOURS),
+    "pipeline train --config pythia-adamw --width 1024 --lr 3e-3 --micro_batch 64": (
+        "--config gpt-laptop --micro_batch 8 --width 64 --steps 5 --warmup_steps 1", HOURS,
+    ),
+    "pipeline sweep --config mlp-digits --grid.n_layer 2,4,8 --grid.mult.hidden_lr 0.5,1,2 --study depths": (
+        f"--widths 32 --lrs 1e-3,1e-2,1e-1 {SHORT}", MINUTES,
+    ),
+    "pipeline coordcheck --widths 64,128,256 --params sp,mup --lr 1e-3 --steps 5": ("--widths 32,64 --workers 2", MINUTES),
+    "pipeline coordcheck --config mlp-digits --widths 128,256,512,1024 --lr 1e-4 --lr_exponent -1/2": (
+        "--widths 32,64 --workers 2", MINUTES,
+    ),
+    "pipeline coordcheck --widths 64,128,256 --lr 1e-3": ("--widths 32,64 --workers 2 --steps 2", MINUTES),
+    "pipeline train --config mlp-digits": ("--width 64 --steps 5 --warmup_steps 1", MINUTES),
+    "pipeline train --config mlp-digits --data table.npz": ("--width 64 --steps 5 --warmup_steps 1", MINUTES),
+    "pipeline audit mymodel:build --widths 128,256,512 --expect mup": ("--widths 64,128 --steps 1 --seeds 1", MINUTES),
+    "pipeline audit mymodel:build --widths 128,256,512": ("--widths 64,128 --steps 1 --seeds 1", MINUTES),
+    "python analysis/figure.py train F.14": (f"-- --widths 32,64 --seeds 0 --lrs 0.1,1,10 {SHORT}", MINUTES),
+    "pipeline sweep --config mlp-multi-index-published --model.n_layer 2": (
+        f"--widths 32,64 --seeds 0 --lrs 0.1,1,10 {SHORT}", MINUTES,
+    ),
+}  # fmt: skip
+"""Commands with the flags that go over theirs, and why."""
+
+PLANNED = {
+    "pipeline sweep --config pythia-adamw --plan adaptive --widths 256,512,1024,2048 --target_half_width 0.05 "
+    "--budget 2000h --study fig5": "a budget of hours",
+    "pipeline train --width 4096 --devices 8 --strategy fsdp --micro_batch auto": "8 devices",
+    **dict.fromkeys(
+        [
+            "pipeline sweep --config mlp-multi-index-published --model.n_layer 2 --loss mse_scalar",
+            "pipeline sweep --config mlp-multi-index-published --model.n_layer 2 --loss softmax_mse",
+            "pipeline sweep --config mlp-multi-index-published",
+            "pipeline sweep --config mlp-multi-index-published --loss mse_scalar",
+            "pipeline sweep --config mlp-muon --study muon",
+            "pipeline sweep --config gpt-depths --study depths",
+            "pipeline sweep --config mlp-decay --study decay",
+        ],
+        "the same verb and kind of model as others that are trained, for minutes",
+    ),
+    **dict.fromkeys(
+        [
+            "pipeline train --config mlp-fashion-mnist --width 256 --lr 0.1",
+            "pipeline sweep --config mlp-fashion-mnist --stop_after 24",
+            "pipeline sweep --config mlp-fashion-mnist",
+            "pipeline sweep --config mlp-fashion-mnist --loss mse_mean",
+            "pipeline sweep --config mlp-fashion-mnist --params sp_full_align",
+            "pipeline sweep --config mlp-fashion-mnist --widths 64,256,1024 --seeds 0,1",
+        ],
+        "Fashion-MNIST, which the network or a package of Debian's has",
+    ),
+    **{
+        f"python analysis/figure.py train {figure}": "the same script as for F.14, for minutes"
+        for figure in ("F.19", "F.10", "F.12", "F.24", "E.1", "E.2", "E.3", "F.31", "F.32", "E.16", "E.17", "2")
+    },
+    "python analysis/figure.py train F.14 --size full": "hours",
+    "python analysis/figure.py train F.2 --size full -- --launcher slurm --profile mysite --micro_batch 64": "a cluster",
+}
+"""Commands that are run with ``--dry_run``, and what they would take."""
+
+NOT_RUN = {
+    "pipeline data prepare dclm --tokens 1.4B": "the network",
+    "pipeline data prepare dclm": "the network",
+    "pipeline data prepare mnist": "the network",
+    "pipeline data verify dclm --tokens 1.4B": "the network: what it reads is fetched before",
+    "pipeline train --data dclm --data.mode stream ...": "the network",
+    "pipeline sweep --config pythia-adamw --study fig5 --launcher slurm --profile mysite": "a cluster",
+    "pipeline wandb push runs/STUDY": "a login at W&B; tests/mirrors/test_push.py has a stand-in of its server",
+    "pipeline wandb dashboard runs/STUDY": "a login at W&B; with --out FILE.json it is run",
+    "python -m benchmarks.gpu --out DIR": "a GPU",
+    "python -m benchmarks.regret": "measures for an hour; tests/benchmarks has its parts",
+    "python -m benchmarks.estimators": "measures for an hour; tests/benchmarks has its parts",
+    "python -m analysis.reproduce --studies 12": "trains for an hour; tests/analysis has its parts",
+    "pipeline data prepare": "a verb's name",
+    "python analysis/figure.py train": "a verb's name",
+}  # fmt: skip
+"""Commands that are not run, and what they need."""
+
+FAILS = {
+    "pipeline audit mymodel:build --widths 128,256,512 --expect mup": "not mup: 16 of 21 tensors depart",
+}  # fmt: skip
+"""Commands that end with 1, as the page says, and what they say."""
+
+
+def names_a_verb(command: str) -> bool:
+    return command.split()[1:] in [[verb] for verb in VERBS if verb != "ls"]
+
+
+def test_the_lists_are_exact() -> None:
+    every = {command for page in PAGES for command in commands(page)}
+    assert not {*CHEAPER, *PLANNED, *NOT_RUN, *FAILS} - every, "documented no more"
+    assert len({*CHEAPER, *PLANNED, *NOT_RUN}) == len(CHEAPER) + len(PLANNED) + len(NOT_RUN), "in two lists"
+    assert not [command for command in NOT_RUN if names_a_verb(command)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What pages speak of
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``runs`` of the cheapest study of GPTs that recorded its inside, and of two of classifiers."""
+    folder = tmp_path_factory.mktemp("studies") / "runs"
+    inside = "--diagnostics.first 2 --diagnostics.spectra true"
+    for flags in (
+        f"--study STUDY --widths 32,64,128 --lrs 1e-3,4e-3,1.6e-2,6.4e-2 --params sp,mup {inside}",
+        "--study A --config mlp-digits --widths 32,64 --lrs 1e-3,1e-2,1e-1",
+        "--study B --config mlp-digits --widths 32,64 --lrs 1e-3,1e-2,1e-1 --params mup",
+    ):
+        assert main(["sweep", *f"{flags} {SHORT}".split(), "--out", str(folder)]) == 0
+    return folder
+
+
+def texts(desk: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(desk / "table.npz", x=rng.normal(size=(400, 12)).astype("float32"), y=rng.integers(0, 3, 400))
+
+
+def tables(desk: Path) -> None:
+    """As other people write them, along the width and along tokens too."""
+    many = [
+        runs(width="d_model", lr="peak_lr", loss="val/loss").assign(optimizer="adamw", param="sp", tokens=tokens)
+        for tokens in (10**9, 4 * 10**9)
+    ]
+    pd.concat(many).to_csv(desk / "runs.csv", index=False)
+    (desk / "DIR").mkdir()
+    runs(width="n").assign(axis="ladder").to_csv(desk / "DIR" / "ladder.csv", index=False)
+
+
+WANDB = """
+import wandb
+from tests.support.foreign_table import runs
+for row in runs(levels=(1e9, 4e9), lrs={lrs}).to_dict("records"):
+    config = {{"tokens": int(row["width"]), "lr": row["lr"]}}
+    with wandb.init(mode="offline", project="sweep", config=config) as run:
+        run.log({{"val": {{"loss": row["loss"]}}}})
+"""
+
+
+def wandb(desk: Path) -> None:
+    """A folder of offline runs."""
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONPATH": str(ROOT)}
+    code = WANDB.format(lrs=list(LRS[1:4]))
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=desk, check=True, capture_output=True)
+
+
+def module(desk: Path) -> None:
+    """The model of the page about the audit."""
+    snippets = FENCE.findall((ROOT / "docs" / "audit.md").read_text())
+    (model,) = [body for _, body in snippets if body.startswith("# mymodel.py")]
+    (desk / "mymodel.py").write_text(model)
+
+
+NEEDED: dict[str, Callable[[Path], object]] = {
+    r"table\.npz": texts,
+    r"runs\.csv|DIR\b": tables,
+    r"wandb/": wandb,
+    r"mymodel": module,
+    r"mysite": lambda desk: shutil.copy(ROOT / "slurm" / "profiles" / "example.yaml", desk / "mysite"),
+    r"python analysis/": lambda desk: shutil.copytree(ROOT / "analysis", desk / "analysis"),
+}
+"""Pattern of commands -> what makes what they need."""
+
+
+@pytest.fixture
+def desk(tmp_path: Path, studies: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    shutil.copytree(studies, tmp_path / "runs", symlinks=True)
+    if "runs/fig5" in (typed := "\n".join(commands(request.getfixturevalue("page")))) and "--study fig5" not in typed:
+        raise AssertionError("a page asks for the status of a study that it does not train")
+    for pattern, make in NEEDED.items():
+        if re.search(pattern, typed):
+            make(tmp_path)
+    return tmp_path
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Run
+
+
+def spelled(command: str, desk: Path) -> Iterator[str]:
+    """The command with values where it has words for them, what is optional too; of alternatives one after another."""
+    run = next((desk / "runs" / "STUDY").glob("sp-*-w64-*"))
+    text = re.sub(r"[][]", "", command).replace("STUDY/RUN", f"STUDY/{run.name}").replace("--lr LR", "--lr 4e-3")
+    alternatives = re.search(r"\w+(\\\|\w+)+", text)
+    for one in alternatives[0].split("\\|") if alternatives else [""]:
+        yield text.replace(alternatives[0], one) if alternatives else text
+
+
+def planned(command: str) -> str:
+    before, dashes, after = command.partition(" -- ")
+    return f"{before} --dry_run{dashes}{after}"
+
+
+def typed(command: str) -> int:
+    """The exit code."""
+    program, *argv = shlex.split(command)
+    if program == "pipeline":
+        return main(argv)
+    script, *argv = argv
+    found: int = runpy.run_path(script, run_name="documented")["main"](argv)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
+def test_every_command_runs(page: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in commands(page):
+        if names_a_verb(command) or command in NOT_RUN:
+            continue
+        asked = planned(command) if command in PLANNED else f"{command} {CHEAPER.get(command, ('',))[0]}".strip()
+        for one in spelled(asked, desk):
+            try:
+                code = typed(one)
+            except SystemExit as stop:  # of help
+                code = int(stop.code or 0)
+            out, err = capsys.readouterr()
+            wanted = FAILS.get(command)
+            assert code == (1 if wanted else 0), f"{one}\n{out[-2000:]}\n{err[-2000:]}"
+            assert out.strip(), one
+            assert wanted is None or wanted in out
+            assert not re.search(r"Traceback|Warning|error:", err), f"{one}\n{err}"
