@@ -303,13 +303,13 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**{**values, **sections})
 
 
-def settings_parser(cls: type, parser: Any = None, skip: Collection[str] = ()) -> Any:
-    """jsonargparse's parser of the fields of a config class, or `parser` with them."""
+def settings_parser(cls: type) -> Any:
+    """jsonargparse's parser of the fields of a config class."""
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = parser or jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, as_group=False, skip=set(skip))
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, as_group=False)
     return parser
 
 

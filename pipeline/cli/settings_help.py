@@ -7,12 +7,18 @@ import itertools
 import shutil
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from pipeline.config import RunConfig
+from pipeline.config import DataConfig, RunConfig
+from pipeline.entries.kinds import KINDS
 from pipeline.errors import RequestError
+from pipeline.recipes import keys, read_recipe
 from pipeline.sweep.config import SweepConfig
+
+EXAMPLE = next(iter(KINDS.values())).example
+"""The recipe of one who names none."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "study": (
@@ -66,13 +72,31 @@ def print_help(verb: Literal["train", "sweep"], about: str = "") -> NoReturn:
     raise SystemExit(0)
 
 
+def source_lines(verb: str, cls: type, source: DataConfig, skip: Collection[str], about: str = "") -> Iterator[str]:
+    """The help of a verb on data sources, with what `source` says as defaults of the settings of `cls`, of which those
+    to `skip` are left out. Raises `RequestError` for a word that occurs nowhere."""
+    known = {name: one for name, one in _settings(cls, vars(source)).items() if name in keys(cls) and name not in skip}
+    shown = [name for name in known if about in ("", "all") or _shows(name, known[name], about)]
+    if not shown:
+        raise _nothing_says(verb, about)
+    yield f"usage: pipeline {verb} SOURCE [--KEY VALUE ...]"
+    yield "SOURCE: a data recipe's name, a YAML, a text file or glob, or a prepared folder. Flags go over what it says."
+    for name in shown:
+        yield from _flag(name, known[name], short=False)
+
+
+def _nothing_says(verb: str, about: str) -> RequestError:
+    return RequestError(f"pipeline {verb} --help {about}: no setting says so (see pipeline {verb} --help all)")
+
+
 def lines(verb: Literal["train", "sweep"], about: str = "") -> Iterator[str]:
     """The help, line by line. Raises `RequestError` for a word that occurs nowhere."""
     cls = SweepConfig if verb == "sweep" else RunConfig
-    known = {name: described for name, described in _settings(cls).items() if verb == "sweep" or name != "calibrate"}
+    settings = _settings(cls, read_recipe(EXAMPLE, keys(SweepConfig)))
+    known = {name: described for name, described in settings.items() if verb == "sweep" or name != "calibrate"}
     shown = {name for name in known if _shows(name, known[name], about)}
     if not shown:
-        raise RequestError(f"pipeline {verb} --help {about}: no setting says so (see pipeline {verb} --help all)")
+        raise _nothing_says(verb, about)
     yield f"usage: pipeline {verb} [--config RECIPE] [--KEY VALUE ...]"
     yield (cls.__doc__ or "").splitlines()[0]
     placed: set[str] = set()
@@ -86,7 +110,7 @@ def lines(verb: Literal["train", "sweep"], about: str = "") -> Iterator[str]:
         for name in own:
             yield from _flag(name, known[name], short=not about)
     if not about:
-        yield f"More: pipeline {verb} --help all, or --help WORD for what is about it, such as --help checkpoint"
+        yield f"More: --help all, or --help WORD about it, such as --help checkpoint; [...]: as {EXAMPLE} has it"
 
 
 def _shows(name: str, described: tuple[str, str, str], about: str) -> bool:
@@ -100,16 +124,21 @@ def _of_section(title: str, known: dict[str, Any]) -> Iterator[str]:
     return (name for name in known if name.startswith(f"{title}.") and name not in grouped)
 
 
-def _settings(cls: type) -> dict[str, tuple[str, str, str]]:
-    """Flags by name -> what they take, what they are, and their default."""
+def _settings(cls: type, given: Mapping[str, Any] = MappingProxyType({})) -> dict[str, tuple[str, str, str]]:
+    """Flags by name -> what they take, what they are, and their default: what is `given`, by dotted keys, or that of
+    the class."""
     found = {name: (takes, text, "") for name, (takes, text) in (_NOT_SETTINGS | _OF_SWEEPS).items()}
     hints, texts = typing.get_type_hints(cls), _texts(cls)
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.default):
-            inner = _settings(type(field.default)).items()
+            below = {
+                key.removeprefix(f"{field.name}."): value for key, value in given.items() if f"{field.name}." in key
+            }
+            inner = _settings(type(field.default), below).items()
             found |= {f"{field.name}.{name}": entry for name, entry in inner if name not in found}
         else:
-            found[field.name] = (_takes(hints[field.name]), texts.get(field.name, ""), _default(field.default))
+            default = _default(given.get(field.name, field.default))
+            found[field.name] = (_takes(hints[field.name]), texts.get(field.name, ""), default)
     return found
 
 
@@ -129,7 +158,7 @@ def _texts(cls: type) -> dict[str, str]:
 def _default(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return str(value) if isinstance(value, int | float | str) else ""
 

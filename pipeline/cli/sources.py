@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NoReturn
 
 from pipeline.cli.arguments import STREAMING, read_flags, refuse_unused
 from pipeline.config import DataConfig
 from pipeline.entries.texts import require_readable
 from pipeline.errors import RequestError
 from pipeline.files import matching
-from pipeline.recipes import build, data_recipe, keys, settings_parser, shipped, typed
+from pipeline.recipes import build, data_recipe, keys, shipped, typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +25,11 @@ def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None
     source, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("", argv)
     given = read_flags(flags, [key for key in keys(_Preparation) if key not in STREAMING])
     recipe = data_recipe(source) if source else DataConfig()
-    if given.pop("help", None) is not None:
-        _print_source_help(verb, recipe)
+    if (about := given.pop("help", None)) is not None:
+        from pipeline.cli.settings_help import source_lines
+
+        print(*source_lines(verb, _Preparation, recipe, STREAMING, about), sep="\n")
+        raise SystemExit(0)
     if not source:
         raise RequestError(f"pipeline {verb}: name a source ({', '.join(shipped('data'))}), a file or a folder")
     values = {key: getattr(recipe, key) for key in keys(DataConfig) if key not in STREAMING} | typed(
@@ -42,17 +44,3 @@ def parse_source(verb: str, argv: Sequence[str]) -> tuple[DataConfig, int | None
     if vocab_size is not None and config.tokenizer != "bpe":
         raise RequestError("--vocab_size is for --tokenizer bpe: this source has a tokenizer")
     return config, vocab_size
-
-
-def _print_source_help(verb: str, recipe: DataConfig) -> NoReturn:
-    import jsonargparse
-
-    parser = jsonargparse.ArgumentParser(
-        prog=f"pipeline {verb} SOURCE",
-        description="SOURCE: a data recipe's name, a YAML, a text file or glob, or a prepared folder. "
-        "Flags go over what it says.",
-    )
-    settings_parser(_Preparation, parser, skip=STREAMING)
-    parser.set_defaults({key: getattr(recipe, key) for key in keys(DataConfig) if key not in STREAMING})
-    parser.print_help()
-    raise SystemExit(0)

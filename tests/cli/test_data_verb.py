@@ -1,5 +1,6 @@
 """`pipeline data prepare | info | verify` as a user meets them."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -126,7 +127,15 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert stop.value.code == 0
         out = capsys.readouterr().out
         assert out.startswith(line)
-    assert all(f"--{key}" in out for key in ("tokens", "tokenizer", "vocab_size", "workers", "repo"))
+    flags = [(line, below) for line, below in itertools.pairwise(out.splitlines()) if line.startswith("  --")]
+    assert {line.split()[0] for line, _ in flags} >= {"--tokens", "--tokenizer", "--vocab_size", "--workers", "--repo"}
+    assert all(below.startswith("      ") and len(below.split()) > 2 for _, below in flags), "each has a description"
+    with pytest.raises(SystemExit):
+        main(["data", "prepare", "dclm", "--help", "tokens"])
+    out = capsys.readouterr().out
+    assert "[1400000000]" in out
+    assert "--repo" not in out
+    assert main(["data", "prepare", "--help", "nothing-says-so"]) == 2
 
 
 def error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -1,6 +1,8 @@
 """What people type: no flag is ignored, obvious meanings are met, and what is wrong ends in one line with exit code 2."""
 
+import functools
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +166,19 @@ def test_help_is_a_screen_and_all_of_it_says_everything(verb: str) -> None:
     about = "\n".join(lines(verb, "checkpoint"))  # type: ignore[arg-type]
     assert "--keep_last" in about
     assert "--width " not in about
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_defaults_of_the_help_are_those_of_who_names_no_recipe(verb: str) -> None:
+    config = parse(verb, [])[0]  # type: ignore[arg-type]
+    said = re.findall(r"^  --(\S+) .*\n(?:      .*\n)*?      .*\[(.*)\]$", "\n".join(lines(verb, "all")), re.MULTILINE)  # type: ignore[arg-type]
+    assert len(said) > 60
+    for name, default in said:
+        value = functools.reduce(getattr, name.split("."), config)
+        words = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words = words.lower() if isinstance(value, bool) else words
+        assert default in (words, "null"), name  # null: it follows from others
+    assert dict(said)["steps"] == "200"
 
 
 def test_every_setting_of_the_help_exists() -> None:
