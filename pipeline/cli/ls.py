@@ -11,6 +11,7 @@ from pipeline.cli.arguments import RequestParser
 from pipeline.console import nbytes, table
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
+from pipeline.run.study import require_study
 from pipeline.sweep.status import StudyStatus, look
 
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
     folder = arguments.folder
     if not folder.is_dir():
         raise RequestError(f"{folder}: no such folder")
+    if (folder / "config.yaml").is_file():
+        require_study(folder)
     own = any(folder.glob("*/config.yaml"))
     studies = [folder] if own else sorted({path.parents[1] for path in folder.glob("*/*/config.yaml")})
     listed = [_listed(study, look(study)) for study in studies if not study.name.startswith(".")]

@@ -74,10 +74,10 @@ def _dashboard(argv: Sequence[str]) -> int:
     from pipeline.mirrors.service import client_of_wandb
     from pipeline.mirrors.to_wandb import Place
     from pipeline.run.directory import RunDir
+    from pipeline.run.study import require_study
 
     modules()  # before the fit, which takes its time
-    if not arguments.study.is_dir():
-        raise RequestError(f"{arguments.study}: no such study folder")
+    require_study(arguments.study)
     client = None if arguments.out else client_of_wandb()
     fitted = asked(str(arguments.study)).fit()
     first = RunDir(arguments.study / str(fitted.study.runs["run"].iloc[0])).config()

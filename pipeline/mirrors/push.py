@@ -17,6 +17,7 @@ from pipeline.mirrors.service import client_of_wandb
 from pipeline.mirrors.to_wandb import Place, WandbMirror
 from pipeline.run.directory import RunDir
 from pipeline.run.result import FAILED, Record, RunResult
+from pipeline.run.study import require_study
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,7 @@ def _confirm(client: Any, runs: Sequence[Ended], pushed: Pushed) -> None:
 
 def _ended(study: Path, over: WandbConfig, left_out: dict[str, str]) -> Iterator[Ended]:
     """The runs of the folder that have ended; of others says why they are left out. Raises `RequestError`."""
-    if not study.is_dir():
-        raise RequestError(f"{study}: no such study folder")
-    if (study / "config.yaml").is_file():
-        raise RequestError(f"{study} is a single run; give its study folder, {study.parent}")
+    require_study(study)
     given = {key: value for key, value in dataclasses.asdict(over).items() if key != "mode" and value}
     for path in sorted(path.parent for path in study.glob("[!.]*/config.yaml")):
         run = RunDir(path)

@@ -17,6 +17,7 @@ from pipeline.errors import RequestError
 from pipeline.files import tail, write_atomic
 from pipeline.recipes import RECORDED_KEY
 from pipeline.run.directory import RunDir
+from pipeline.run.study import require_study
 from pipeline.strict_yaml import load_yaml
 from pipeline.sweep.branches import Branches
 from pipeline.sweep.config import LAUNCHERS, SweepConfig
@@ -106,9 +107,8 @@ class StudyStatus:
 
 def look(folder: Path) -> StudyStatus:
     """The status of the study in `folder`. Raises `RequestError`."""
+    require_study(folder)
     study = folder.resolve()
-    if not study.is_dir():
-        raise RequestError(f"{folder}: no such study folder")
     known = [launcher(name).jobs(study) for name in LAUNCHERS]
     jobs = {run: job for its in known for run, job in its.runs.items()}
     plan = _plan(study)
@@ -196,6 +196,8 @@ def _status(folder: Path, job: Job | None, held: set[int]) -> RunStatus:
     record, last_seen = last_record(folder / "metrics.jsonl")
     step = int(record.get("step", 0))
     state, reason, seconds = _state(folder, job, held)
+    if state == "lost" and not settings and job is None:
+        reason = f"its config.yaml cannot be read or is missing: delete {folder} to run it again"
     width, steps = int(settings.get("width", 0)), int(settings.get("stop_after") or settings.get("steps", 0))
     name, log = (job.name, job.log) if job else (None, None)
     branched = (settings.get(RECORDED_KEY) or {}).get("branched")
@@ -214,7 +216,7 @@ def _state(folder: Path, job: Job | None, held: set[int]) -> tuple[str, str | No
     except RequestError as error:
         result, failure = None, str(error)
     if result is not None and not (folder / "config.yaml").is_file():
-        return "lost", "its config.yaml is missing: delete it to run it again", 0.0
+        return "lost", None, 0.0
     if result is not None:
         return _OF_RESULT[result.status], None, result.seconds
     if job is not None and job.state in ("queued", "running"):

@@ -181,3 +181,11 @@ def test_status_of_what_is_no_study(tmp_path: Path) -> None:
         sweep.main(["status", str(tmp_path / "x")])
     with pytest.raises(RequestError, match="holds no runs"):
         sweep.main(["status", str(tmp_path)])
+
+
+def test_a_run_whose_settings_cannot_be_read_is_lost_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "study" / "x").mkdir(parents=True)
+    (tmp_path / "study" / "x" / "config.yaml").write_text("a: [")
+    (run,) = status.look(tmp_path / "study").runs
+    assert run.state == "lost"
+    assert str(run.reason).startswith("its config.yaml cannot be read or is missing: delete ")

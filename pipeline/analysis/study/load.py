@@ -18,6 +18,7 @@ from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from pipeline.run.result import FAILED
+from pipeline.run.study import require_study
 
 GROUP = ["param", "optimizer", "loss"]
 """Columns whose values make one family of curves."""
@@ -190,15 +191,8 @@ def _left_out(run_dirs: Mapping[Path, Sequence[Path]], ended: Mapping[Path, str]
 
 
 def _run_dirs(study_dir: Path) -> list[Path]:
-    if not study_dir.is_dir():
-        raise RequestError(f"{study_dir}: no such study folder")
-    if (study_dir / "config.yaml").is_file():
-        raise RequestError(f"{study_dir} is a single run; give its study folder, {study_dir.parent}")
-    found = sorted(path.parent for path in study_dir.glob("*/config.yaml") if not path.parent.name.startswith("."))
-    studies = sorted({path.parents[1] for path in study_dir.glob("*/*/config.yaml")})
-    if not found and studies:
-        raise RequestError(f"{study_dir} holds studies, not runs; give one of them: {', '.join(map(str, studies))}")
-    return found
+    require_study(study_dir)
+    return sorted(path.parent for path in study_dir.glob("*/config.yaml") if not path.parent.name.startswith("."))
 
 
 def _recipes(finished: Sequence[Row]) -> list[Settings]:
