@@ -129,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         RequestParser(prog="claims.py", description=__doc__).parse_args(argv)
         write_atomic(HERE / "README.md", readme((HERE / "README.md").read_text()))
+        print(HERE / "README.md")
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
