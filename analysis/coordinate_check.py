@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser.parse_args(argv)
         study = load_study(args.study)
-        found = [f for f in ladders(study, recorded(study)) if f.by_group]
+        found = [f for f in ladders(study, recorded(study)) if f.compares]
         chosen = telling(found, args.lr)
         if not chosen:
             raise RequestError(f"{study.name}: no coordinates{'' if args.lr is None else f' at lr {args.lr:g}'}")

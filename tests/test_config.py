@@ -118,3 +118,18 @@ def test_few_heads_use_fewer_kv_heads() -> None:
 @pytest.mark.parametrize("key", ["stall_minutes", "checkpoint_minutes", "grad_clip", "abort_after"])
 def test_what_may_be_null_may_be(key: str) -> None:
     assert getattr(RunConfig(**{key: None}), key) is None
+
+
+@pytest.mark.parametrize(
+    ("lr", "said"),
+    [
+        (3e-3, "3e-3"),
+        (1.0, "1"),
+        (10.0, "1e1"),
+        (1e30, "1e30"),
+        (1e-10, "1e-10"),
+        (2.828427124746e-4, "2.828427124746e-4"),
+    ],
+)
+def test_a_name_says_the_learning_rate(lr: float, said: str) -> None:
+    assert f"-lr{said}-s0-" in RunConfig(lr=lr).run_name

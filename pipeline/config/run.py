@@ -304,8 +304,8 @@ class RunConfig:
 
     @property
     def _point(self) -> str:
-        lr = re.sub(r"e([+-])0*", lambda e: "e" + e[1].strip("+"), f"{self.lr:.12e}".replace("e+00", ""))
-        lr = re.sub(r"\.?0+(?=e|$)", "", lr)
+        mantissa, _, power = f"{self.lr:.12e}".partition("e")
+        lr = mantissa.rstrip("0").rstrip(".") + (f"e{int(power)}" if int(power) else "")
         return f"{self.param}-{self.optimizer}-w{self.width}-lr{lr}-s{self.seed}"
 
     def contradiction(self, name: str) -> str | None:

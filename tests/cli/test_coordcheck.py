@@ -22,7 +22,15 @@ from pipeline.config import DiagnosticsConfig, RunConfig
 from pipeline.errors import RequestError
 from pipeline.run.directory import RunDir
 from pipeline.sweep.coordinate_check import plan
-from tests.support.synthetic_coordinates import GPT, MLP, WIDTHS, gpt_weights, write_coordinates, write_records
+from tests.support.synthetic_coordinates import (
+    GPT,
+    MLP,
+    WIDTHS,
+    gpt_weights,
+    mlp_weights,
+    write_coordinates,
+    write_records,
+)
 
 FIG_4 = {
     ("effective", "layers.0.weight"): -1, ("effective", ""): 0, ("effective", "readout.weight"): 0.5,
@@ -442,3 +450,17 @@ def test_the_script_draws_the_same_figure(mlp_study: Path, tmp_path: Path) -> No
     assert done.stdout.split()[-len(names) :] == [str(tmp_path / name) for name in names]
     wrong = run(str(mlp_study), "--lr", "5", "--out", str(tmp_path))
     assert (wrong.returncode, wrong.stderr) == (2, "mlp: no coordinates at lr 5\n")
+
+
+def test_a_rate_at_which_runs_broke_off_is_left_out(tmp_path, capsys):
+    flat = {(quantity, ""): 0.0 for quantity in ("effective", "propagating", "output")}
+    folder = write_coordinates(tmp_path / "study", MLP, flat, widths=(64, 128), ask=False)
+    broken = dataclasses.replace(MLP, lr=1e30)
+
+    def lost(config, step):
+        return {f"{q}/{w}": None for q, _ in flat for w in mlp_weights(config)} if step > 1 else {}
+
+    both = flat | {("gradient", ""): 0.0}
+    write_coordinates(folder, broken, both, widths=(64, 128), diverged=lambda _: True, ask=False, extra=lost)
+    assert main(["coordcheck", str(folder)]) == 0
+    assert "Left out, since runs diverged before the last step: lr 1e30." in capsys.readouterr().out

@@ -33,6 +33,9 @@ QUANTITIES = (
 )  # fmt: skip
 """Positive quantities per weight, of which a width exponent means something."""
 
+COMPARED = ("effective", "propagating", "output")
+"""Quantities that tables and figures compare over widths."""
+
 # What finite widths bend a slope by: a relative n^-1/2 in every scale (tests/analysis/inside/test_slopes.py)
 FINITE_WIDTH = 0.1
 
@@ -238,6 +241,11 @@ class Ladder:
             )
         order = (*self.config.kind.groups, *SMALL_GROUPS)
         return sorted(found, key=lambda e: _in_order(e, order))
+
+    @property
+    def compares(self) -> bool:
+        """Whether it has slopes after its last step: not where runs diverged before it."""
+        return any(e.step == self.steps[-1] and e.quantity in COMPARED for e in self.by_group)
 
     def group(self, quantity: str, label: str, step: int) -> Slope | None:
         return next((e for e in self.by_group if (e.quantity, e.label, e.step) == (quantity, label, step)), None)

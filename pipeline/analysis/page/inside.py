@@ -36,7 +36,8 @@ def look(dirs: Sequence[Path], lr: float | None = None, *, as_json: bool = False
     the first one, and returns what it found, in words or as JSON the rows of coordcheck_groups.csv. Raises
     `RequestError` where nothing was recorded."""
     study = load_study(dirs)
-    every = [f for f in ladders(study, recorded(study)) if any(f.by_group)]
+    there = ladders(study, recorded(study))
+    every = [f for f in there if f.compares]
     where = ", ".join(map(str, dirs))
     if not every:
         raise RequestError(
@@ -46,12 +47,13 @@ def look(dirs: Sequence[Path], lr: float | None = None, *, as_json: bool = False
     if not found:
         known = ", ".join(sorted({words.lr(f.lr) for f in every}, key=float))
         raise RequestError(f"{where}: no coordinates at lr {lr:g}: choose one of {known}")
-    left_out = ""
+    notes = []
+    if broken := sorted({f.lr for f in there if f.diverged and not f.compares and lr is None}):
+        notes.append(f"Left out, since runs diverged before the last step: lr {', '.join(map(words.lr, broken))}.")
     if lr is None and len(every) > MOST_LADDERS:
         found = telling(every)
-        left_out = (
-            f"Shown at the largest learning rate that no run diverged at; {len(every) - len(found)} more with --lr."
-        )
+        more = f"{len(every) - len(found)} more with --lr"
+        notes.append(f"Shown at the largest learning rate that no run diverged at; {more}.")
     folder = study.dirs[0]
     paths = [
         write_text(folder / "coordcheck.csv", table(found).to_csv(index=False, float_format="%.6g")),
@@ -68,7 +70,7 @@ def look(dirs: Sequence[Path], lr: float | None = None, *, as_json: bool = False
         if any(e.quantity in words_inside.SPECTRA for e in f.by_group):
             lines += ["", *words.aligned(words_inside.table_rows(f, words_inside.SPECTRA))]
         lines += [words.plain(line) for sentence in said(f) for line in wrapped(sentence, "  - ")] + [""]
-    return "\n".join([*lines, *([left_out] if left_out else []), *map(str, paths)])
+    return "\n".join([*lines, *notes, *map(str, paths)])
 
 
 def telling(every: Sequence[Ladder], lr: float | None = None) -> list[Ladder]:
@@ -142,7 +144,7 @@ def section(fit: StudyFit) -> Section:
     if not records:
         return Section()
     found = ladders(fit.study, records)
-    checked = [f for f in found if f.by_group]
+    checked = [f for f in found if f.compares]
     of_sweep = {} if any(map(requests, fit.study.dirs)) else _chosen(fit, records)
     shown = telling(checked) if of_sweep else checked
     made = Section()

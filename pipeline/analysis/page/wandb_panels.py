@@ -191,7 +191,7 @@ def _inside(wr: ModuleType, study: Study, group: GroupFit, found: Sequence[Ladde
     if not keys:
         return Section(title, "Not recorded: train with `--diagnostics.first 10 --diagnostics.interval 100`.", [])
     text = []
-    for ladder in telling([f for f in found if f.by_group]):
+    for ladder in telling([f for f in found if f.compares]):
         rows = [tuple(cell or " " for cell in row) for row in words_inside.table_rows(ladder)]
         text += [f"**{words_inside.title(ladder)}**", "", _table(rows), "", *(f"- {one}" for one in said(ladder)), ""]
     panels = [wr.LinePlot(title=key, x="Step", y=[key], log_x=True, log_y=True, legend_fields=_LEGEND) for key in keys]

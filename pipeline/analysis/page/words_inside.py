@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from pipeline.analysis.inside.check import FINITE_WIDTH, Ladder, Slope
+from pipeline.analysis.inside.check import COMPARED, FINITE_WIDTH, Ladder, Slope
 from pipeline.analysis.page import words, words_theory
 from pipeline.analysis.study import cells
 from pipeline.entries.kinds import FIRST
 
-COLUMNS = ("effective", "propagating", "output")
+COLUMNS = COMPARED
 """Quantities of the table and of the figure."""
 
 SPECTRA = ("operator_norm_update", "alignment_effective", "alignment_propagating")
