@@ -17,7 +17,8 @@ def in_a_line(error: BaseException) -> str:
     if isinstance(error, RequestError):
         return str(error)
     if isinstance(error, OSError):
-        return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        where = error.filename2 or error.filename  # of a renaming what was to be written
+        return f"{error.strerror or error}: {where}" if where else str(error)
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 
 from pipeline.config import RunConfig
 from pipeline.data.open import open_data
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, in_a_line
 from pipeline.mirrors.mirrors import Mirrors, require_packages
 from pipeline.models.build import parameter_count
 from pipeline.processes import first_process
@@ -75,7 +75,7 @@ def _train(config: RunConfig, run: RunDir, module: TrainingModule, fingerprint: 
             progress.close()
             prune(run.checkpoints, keep=int(config.keep_checkpoint))
         except Exception as error:
-            run.record_failure(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            run.record_failure(in_a_line(error))
             raise
     return result
 

@@ -39,7 +39,7 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(tiny: RunConfig, tm
     run = RunDir(tiny.run_dir)
     assert process.returncode == 1, error
     assert error.splitlines()[-1].startswith(f"pipeline: error: File too large: {run.checkpoints}")
-    assert json.loads(run.result_file.read_text())["error"].startswith("OSError: [Errno 27] File too large")
+    assert json.loads(run.result_file.read_text())["error"].startswith("File too large")
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["last.ckpt", "step-00000004.ckpt"]
     assert train(tiny).status == "completed"
     assert [json.loads(line)["step"] for line in run.starts_file.read_text().splitlines()] == [0, 4]
@@ -57,7 +57,7 @@ def test_a_disk_that_is_full_for_one_process_ends_all(tiny: RunConfig, tmp_path:
     run = RunDir(tiny.run_dir)
     assert process.returncode == 1, error
     assert f"pipeline: error: File too large: {run.checkpoints}" in error
-    assert json.loads(run.result_file.read_text())["error"].startswith("OSError: [Errno 27] File too large")
+    assert json.loads(run.result_file.read_text())["error"].startswith("File too large")
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["last.ckpt", "step-00000004.ckpt"]
     assert Checkpoint(run.checkpoint).step == 4
     assert train(tiny).status == "completed"
