@@ -38,6 +38,10 @@ CHEAPER = {
     "pipeline sweep --config mlp-digits --grid.n_layer 2,4,8 --grid.mult.hidden_lr 0.5,1,2 --study depths": (
         f"--grid.n_layer 2,4 --grid.mult.hidden_lr 1,2 --widths 32 --lrs 1e-3,1e-2,1e-1 {SHORT}", MINUTES,
     ),
+    "pipeline sweep --config mlp-digits --widths 64,128,256 --lrs 2^-8:2^-2:x2 --schedule wsd --lr_min_ratio 0 "
+    "--grid.steps 200,800,3200 --study horizons": (
+        "--widths 32 --lrs 2^-8:2^-2:x8 --grid.steps 20,40 --warmup_steps 2 --workers 2", MINUTES,
+    ),
     "pipeline coordcheck --widths 64,128,256 --params sp,mup --lr 1e-3 --steps 5": ("--widths 32,64 --seeds 0 --workers 2", MINUTES),
     "pipeline coordcheck --config mlp-digits --widths 128,256,512,1024 --lr 1e-4 --lr_exponent -1/2": (
         "--widths 32,64 --seeds 0 --workers 2", MINUTES,
@@ -102,6 +106,7 @@ NOT_RUN = {
     "python -m benchmarks.gpu --out DIR": "a GPU",
     "python -m benchmarks.regret": "measures for an hour; tests/benchmarks has its parts",
     "python -m benchmarks.estimators": "measures for an hour; tests/benchmarks has its parts",
+    "python -m benchmarks.kinds": "measures for an hour; tests/benchmarks has its parts",
     "python -m analysis.reproduce --studies 12": "trains for an hour; tests/analysis has its parts",
     "pipeline data prepare": "a verb's name",
     "python analysis/figure.py train": "a verb's name",
