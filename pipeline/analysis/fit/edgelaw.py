@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from pipeline.analysis.fit.posterior import Mixture, half_normal_grid, jitter_prior, normalized
-from pipeline.analysis.study.runs import Floats
+from pipeline.analysis.study.runs import Floats, Ints
 from pipeline.analysis.study.stability import Intervals
 
 # Prior scale of a width's irregularity, octaves.
@@ -18,23 +18,31 @@ EDGE_JITTER = 0.08
 _OUTLIER, _OUTLIER_SPAN = 0.02, 8.0  # share of seeds that tell nothing of the edge, and the octaves they spread over
 _SEED_SCALE = 0.3  # prior scale of the scatter over seeds, octaves
 SEED_SCATTER = 0.24  # mean of that prior: what is assumed where the runs do not tell
-_REACH, _STEP = 4.0, 0.05  # octaves to either side of the pilot line, and the resolution there
+_REACH, _STEP = 4.0, 0.05  # octaves to either side of the pilot line, at least, and the resolution there
+_BEYOND = 2.0  # octaves that the local grid goes beyond the intervals, and the line's own
 _N_TAU = 8
 _N_JITTER = (6, 1)
 _N_S = sum(_N_JITTER)
 _BINS = 120
 
 
-@lru_cache(maxsize=1)
-def _local() -> Floats:
-    found: Floats = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
+def _reach(seen: Intervals, pilot: Floats) -> float:
+    """How far the local grids go, which hold all that the two-sided intervals leave open around the pilot line."""
+    known = seen.two_sided
+    farthest = float(np.maximum(np.abs(seen.low - pilot), np.abs(seen.high - pilot))[known].max())
+    return max(_REACH, _STEP * math.ceil((farthest + _BEYOND) / _STEP))
+
+
+@lru_cache(maxsize=8)
+def _local(reach: float) -> Floats:
+    found: Floats = np.arange(-reach, reach + _STEP / 2, _STEP)
     return found
 
 
 @lru_cache(maxsize=4)
-def _kernels(scale: float) -> Floats:
+def _kernels(scale: float, reach: float) -> Floats:
     """(s, to, from): the weight of a width's edge at `from` octaves for a line at `to`, for each s."""
-    m = _local()
+    m = _local(reach)
     s = jitter_prior(scale, *_N_JITTER)[0][:, None, None]
     kernel = np.exp(-0.5 * ((m[:, None] - m[None, :]) / np.maximum(s, _STEP / 3)) ** 2)
     found: Floats = kernel / kernel.sum(axis=2, keepdims=True)
@@ -61,6 +69,7 @@ class EdgeLaw:
     weight: Floats
     """(s, tau, mu, alpha), sums to 1."""
     scale: float
+    reach: float
 
     @cached_property
     def _z(self) -> Floats:
@@ -78,7 +87,7 @@ class EdgeLaw:
 
     @property
     def observed(self) -> tuple[Floats, Floats]:
-        m = _local()
+        m = _local(self.reach)
         mass = np.einsum("t,twm->wm", self.weight.sum(axis=(0, 2, 3)), self.by_width)
         mass /= mass.sum(axis=1, keepdims=True)
         mean: Floats = mass @ m
@@ -107,11 +116,11 @@ class EdgeLaw:
         return float(self.weight.sum(axis=(1, 2, 3)) @ jitter_prior(self.scale, *_N_JITTER)[0])
 
     def _at_fitted(self, place: int) -> Mixture:
-        m = _local()
+        m = _local(self.reach)
         z = self._z[place] - self._z.mean()
         line = self.d_mu[:, None] + self.d_alpha * z
-        at = np.clip(np.rint((line + _REACH) / _STEP).astype(int), 0, len(m) - 1).ravel()
-        kernels = _kernels(self.scale)
+        at = np.clip(np.rint((line + self.reach) / _STEP).astype(int), 0, len(m) - 1).ravel()
+        kernels = _kernels(self.scale, self.reach)
         mass: Floats = np.zeros(len(m))
         for i in range(_N_S):
             for j in range(self.weight.shape[1]):
@@ -137,20 +146,21 @@ def edge_law(seen: Intervals, scale: float = EDGE_JITTER) -> EdgeLaw | None:
     slope, offset = np.polyfit(np.log2(known.width), (known.low + known.high) / 2, 1)
     pilot = offset + slope * z
     place = np.searchsorted(np.array(widths), seen.width)
-    by_width = _interval_likelihood(seen, place, pilot)
-    kernels = _kernels(scale)
+    reach = _reach(seen, pilot[place])
+    by_width = _interval_likelihood(seen, pilot[place], reach, place)
+    kernels = _kernels(scale, reach)
     on_line = np.einsum("smn,twn->stwm", kernels, by_width, optimize=True)
     log_line = np.log(np.maximum(on_line, 1e-300))
     log_prior = np.log(jitter_prior(scale, *_N_JITTER)[1])[:, None, None, None]
     zc = z - z.mean()
-    d_mu = np.linspace(-2, 2, 25)
-    d_alpha = np.linspace(-2, 2, 25) / np.max(np.abs(zc))
-    weight = _line_weight(log_line[::3], log_prior[::3], zc, d_mu, d_alpha)
+    d_mu = np.linspace(_BEYOND - reach, reach - _BEYOND, 25)
+    d_alpha = d_mu / np.max(np.abs(zc))
+    weight = _line_weight(log_line[::3], log_prior[::3], zc, d_mu, d_alpha, reach)
     for count in (25, 41):
         marginals = weight.sum(axis=(0, 1))
         d_mu, d_alpha = _zoom(d_mu, marginals.sum(axis=1), count), _zoom(d_alpha, marginals.sum(axis=0), count)
-        weight = _line_weight(log_line, log_prior, zc, d_mu, d_alpha)
-    return EdgeLaw(widths, pilot, by_width, on_line, d_mu, d_alpha, weight, scale)
+        weight = _line_weight(log_line, log_prior, zc, d_mu, d_alpha, reach)
+    return EdgeLaw(widths, pilot, by_width, on_line, d_mu, d_alpha, weight, scale, reach)
 
 
 def edge_of_width(seen: Intervals) -> Mixture | None:
@@ -158,15 +168,17 @@ def edge_of_width(seen: Intervals) -> Mixture | None:
     if not seen.two_sided.any():
         return None
     middle = (seen.low + seen.high)[seen.two_sided].mean() / 2
-    likelihood = _interval_likelihood(seen, np.zeros(len(seen.low), dtype=np.int64), np.array([middle]))
-    mass = likelihood.sum(axis=(0, 1))
-    return Mixture(middle + _local(), np.full(len(mass), _STEP / math.sqrt(12)), mass / mass.sum())
+    around = np.full(len(seen.low), middle)
+    reach = _reach(seen, around)
+    mass = _interval_likelihood(seen, around, reach, np.zeros(len(seen.low), dtype=np.int64)).sum(axis=(0, 1))
+    return Mixture(middle + _local(reach), np.full(len(mass), _STEP / math.sqrt(12)), mass / mass.sum())
 
 
-def _interval_likelihood(seen: Intervals, place: np.ndarray[tuple[int], np.dtype[np.int64]], pilot: Floats) -> Floats:
-    m = _local()
+def _interval_likelihood(seen: Intervals, pilot: Floats, reach: float, place: Ints) -> Floats:
+    """(tau, width, local grid) around the `pilot` of each interval, whose width is the `place`-th."""
+    m = _local(reach)
     tau = half_normal_grid(_SEED_SCALE, _N_TAU)[:, None, None]
-    low, high = seen.low - pilot[place], seen.high - pilot[place]
+    low, high = seen.low - pilot, seen.high - pilot
     inside = ndtr((high[:, None] - m) / tau) - ndtr((low[:, None] - m) / tau)
     anywhere = np.minimum(1.0, (high - low) / _OUTLIER_SPAN)
     log = np.log((1 - _OUTLIER) * inside + _OUTLIER * anywhere[:, None])
@@ -176,10 +188,12 @@ def _interval_likelihood(seen: Intervals, place: np.ndarray[tuple[int], np.dtype
     return likelihood
 
 
-def _line_weight(log_line: Floats, log_prior: Floats, zc: Floats, d_mu: Floats, d_alpha: Floats) -> Floats:
+def _line_weight(
+    log_line: Floats, log_prior: Floats, zc: Floats, d_mu: Floats, d_alpha: Floats, reach: float
+) -> Floats:
     total = np.zeros((*log_line.shape[:2], len(d_mu), len(d_alpha)))
     for place, z in enumerate(zc):
-        at = (d_mu[:, None] + d_alpha * z + _REACH) / _STEP
+        at = (d_mu[:, None] + d_alpha * z + reach) / _STEP
         at = np.clip(at, 0, log_line.shape[3] - 1.001)
         left = at.astype(int)
         right = at - left

@@ -103,3 +103,26 @@ def test_a_single_interval_is_a_uniform_edge_smeared_by_the_scatter_over_seeds()
     mean = mass @ m
     assert found.mean == pytest.approx(mean, abs=0.01)
     assert found.standard_deviation == pytest.approx(math.sqrt(mass @ (m - mean) ** 2), rel=0.02)
+
+
+@pytest.mark.parametrize("octaves", [1.0, 5.0, 11.0, 20.0])
+def test_an_interval_leaves_open_what_the_learning_rates_leave_open(octaves):
+    """One seed and one width: all that is known is the bracket, in which every place is as likely."""
+    alone = edge_of_width(seen([(64, 0, -6.0, octaves - 6.0)]))
+    low, high = alone.interval(0.95)
+    slack = 0.02 * 8 + 2 * norm.ppf(0.9) * 0.3  # seeds that tell nothing, and scatter over seeds
+    assert 0.9 * octaves <= high - low <= octaves + slack
+    assert alone.median == pytest.approx(octaves / 2 - 6, abs=0.03)
+
+
+@pytest.mark.parametrize("octaves", [5.0, 11.0, 20.0])
+def test_a_law_through_wide_brackets_is_as_open_as_lines_through_them(octaves):
+    """Against lines drawn at random whose edges lie in every bracket, the irregularity of widths left out."""
+    rng, z = np.random.default_rng(0), np.log2(WIDTHS) - np.log2(WIDTHS).mean()
+    law = edge_law(seen([(width, 0, -6.0, octaves - 6.0) for width in WIDTHS]))
+    ends = rng.uniform(-6, octaves - 6, (2, 200_000))  # of the line, at the outer widths: uniform, as mu and alpha are
+    alphas = (ends[1] - ends[0]) / (z[-1] - z[0])
+    for found, drawn in ((law.exponent, alphas), (law.at(WIDTHS[0]), ends[0]), (law.at(WIDTHS[-1]), ends[1])):
+        assert np.allclose(
+            found.quantiles([0.05, 0.5, 0.95]), np.quantile(drawn, [0.05, 0.5, 0.95]), atol=0.1 + 0.02 * octaves
+        )
