@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = [row for source in parsed.study for row in _inside(Path(source))]
         else:
             rows = [row for source in args.sources for row in _rows(replace(args, sources=[source]))]
-        path = write_text(parsed.out, _csv(rows, given, "" if parsed.inside else f"by {args.measure.name}; "))
+        command = ["python", "analysis/measured.py", *given]
+        path = write_text(
+            parsed.out, csv_text(HEAD, rows, command, "" if parsed.inside else f"by {args.measure.name}; ")
+        )
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
@@ -141,12 +144,14 @@ def finite(runs: Runs) -> Law:
     return len(seen.estimable_widths), median, low, high
 
 
-def _csv(rows: list[tuple[Any, ...]], given: list[str], by: str) -> str:
+def csv_text(head: Sequence[str], rows: Sequence[Sequence[Any]], command: Sequence[str], by: str = "") -> str:
+    """A table of `results/`: in its first lines the command and the versions that made it, and that intervals hold
+    95 %."""
     text = io.StringIO()
-    print(f"# {shlex.join(['python', 'analysis/measured.py', *given])}", file=text)
+    print(f"# {shlex.join(command)}", file=text)
     versions = f"width-scaling-pipeline {pipeline.__version__}, torch {version('torch')}, numpy {np.__version__}"
     print(f"# {versions}; {by}intervals hold 95 %", file=text)
-    csv.writer(text, lineterminator="\n").writerows([HEAD, *rows])
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
     return text.getvalue()
 
 

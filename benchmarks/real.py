@@ -5,6 +5,9 @@
     python -m benchmarks.real train --out DIR --phase target    other seeds at four times the widest width
     python -m benchmarks.real score --out DIR [--each]
 
+    python -m benchmarks.real record --out DIR              after fit: the target's prediction, before its first run
+    python -m benchmarks.real recorded --out DIR            after target: how the recorded predictions came out
+
 Each recipe is two studies, one under sp and one under mup, trained by the project's sweep into DIR/PHASE/RECIPE. The
 learning rates of `seeds` and `target` are laid around what earlier runs found best, and moved where half of the seeds
 are best at an end of theirs.
@@ -15,10 +18,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.scoring import Score, report, score
+from benchmarks.scoring import Score, recorded, report, score
 from benchmarks.truth import measured, truth
+from pipeline.analysis.fit import ledger, scores
+from pipeline.analysis.study.load import load_study
+from pipeline.cli import predict
 from pipeline.cli.arguments import parse
 from pipeline.config import RunConfig
+from pipeline.errors import require
 from pipeline.sweep.grid import cost, grid, unfinished
 from pipeline.sweep.launch import local
 
@@ -63,7 +70,11 @@ _MOMENTUM = f"{_INDEX} --base_width 48 --model.n_layer 2"
 _DECAY = "--optimizer adamw --weight_decay 0.1"
 _FASHION = "--config mlp-fashion-mnist --base_width 48 --epochs null --steps 150 --val_sequences 1000 --log_interval 1"
 _ONCE = "--config mlp-multi-index-published --base_width 64"
+_NOISY = f"{_DIGITS} --data.label_noise 0.25"
+_RESIDUAL = f"{_DIGITS} --model.n_layer 4 --model.residual true --model.norm rmsnorm"
+_COSINE = f"{_DIGITS} --model.n_layer 3 --warmup_steps 12 --schedule cosine --lr_min_ratio 0.1 {_DECAY}"
 _WIDE, _NARROW, _GPT_WIDTHS = ((32, 64, 128, 256), 1024), ((16, 32, 64, 128), 512), ((8, 16, 32, 64), 256)
+_THREE = (32, 64, 128), 512
 
 RECIPES = {
     recipe.name: recipe
@@ -96,6 +107,15 @@ RECIPES = {
             *_GPT_WIDTHS,
         ),
         Recipe("gpt-sgd", f"{_GPT} --optimizer sgd{_SHORT}", (-4, 6), *_GPT_WIDTHS),
+        # kinds of networks, losses and data that none of those above has
+        Recipe("noisy-sgd", f"{_NOISY} --model.n_layer 4", (-7, 2), *_THREE),
+        Recipe("noisy-adam", f"{_NOISY} --model.n_layer 3 --optimizer adam", (-12, -3), *_THREE),
+        Recipe("linear-sgd", f"{_DIGITS} --model.n_layer 3 --model.activation linear", (-8, 1), *_THREE),
+        Recipe("residual-adam", f"{_RESIDUAL} --optimizer adam", (-11, -2), *_THREE),
+        Recipe("digits-momentum", f"{_DIGITS} --model.n_layer 3 --momentum 0.9", (-9, 0), *_THREE),
+        Recipe("cosine-adamw", _COSINE, (-11, -2), *_THREE),
+        Recipe("normed-mse", f"{_DIGITS} --model.n_layer 3 --loss mse --model.logit_norm layernorm", (-8, 2), *_THREE),
+        Recipe("fixed-first", f"{_DIGITS} --model.n_layer 4 --model.train no_input", (-7, 2), *_THREE),
     )
 }
 
@@ -159,6 +179,24 @@ def train(recipe: Recipe, out: Path, phase: str) -> None:
     return training.around({family: seen.best for family, seen in measured(training.folder).items()})
 
 
+def record(recipe: Recipe, out: Path) -> None:
+    """Adds the predictions for the target to the ledger of the fitted study. Raises `RequestError` where runs of the
+    target are there."""
+    target = Training(recipe, out, "target").folder
+    require(not target.exists(), f"{target} is there: {recipe.name} cannot be predicted any more")
+    folder = Training(recipe, out, "fit").folder
+    require(not (folder / ledger.LEDGER).exists(), f"{recipe.name} is recorded: {folder / ledger.LEDGER}")
+    predict.main([str(folder), "--width", str(recipe.target), "--record"])
+
+
+def came_out(recipes: Mapping[str, Recipe], out: Path) -> Iterator[tuple[str, scores.Scored]]:
+    """Of the recipes whose targets are trained."""
+    for name, recipe in recipes.items():
+        fitted, target = (Training(recipe, out, phase).folder for phase in ("fit", "target"))
+        if (fitted / ledger.LEDGER).is_file() and target.is_dir():
+            yield name, scores.score(load_study([fitted, target]), ledger.read(fitted / ledger.LEDGER))
+
+
 def scored(recipes: Mapping[str, Recipe], out: Path) -> Iterator[Score]:
     for recipe in recipes.values():
         folders = [Training(recipe, out, phase).folder for phase in PHASES]
@@ -169,7 +207,7 @@ def scored(recipes: Mapping[str, Recipe], out: Path) -> Iterator[Score]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("train", "score"))
+    parser.add_argument("verb", choices=("train", "score", "record", "recorded"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--phase", choices=PHASES, default="fit")
     parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES))
@@ -178,9 +216,11 @@ def main() -> None:
     chosen = {name: RECIPES[name] for name in args.only}
     if args.verb == "score":
         report(list(scored(chosen, args.out)), args.each)
+    elif args.verb == "recorded":
+        print(*recorded(list(came_out(chosen, args.out))), sep="\n")
     else:
         for recipe in chosen.values():
-            train(recipe, args.out, args.phase)
+            record(recipe, args.out) if args.verb == "record" else train(recipe, args.out, args.phase)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.truth import Measured, Truth, slope, truth
+from pipeline.analysis.fit import scores as ledger_scores
 from pipeline.analysis.fit.predict import predict
 from pipeline.analysis.fit.study_fit import GroupFit, fit
+from pipeline.analysis.page import words_ledger
+from pipeline.analysis.page.words import lr as lr_text
 
 LEVELS = {"width": 0.95, "exponent": 0.95, "target": 0.9}
 """What is scored -> the mass that its intervals claim."""
@@ -135,3 +138,37 @@ def _summary(given: Sequence[Score]) -> str:
         found = found[np.isfinite(found)]
         numbers += f" | {found.mean():.4f} | {found.max():.4f}" if len(found) else " | | "
     return numbers
+
+
+def recorded(studies: Sequence[tuple[str, ledger_scores.Scored]]) -> Iterator[str]:
+    """Every prediction of a ledger beside its measurement as a table, the totals of all studies, and what was not
+    measured."""
+    columns = ["recipe", "", "", "width", "predicted (90 %)", "measured, octaves", "error", "inside", "CRPS"]
+    columns += ["regret of predicted", "of recommended"]
+    yield f"| {' | '.join(columns)} |"
+    yield "|" + "---|" * len(columns)
+    for name, one in studies:
+        yield from (f"| {name} | {_recorded(score)} |" for score in one.scores)
+    scores = [score for _, one in studies for score in one.scores]
+    yield ""
+    yield from map(words_ledger.total, ledger_scores.Scored(tuple(scores), (), 0).totals)
+    late = sum(score.late for score in scores)
+    yield f"Recorded after the first run: {late}."
+    for name, one in studies:
+        yield from (
+            f"Not measured: {name} {w.line.param} {w.quantity}: {w.why.value if w.why else 'no finished run'}."
+            for w in one.waiting
+        )
+
+
+def _recorded(score: ledger_scores.Score) -> str:
+    line, predicted = score.line, score.predicted
+    said = "yes" if score.inside else "with its error" if score.inside_with_error else "**no**"
+    prices = [
+        "" if r is None else f"{'>= ' if r.beyond else ''}{r.loss:.4f}"
+        for r in (score.regret, score.regret_recommended)
+    ]
+    cells = [line.param, score.quantity, str(line.width)]
+    cells.append(f"{lr_text(predicted.lr)} ({lr_text(predicted.low)} to {lr_text(predicted.high)})")
+    cells.append(f"{lr_text(2.0**score.measured.x)} ± {score.measured.error:.2f}")
+    return " | ".join([*cells, f"{score.error:+.2f}", said, f"{score.crps:.2f}", *prices])

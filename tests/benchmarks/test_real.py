@@ -1,15 +1,18 @@
 """Real trainings as a benchmark: which runs it makes, and how their truths and intervals are told. Nothing trains."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks import real, truth
-from benchmarks.scoring import Score
+from benchmarks.scoring import Score, recorded
 from benchmarks.truth import Measured, Truth
 from pipeline.analysis.study.runs import Runs
+from pipeline.errors import RequestError
+from tests.support.synthetic_study import valley, write_study
 
 X = np.arange(-3.0, 4.0)
 
@@ -89,3 +92,30 @@ def test_seeds_follow_the_best_where_it_lies_at_an_end_of_theirs(tmp_path, monke
     monkeypatch.setattr(real, "measured", lambda folder: {("sp", 64): Measured(next(found), 1.0)})
     training.around({("sp", 64): 1.0})
     assert asked == [{("sp", 64): [-1.0, 0.0, 1.0, 2.0]}, {("sp", 64): [4.0, 5.0]}]
+
+
+def test_predictions_are_recorded_before_the_target_and_told_after_it(tmp_path):
+    recipe = replace(real.RECIPES["noisy-sgd"], name="a", target=512)
+    fitted, target = (real.Training(recipe, tmp_path, phase).folder for phase in ("fit", "target"))
+    wide = tuple(2.0**k for k in range(-13, -2))
+    write_study(fitted, valley(-0.5), lrs=wide, seeds=(0, 1))
+    real.record(recipe, tmp_path)
+    with pytest.raises(RequestError, match="a is recorded"):
+        real.record(recipe, tmp_path)
+    assert not list(real.came_out({"a": recipe}, tmp_path)), "no target yet"
+    write_study(target, valley(-0.5), widths=(512,), lrs=wide, seeds=(2, 3, 4))
+
+    def told():
+        return list(recorded(list(real.came_out({"a": recipe}, tmp_path))))
+
+    file = fitted / "predictions.jsonl"
+    assert any(line.startswith("Recorded after the first run: 2") for line in told()), "runs began 4 s before"
+    file.write_text(re.sub(r'"time": "\d+', '"time": "2020', file.read_text()))
+    lines = told()
+    (optimum,) = (line for line in lines if line.startswith("| a | sp | optimal | 512 |"))
+    assert "| yes |" in optimum
+    assert any(line.startswith("Optimal lr by local, 1 prediction") and "1 of 1 measured" in line for line in lines)
+    assert "Recorded after the first run: 0." in lines
+    file.unlink()
+    with pytest.raises(RequestError, match="cannot be predicted any more"):
+        real.record(recipe, tmp_path)
