@@ -40,7 +40,8 @@ COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 @dataclass(frozen=True)
 class Row:
     """Of a family of curves: ``optimal_lr`` of a width, ``exponent`` between two widths, or ``regret`` at the other
-    width of what is best at the first, in the unit of the loss."""
+    width of what is best at the first, in the unit of the loss. `high` inf: at least that, since no learning rate so
+    far off was tried there."""
 
     group: str
     quantity: str
@@ -99,21 +100,24 @@ def of_group(group: GroupFit) -> Iterator[Row]:
         for width in told:
             cost = regret(of_width[widest], told[width].x)
             drawn_anew = _regrets(of_width[width], of_width[widest], same=width == widest)
-            if cost is not None and len(drawn_anew):
-                low, high = np.quantile(drawn_anew, [0.025, 0.975])
+            if cost is not None:
+                # outside the learning rates tried there: at least the nearest one's
+                low, high = (
+                    np.quantile(drawn_anew, [0.025, 0.975]) if drawn_anew and not cost.beyond else (cost.loss, math.inf)
+                )
                 fewest = min(seeds[width], seeds[widest])
                 yield Row(name, "regret", width, widest, fewest, cost.loss, float(low), float(high))
 
 
 def _regrets(base: Runs, target: Runs, same: bool) -> list[float]:
     """What the optimum of `base` costs at `target`, of seeds drawn anew with replacement; draws that do not tell an
-    optimum are left out."""
+    optimum, or its price, are left out."""
     rng, found = np.random.default_rng(0), []
     for _ in range(DRAWS):
         there = _drawn(target, rng)
         known = optimum(there if same else _drawn(base, rng))
         cost = regret(there, known.x) if isinstance(known, Measured) else None
-        if cost is not None:
+        if cost is not None and not cost.beyond:
             found.append(cost.loss)
     return found
 
@@ -134,27 +138,35 @@ def _cells(row: Row) -> tuple[Any, ...]:
 
 
 def drawn(rows: Sequence[Row]) -> "Figure":
-    """Optima against width; local exponents; regrets at the widest width of what is best at narrower ones."""
+    """Optima against width, local exponents, and regrets at the widest width: a line per group, a colour per
+    parameterization."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     groups = list(dict.fromkeys(row.group for row in rows))
+    params = list(dict.fromkeys(map(_param, groups)))
     with mpl.rc_context(figures.STYLE):
         figure = Figure(figsize=(10.5, 3.3), layout="constrained")
         panels = dict(zip(("optimal_lr", "exponent", "regret"), figure.subplots(1, 3), strict=True))
-        for place, group in enumerate(groups):
+        for number, group in enumerate(groups):
+            place = params.index(_param(group))
             for quantity, axes in panels.items():
                 own = [row for row in rows if row.group == group and row.quantity == quantity]
-                # exponents belong in the middle of their two widths
+                # an exponent belongs in the middle of its two widths
                 x = [
                     math.sqrt(row.width * row.other) if quantity == "exponent" and row.other else row.width
                     for row in own
                 ]
-                x = [value * 1.04 ** (place - (len(groups) - 1) / 2) for value in x]
+                x = [value * 1.02 ** (number - (len(groups) - 1) / 2) for value in x]
                 value = [row.value for row in own]
-                spread = [[max(row.value - row.low, 0) for row in own], [max(row.high - row.value, 0) for row in own]]
-                axes.errorbar(x, value, spread, color=COLOURS[place % len(COLOURS)], marker="osD^"[place % 4], ms=4,
-                              lw=1.2, capsize=2, label=group)  # fmt: skip
+                bars = [(max(row.value - row.low, 0), max(row.high - row.value, 0)) for row in own]
+                spread = [[low for low, _ in bars], [high if math.isfinite(high) else 0 for _, high in bars]]
+                axes.errorbar(x, value, spread, color=COLOURS[place % len(COLOURS)], marker="osD^"[place % 4], ms=3.5,
+                              lw=1, elinewidth=0.8, capsize=1.5)  # fmt: skip
+        for place, param in enumerate(params):
+            panels["optimal_lr"].plot(
+                [], [], color=COLOURS[place % len(COLOURS)], marker="osD^"[place % 4], label=param
+            )
         widths = sorted({row.width for row in rows})
         for axes in panels.values():
             axes.set_xscale("log")
@@ -167,6 +179,11 @@ def drawn(rows: Sequence[Row]) -> "Figure":
             panels["exponent"].axhline(slope, color="#333333", lw=1, ls=(0, (4, 2)), zorder=0)
         panels["optimal_lr"].legend(frameon=False)
     return figure
+
+
+def _param(group: str) -> str:
+    """What the title of a group begins with."""
+    return group.split(" / ")[0]
 
 
 if __name__ == "__main__":

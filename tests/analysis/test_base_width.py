@@ -37,6 +37,19 @@ def test_where_the_exponent_settles_and_what_a_base_width_costs(tmp_path, monkey
     assert (tmp_path / "out" / "base_width.png").stat().st_size > 10_000
 
 
+def test_a_learning_rate_that_was_not_tried_at_the_widest_costs_at_least_the_nearest_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(base_width, "DRAWS", 5)
+    write_study(tmp_path / "study", bending, widths=(32, 128), lrs=LRS, seeds=(0, 1, 2))
+    write_study(tmp_path / "study", bending, widths=(512,), lrs=LRS[3:7], seeds=(0, 1, 2))  # 2^-10 to 2^-7, best 2^-8
+    assert base_width.main([str(tmp_path / "study"), "--out", str(tmp_path)]) == 0
+    found = pd.read_csv(tmp_path / "base_width.csv", comment="#").query("quantity == 'regret'").set_index("width")
+    assert found.loc[32, "ci_high"] == math.inf
+    assert found.loc[32, "value"] == found.loc[32, "ci_low"] == pytest.approx(0.08, abs=0.01), (
+        "2^-6, of which 2^-7 is next"
+    )
+    assert found.loc[128, "ci_high"] < 0.01
+
+
 def test_a_study_that_tells_no_optimum_is_one_line(tmp_path, capsys):
     write_study(tmp_path / "study", bending, widths=WIDTHS, lrs=LRS[:2])
     assert base_width.main([str(tmp_path / "study"), "--out", str(tmp_path)]) == 2
