@@ -173,8 +173,11 @@ def drawn(rows: Sequence[Row]) -> "Figure":
             axes.set_xticks(widths, list(map(words.level, widths)))
             axes.minorticks_off()
         panels["optimal_lr"].set(yscale="log", xlabel="width $n$", ylabel="optimal learning rate")
-        panels["exponent"].set(xlabel="width, between the two", ylabel=f"local exponent over a factor of {APART}")
-        panels["regret"].set(xlabel="base width", ylabel=f"regret at width {max(widths)}")
+        panels["exponent"].set(
+            xlabel="width, between the two", ylabel=f"local exponent over a factor of {APART} or more"
+        )
+        panels["regret"].set_yscale("symlog", linthresh=1e-3)
+        panels["regret"].set(ylim=(0, None), xlabel="base width", ylabel=f"regret at width {max(widths)}")
         for slope in (0.0, -0.5, -1.0):
             panels["exponent"].axhline(slope, color="#333333", lw=1, ls=(0, (4, 2)), zorder=0)
         panels["optimal_lr"].legend(frameon=False)
