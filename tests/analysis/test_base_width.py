@@ -21,7 +21,7 @@ def bending(config):
 
 
 def test_where_the_exponent_settles_and_what_a_base_width_costs(tmp_path, monkeypatch):
-    monkeypatch.setattr(base_width, "DRAWS", 20)
+    monkeypatch.setattr(base_width, "DRAWS", 10)
     write_study(tmp_path / "study", bending, widths=WIDTHS, lrs=LRS, seeds=(0, 1, 2))
     assert base_width.main([str(tmp_path / "study"), "--out", str(tmp_path / "out")]) == 0
     found = pd.read_csv(tmp_path / "out" / "base_width.csv", comment="#")
@@ -39,6 +39,7 @@ def test_where_the_exponent_settles_and_what_a_base_width_costs(tmp_path, monkey
 
 def test_a_learning_rate_that_was_not_tried_at_the_widest_costs_at_least_the_nearest_one(tmp_path, monkeypatch):
     monkeypatch.setattr(base_width, "DRAWS", 5)
+    monkeypatch.setattr(base_width.figures, "save", lambda *_: [])
     write_study(tmp_path / "study", bending, widths=(32, 128), lrs=LRS, seeds=(0, 1, 2))
     write_study(tmp_path / "study", bending, widths=(512,), lrs=LRS[3:7], seeds=(0, 1, 2))  # 2^-10 to 2^-7, best 2^-8
     assert base_width.main([str(tmp_path / "study"), "--out", str(tmp_path)]) == 0
