@@ -70,6 +70,13 @@ PLANNED = {
     "pipeline sweep --config mlp-decay --study decay": "minutes",
     "pipeline train --config mlp-fashion-mnist --width 256 --lr 0.1": "Fashion-MNIST, from network or Debian's package",
     "pipeline sweep --config mlp-fashion-mnist --widths 64,256,1024 --seeds 0,1": "the same",
+    "pipeline sweep --config mlp-digits --model.n_layer 4 --base_width 48 --diagnostics.interval 1000000 --study calibration "
+    "--params sp,mup --widths 32,128,512 --lrs 2^-5:2^0:x2 --seeds 0,1,2,3": "minutes",
+    "pipeline sweep --config mlp-multi-index --base_width 64 --diagnostics.interval 1000000 --params sp,mup "
+    "--widths 32,128,512 --lrs 2^-2:2^3:x2 --seeds 0,1,2 --study calibration-multi-index": "minutes",
+    "pipeline sweep --config quick --params sp --schedule constant --steps 960 --warmup_steps 20 --global_batch 8 "
+    "--seq_len 32 --model.vocab_size 512 --val_interval 60 --val_sequences 128 --log_interval 20 --study length "
+    "--seeds 0,1 --widths 256 --lrs 2^-11:2^-7:x2": "minutes",
     "python analysis/figure.py train F.14 --size full": "hours",
     "python analysis/figure.py train F.2 --size full -- --launcher slurm --profile mysite --micro_batch 64": "a cluster",
 }
@@ -88,6 +95,20 @@ NOT_RUN = {
     "python -m benchmarks.regret": "measures for an hour; tests/benchmarks has its parts",
     "python -m benchmarks.estimators": "measures for an hour; tests/benchmarks has its parts",
     "python -m benchmarks.kinds": "measures for an hour; tests/benchmarks has its parts",
+    **{
+        f"python -m benchmarks.real train --out runs/real --phase {phase} --only noisy-sgd noisy-adam linear-sgd "
+        "residual-adam digits-momentum cosine-adamw normed-mse fixed-first": "trains for hours; tests/benchmarks has its parts"
+        for phase in ("fit", "target")
+    },
+    "python -m analysis.base_width runs/real/fit/* runs/real/target/* --out analysis/questions --name base-width": (
+        "needs these runs; tests/analysis has its parts"
+    ),
+    "python -m analysis.calibration runs/calibration --metric val --out analysis/questions": (
+        "needs these runs; tests/analysis has its parts"
+    ),
+    "python -m analysis.horizons runs/length --steps 60,120,240,480,960 --out analysis/questions --name training-length": (
+        "needs these runs; tests/analysis has its parts"
+    ),
     "python -m analysis.reproduce --studies 12": "trains for an hour; tests/analysis has its parts",
     "pipeline data prepare": "a verb's name",
     "python analysis/figure.py train": "a verb's name",

@@ -7,6 +7,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "analysis" / "questions").glob("*.md")),
     *(ROOT / d / "README.md" for d in ("analysis", "analysis/results", "data", "slurm")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
