@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.config import RunConfig, shared_steps
+from pipeline.config import RunConfig, run_settings, shared_steps
 from pipeline.console import plural
 from pipeline.run.directory import RunDir
 from pipeline.sweep.grid import cost
@@ -32,7 +32,7 @@ def branches(todo: Sequence[RunConfig]) -> tuple[list[RunConfig], Branches]:
         return list(todo), {}
     groups: dict[str, list[RunConfig]] = {}
     for run in todo:
-        groups.setdefault(json.dumps(run.flat | {"steps": None}), []).append(run)
+        groups.setdefault(json.dumps(run_settings(run) | {"steps": None}), []).append(run)
     runs: list[RunConfig] = []
     found: dict[RunConfig, Branch] = {}
     for alike in groups.values():
