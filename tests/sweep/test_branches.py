@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import DiagnosticsConfig, RunConfig
+from pipeline.config import RunConfig
 from pipeline.run.directory import RunDir
 from pipeline.sweep.branches import branches, own, shared
 from pipeline.sweep.config import SweepConfig
@@ -66,7 +66,6 @@ def test_a_run_that_is_further_leaves_nothing_and_what_has_begun_goes_on(horizon
     [
         {"schedule": "cosine", "decay_fraction": 0.1},
         {"steps_scaling": "power", "base_steps": 8},
-        {"diagnostics": DiagnosticsConfig(sharpness_interval=3)},
     ],
     ids=lambda change: next(iter(change)),
 )
