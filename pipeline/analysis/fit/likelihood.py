@@ -9,6 +9,7 @@ Axes: R runs, X places, K asymmetries k, P sharpnesses p, N noises, M misfits, S
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,8 @@ from pipeline.analysis.study.runs import Floats
 
 # Two runs this far apart, in octaves, share their misfit to e^-1/2; a quarter of it no other run shares.
 _MISFIT_REACH, _OWN_MISFIT = 0.7, 0.25
+
+_QUIETEST = 0.01  # noise within seeds, over the pilot's, below which numbers are rounding
 
 _LOG_C_SD = 1.0  # of log c around the study's own
 _REACH = 2.0  # octaves beyond the learning rates tried where an optimum is looked for
@@ -40,6 +43,8 @@ class Hypotheses:
     """k; positive: steeper above the optimum."""
     sharpness_P: Floats
     """p: straight walls (1/2), exponential ones (1), a flat bottom (2)."""
+    level: float = 1.0
+    """Variance of a seed's level, which all its runs share, over that of a run's noise."""
 
 
 ALL = Hypotheses(
@@ -81,7 +86,7 @@ class _Whitened:
         apart = (one.x_R[:, None] - one.x_R[None, :]) / _MISFIT_REACH
         shared = np.exp(-0.5 * apart**2) + _OWN_MISFIT**2 * np.eye(len(one.x_R))
         height, slope = one.height_R, one.slope_R
-        covariance = noise * (np.diag(1 / one.count_R) + same)
+        covariance = noise * (np.diag(1 / one.count_R) + over.level * same)
         covariance = covariance + misfit * (shared * np.outer(height, height))
         covariance = covariance + shift * (same * np.outer(slope, slope))
         lower = np.linalg.cholesky(covariance)
@@ -118,13 +123,34 @@ def log_likelihood(one: Neighbourhood, scale: Scale, places_X: Floats, over: Hyp
 def evidence_of_valley(one: Neighbourhood, scale: Scale) -> float:
     """How many times (log) better a valley explains the losses than no dependence on the learning rate, an eighth of
     the runs, the highest, left out: a few that have half recovered are no valley."""
+    noises = [(scale, _SEEN), *_within_seeds(one, scale)]
     order = np.argsort(one.y_R, kind="stable")
     kept = np.ones(len(order), dtype=np.bool_)
     kept[order[len(order) - math.ceil(len(order) / 8) :]] = False
     one = one.where(kept)
-    flat = _log_mean(_Whitened.of(one, scale, replace(_SEEN, misfit_M=np.zeros(1), shift_S=np.zeros(1))).log_density_H)
+    flat = [
+        _Whitened.of(one, noise, replace(over, misfit_M=np.zeros(1), shift_S=np.zeros(1))).log_density_H
+        for noise, over in noises
+    ]
     reach = np.linspace(one.low - _REACH, one.high + _REACH, 33)
-    return _log_mean(log_likelihood(one, scale, reach, _SEEN)) - flat
+    valley = [log_likelihood(one, noise, reach, over) for noise, over in noises]
+    return _log_mean(np.array(valley)) - _log_mean(np.array(flat))
+
+
+def _within_seeds(one: Neighbourhood, scale: Scale) -> Iterator[tuple[Scale, Hypotheses]]:
+    """Noise as it is within seeds, and how much more their levels differ: runs of a seed share initialization and data,
+    so that what lies between seeds hides no valley within them. Nothing where the runs do not tell the two apart."""
+    columns = [np.unique(np.round(one.x_R, 6), return_inverse=True)[1], np.unique(one.seed_R, return_inverse=True)[1]]
+    of_x, of_seed = (np.eye(column.max() + 1)[column] for column in columns)
+    design = np.hstack([of_x, of_seed[:, 1:]])
+    effect, _, rank, _ = np.linalg.lstsq(design, one.y_R, rcond=None)
+    left = len(one.y_R) - int(rank)
+    if of_seed.shape[1] < 2 or left < 2:
+        return
+    noise = max(math.sqrt(float(np.sum((one.y_R - design @ effect) ** 2)) / left), _QUIETEST * scale.noise)
+    levels = np.r_[0.0, effect[of_x.shape[1] :]]
+    if noise < scale.noise:
+        yield replace(scale, noise=noise), replace(_SEEN, level=max(1.0, float(np.var(levels, ddof=1)) / noise**2))
 
 
 def _log_mean(log: Floats) -> float:
@@ -163,7 +189,7 @@ def curve_at(one: Neighbourhood, scale: Scale, x: float, cell: tuple[int, ...], 
     """The best curve whose optimum lies at x, under the hypotheses (N, M, S, K, P) of a cell."""
     n, m, s, k, p = cell
     single = Hypotheses(over.noise_N[[n]], over.misfit_M[[m]], over.shift_S[[s]], over.asymmetry_K[[k]],
-                        over.sharpness_P[[p]])  # fmt: skip
+                        over.sharpness_P[[p]], over.level)  # fmt: skip
     factor = _Whitened.of(one, scale, single).factor_HRR[0]
     height = shape(one.x_R - x, float(single.asymmetry_K[0]), float(single.sharpness_P[0]))
     design = factor @ np.stack([np.ones_like(height), height], axis=1)

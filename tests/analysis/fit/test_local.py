@@ -89,6 +89,24 @@ def test_no_valley_is_said_and_not_numbered():
     assert estimate(ties).price(256, 0.9) is None
 
 
+def test_seeds_whose_levels_differ_hide_no_valley():
+    """A tenth of a nat between seeds beside .004 of noise within them, and a valley that both of them show."""
+    said = {}
+    for depth in (0.0, 0.01, 0.02):
+        flat = 0
+        for trial in range(8):
+            rng = np.random.default_rng(trial)
+            level = {seed: 4 + 0.1 * rng.standard_normal() for seed in (0, 1)}
+            points = [(width, j, seed) for width in (64, 128, 256, 512) for j in range(-3, 3) for seed in (0, 1)]
+            losses = [level[seed] + depth * (j + 0.4) ** 2 + 0.004 * rng.standard_normal() for _, j, seed in points]
+            lrs = [2.0**j * (width / 64) ** -0.5 for width, j, _ in points]
+            widths, _, seeds = (list(column) for column in zip(*points, strict=True))
+            flat += estimate(Runs.of(widths, lrs, seeds, losses)).no_valley
+        said[depth] = flat
+    assert said[0.0] >= 7
+    assert (said[0.01], said[0.02]) == (0, 0)
+
+
 def test_one_side_alone_is_no_optimum():
     falling = study(lambda place, u, loss: 5 - 0.1 * u, edge=99)
     assert {w.left_out for w in fitted(falling).widths} == {LeftOut.ONE_SIDED}
