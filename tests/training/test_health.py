@@ -91,7 +91,7 @@ def test_stop_signals_leave_a_checkpoint_where_the_run_stopped(tiny: RunConfig, 
     starts = [json.loads(line) for line in run.starts_file.read_text().splitlines()]
     assert [start["step"] for start in starts][0::4] == [0, reached]
     for start in starts:
-        assert set(start) == {"time", "host", "step", "processes", "strategy", "job"}
+        assert set(start) == {"time", "host", "step", "processes", "strategy", "job", "arithmetic"}
         assert (start["host"], start["processes"], start["strategy"]) == (socket.gethostname(), 1, "auto")
         assert start["job"] == os.environ.get("SLURM_JOB_ID")
         assert timedelta() < datetime.now(UTC) - datetime.fromisoformat(start["time"]) < timedelta(minutes=10)
