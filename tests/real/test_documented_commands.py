@@ -77,6 +77,9 @@ PLANNED = {
     "pipeline sweep --config quick --params sp --schedule constant --steps 960 --warmup_steps 20 --global_batch 8 "
     "--seq_len 32 --model.vocab_size 512 --val_interval 60 --val_sequences 128 --log_interval 20 --study length "
     "--seeds 0,1 --widths 256 --lrs 2^-11:2^-7:x2": "minutes",
+    "pipeline sweep --config quick --params sp_transition,mup,sp --schedule constant --steps 150 --warmup_steps 15 "
+    "--global_batch 8 --seq_len 32 --model.n_layer 2 --model.vocab_size 288 --base_width 64 --val_sequences 128 "
+    "--widths 32,64,128,256,512 --lrs 2^-10:2^-4:x2 --seeds 0 --study transition": "minutes",
     "python analysis/figure.py train F.14 --size full": "hours",
     "python analysis/figure.py train F.2 --size full -- --launcher slurm --profile mysite --micro_batch 64": "a cluster",
 }
@@ -109,6 +112,8 @@ NOT_RUN = {
     "python -m analysis.horizons runs/length --steps 60,120,240,480,960 --out analysis/questions --name training-length": (
         "needs these runs; tests/analysis has its parts"
     ),
+    "python analysis/measured.py runs/transition --metric val --out DIR/transition.csv": "needs these runs; run on others",
+    "python analysis/compare.py runs/transition --what loss --metric val --out DIR": "needs these runs; run on others",
     "python -m analysis.horizons runs/STUDY --steps 120,240 --out DIR": "a study with validations there; tests/analysis has it",
     "python -m analysis.base_width runs/STUDY --out DIR": "a study of many widths and seeds; tests/analysis has it",
     "python -m analysis.calibration runs/STUDY --metric val --out DIR": "a study with diagnostics; tests/analysis has it",
