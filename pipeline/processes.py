@@ -90,8 +90,11 @@ class WorkerDied(OSError):
     """A task took its process down again and again."""
 
     def __init__(self, deaths: int, exit_code: int | None) -> None:
-        super().__init__(f"a worker process died {deaths} times at the same task; out of memory?")
+        # the kernel kills what memory has run out for; anything else had a chance to speak
+        why = "out of memory?" if exit_code == -signal.SIGKILL else "what it printed says why"
         self.exit_code = exit_code
+        self.how = f"died {deaths} times (exit code {exit_code}); {why}"
+        super().__init__(f"a worker process {self.how}")
 
 
 class Task(Future[T]):

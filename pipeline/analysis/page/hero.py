@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from pipeline.analysis.fit.study_fit import WidthFit
 from pipeline.analysis.page import words
 from pipeline.analysis.page.answer import BEYOND, Shown
 from pipeline.analysis.page.svg import Panel, Point, apart
@@ -19,6 +20,7 @@ def rates(shown: Sequence[Shown], axis: Axis, size: Point, named: bool) -> Marku
     holds the best rate, and what is stable."""
     known = [row for one in shown for row in one.answer.rows]
     values = [value for row in known for value in _values(row.prediction.optimal, row.value, row.prediction.safe)]
+    values += [w.optimum.lr for one in shown for w in _untold(one)]
     lost = [
         (one, w, lr)
         for one in shown
@@ -100,13 +102,15 @@ def _rates_of(panel: Panel, one: Shown, axis: Axis, aside: float) -> None:
         )
         where = (x + (aside if row.times == 1 else 0.0), y)
         panel.drawing.mark(one.place, f"m g{one.place}{'' if row.times == 1 else ' hollow'}", where, said)
-    for w in one.group.widths:
-        if w.best is None and w.optimum.index is not None:
-            x, y = panel.x(w.width) + aside, panel.y(w.optimum.lr)
-            said = (
-                f"{one.title}, {words.at(axis, w.width)}: best tried {words.rate(w.optimum.lr)}; the best is not known"
-            )
-            panel.drawing.star(f"m hollow g{one.place}", (x, y), said, 6.5)
+    for w in _untold(one):
+        x, y = panel.x(w.width) + aside, panel.y(w.optimum.lr)
+        said = f"{one.title}, {words.at(axis, w.width)}: best tried {words.rate(w.optimum.lr)}; the best is not known"
+        panel.drawing.star(f"m hollow g{one.place}", (x, y), said, 6.5)
+
+
+def _untold(one: Shown) -> list[WidthFit]:
+    """Widths whose best learning rate tried is all that is known of them."""
+    return [w for w in one.group.widths if w.best is None and w.optimum.index is not None]
 
 
 def _names(panel: Panel, shown: Sequence[Shown], narrow: bool) -> None:

@@ -215,7 +215,7 @@ def _outcome(task: Task[_Outcome], run: RunConfig) -> _Outcome:
     try:
         return task.result()
     except WorkerDied as error:
-        reason = f"its worker died {MAX_DEATHS} times (exit code {error.exit_code}); out of memory?"
+        reason = f"its worker {error.how}"
         RunDir(run.run_dir).record_failure(reason)
         return None, reason
 
