@@ -63,25 +63,31 @@ def file_sha256(path: Path) -> str:
 
 def strict_json(text: str | bytes) -> Any:
     """What a JSON text holds, in which no key stands twice and every number is finite. Raises `ValueError`."""
-
-    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is given twice")
-        return content
-
-    def refuse(word: str) -> float:
-        raise ValueError(f"{word} is no finite number")
-
-    def finite(digits: str) -> float:
-        number = float(digits)
-        return number if math.isfinite(number) else refuse(digits)
-
     try:
-        return json.loads(text, object_pairs_hook=distinct, parse_constant=refuse, parse_float=finite)
+        return _STRICT.decode(text if isinstance(text, str) else text.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return content
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"{word} is no finite number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse(digits)
+
+
+# made once: `json.loads` makes one for every line of every run
+_STRICT = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_refuse, parse_float=_finite)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

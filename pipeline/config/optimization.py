@@ -1,6 +1,5 @@
 """The checks of a run's optimizer, schedule and rules along batch, horizon and decay."""
 
-import dataclasses
 from typing import Any
 
 from pipeline.entries.optimizers import OPTIMIZERS
@@ -40,8 +39,7 @@ def _known(c: Any) -> list[str]:
 
 
 def _default(c: Any, key: str) -> Any:
-    (found,) = (f.default for f in dataclasses.fields(c) if f.name == key)
-    return found
+    return getattr(type(c), key)
 
 
 def _check_belonging(c: Any) -> None:

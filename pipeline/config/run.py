@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -209,6 +209,17 @@ class RunConfig:
             object.__setattr__(self, "micro_batch", max(1, self.global_batch // self.world_size))
         self._check()
 
+    @functools.cached_property
+    def flat(self) -> Mapping[str, Any]:
+        """``{"model.n_layer": 6, ...}`` of every setting, as plain values."""
+        flat: dict[str, Any] = {}
+        for key, value in run_settings(self).items():
+            if isinstance(value, dict):
+                flat.update({f"{key}.{inner}": v for inner, v in value.items()})
+            else:
+                flat[key] = value
+        return flat
+
     @property
     def world_size(self) -> int:
         return self.devices * self.num_nodes
@@ -342,7 +353,7 @@ class RunConfig:
         for key in ("width", "base_width", "base_depth", "steps", "global_batch", "seq_len", "devices", "num_nodes",
                     "log_interval", "val_interval", "val_sequences", "checkpoint_interval", "keep_last"):  # fmt: skip
             require(getattr(self, key) >= 1, f"--{key} must be at least 1, got {getattr(self, key)}")
-        for key, value in _flat(self).items():  # beyond it numpy and tokenizers fail, each in its own words
+        for key, value in self.flat.items():  # beyond it numpy and tokenizers fail, each in its own words
             if isinstance(value, int) and key not in ("seed", "data.tokens", "data.max_document"):
                 require(value <= 10**9, f"--{key} must be at most {10**9}, got {value}")
         require(
@@ -456,7 +467,7 @@ class RunConfig:
 def run_settings(config: RunConfig, of: type[RunConfig] = RunConfig) -> dict[str, Any]:
     """The settings as plain nested values, in the order of the fields `of` the class: a run's, without a study's
     grid. Of steps and epochs, which exclude each other, a run's say the steps, and a study's what was asked for."""
-    settings = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(of)}
+    settings = {name: _plain(getattr(config, name)) for name in _names(of)}  # type: ignore[arg-type]  # a class is hashable
     if of is RunConfig:
         settings["epochs"] = None
     elif config.epochs is not None:
@@ -467,38 +478,33 @@ def run_settings(config: RunConfig, of: type[RunConfig] = RunConfig) -> dict[str
 def counted_settings(config: RunConfig) -> dict[str, Any]:
     """Flat ``{"model.n_layer": 6, ...}`` of every setting that may change the mathematics of a run
     (`identity.counted`)."""
-    return identity.counted(_flat(config), default_settings())
+    return identity.counted(config.flat, default_settings())
 
 
 def config_hash(config: RunConfig) -> str:
     """8 hex digits over what changes the mathematics of the run (`identity.config_hash`)."""
-    return identity.config_hash(_flat(config), default_settings())
+    return identity.config_hash(config.flat, default_settings())
 
 
 def older_hash(config: RunConfig) -> str:
     """What `config_hash` was before it left out settings that change nothing (`identity.older_hash`)."""
-    return identity.older_hash(_flat(config), default_settings())
+    return identity.older_hash(config.flat, default_settings())
 
 
 @functools.cache
-def default_settings() -> dict[str, Any]:
+def default_settings() -> Mapping[str, Any]:
     """Flat, of every setting."""
-    return _flat(RunConfig())
+    return RunConfig().flat
 
 
-def _flat(config: RunConfig) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in run_settings(config).items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{inner}": v for inner, v in value.items()})
-        else:
-            flat[key] = value
-    return flat
+@functools.cache
+def _names(of: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(of))
 
 
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):  # nearly all, of very many runs
         return value
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: _plain(getattr(value, name)) for name in _names(type(value))}  # type: ignore[arg-type]
     return list(value) if isinstance(value, tuple) else value
