@@ -12,6 +12,7 @@ batch, but only together with training's.
 
 import argparse
 import copy
+import dataclasses
 import importlib
 import json
 import platform
@@ -102,7 +103,7 @@ def _theirs(training: Training) -> tuple[Any, Callable[[], None]]:
 def cost(variant: str, batch: int, repeats: int) -> dict[str, float]:
     """Median seconds of a plain step and of what a monitored one takes beyond it; MB above the peak of plain
     training."""
-    training = Training(RunConfig(**{**vars(CONFIG), "global_batch": batch, "micro_batch": batch}))
+    training = Training(dataclasses.replace(CONFIG, global_batch=batch, micro_batch=batch))
     training.step()
     training.step()
     before = _peak()
@@ -119,7 +120,7 @@ def cost(variant: str, batch: int, repeats: int) -> dict[str, float]:
 def equality() -> dict[str, float]:
     """Largest relative difference of every quantity that both report, over all weights, after three steps, on the whole
     batch. Theirs are means of 2-norms over tokens, the fused qkv as one."""
-    config = RunConfig(**{**vars(CONFIG), "width": 128, "base_width": 128, "global_batch": 8, "micro_batch": 8})
+    config = dataclasses.replace(CONFIG, width=128, base_width=128, global_batch=8, micro_batch=8)
     training = Training(config)
     check, _ = _ours(training, spectra=False, probe=8)
     for layer in check.layers:
@@ -167,7 +168,7 @@ def equality() -> dict[str, float]:
 def overhead(width: int, repeats: int) -> dict[str, float]:
     """Seconds of this project's training step, of a check with and without spectra, of the gradients' norms, and of a
     measurement of the sharpness, in turns."""
-    config = RunConfig(**{**vars(CONFIG), "width": width})
+    config = dataclasses.replace(CONFIG, width=width)
     model, specs = build(config)
     initialize_(model, specs, scaling_of(config), 0)
     tokens = torch.randint(0, config.model.vocab_size, (config.global_batch, config.seq_len + 1))

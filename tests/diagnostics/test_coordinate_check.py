@@ -1,6 +1,7 @@
 """The refined coordinate check against two full models in float64, explicit matrices and singular values."""
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -439,7 +440,7 @@ def test_the_previous_step_as_the_reference() -> None:
 
 def test_at_initialization_nothing_has_moved() -> None:
     """And what is 0 / 0 is left out, not nan."""
-    config = RunConfig(**{**vars(PYTHIA), "readout_init": "zero"})
+    config = dataclasses.replace(PYTHIA, readout_init="zero")
     model, specs = build(config)
     initialize_(model, specs, scaling_of(config), seed=0)
     x, y = probe(config)

@@ -275,7 +275,8 @@ def test_a_preempted_run_resumes(tiny: RunConfig, tmp_path: Path, cluster: Clust
 
 def test_an_adaptive_sweep_goes_on_by_itself(tiny: RunConfig, tmp_path: Path, cluster: Cluster) -> None:
     """The job after each round plans and submits the next, until the budget is spent; then it reports."""
-    study = Study(SweepConfig(**vars(tiny) | {"study": "rounds"}, widths=(32, 64), lrs=(0.01,)), cluster, tmp_path)
+    settings = {field.name: getattr(tiny, field.name) for field in dataclasses.fields(tiny)}
+    study = Study(SweepConfig(**settings | {"study": "rounds"}, widths=(32, 64), lrs=(0.01,)), cluster, tmp_path)
     adaptive = ("--plan", "adaptive", "--budget", "9 runs", "--seeds", "0")
     planned = study.sweep(*adaptive, "--dry_run")
     assert "round 1: scanning width 32" in planned

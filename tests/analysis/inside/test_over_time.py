@@ -32,7 +32,7 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("over_time")
     exponents = {("update_rank", ""): 0.25, ("effective", ""): 0.5, ("propagating", ""): 0.0}
     for lr in (1e-3, 1e-2):
-        base = MLP.__class__(**{**vars(MLP), "lr": lr})
+        base = replace(MLP, lr=lr)
         write_coordinates(folder, base, exponents, widths=WIDTHS, seeds=(0, 1), extra=cosine, ask=False)
     return load_study([folder])
 
