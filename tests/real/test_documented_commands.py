@@ -77,6 +77,12 @@ PLANNED = {
     "pipeline sweep --config quick --params sp --schedule constant --steps 960 --warmup_steps 20 --global_batch 8 "
     "--seq_len 32 --model.vocab_size 512 --val_interval 60 --val_sequences 128 --log_interval 20 --study length "
     "--seeds 0,1 --widths 256 --lrs 2^-11:2^-7:x2": "minutes",
+    **{
+        "pipeline sweep --config quick --params sp --schedule constant --steps 480 --warmup_steps 20 --global_batch 8 "
+        "--seq_len 32 --model.vocab_size 512 --val_interval 60 --val_sequences 128 --log_interval 20 "
+        f"--study {study} --seeds 0,1,2 --widths 256 --lrs 2^-11:2^-7:x2": "minutes"
+        for study in ("batch-8", "decay --grid.weight_decay 0,1")
+    },
     "pipeline sweep --config quick --params sp_transition,mup,sp --schedule constant --steps 150 --warmup_steps 15 "
     "--global_batch 8 --seq_len 32 --model.n_layer 2 --model.vocab_size 288 --base_width 64 --val_sequences 128 "
     "--widths 32,64,128,256,512 --lrs 2^-10:2^-4:x2 --seeds 0 --study transition": "minutes",
@@ -111,6 +117,15 @@ NOT_RUN = {
     ),
     "python -m analysis.horizons runs/length --steps 60,120,240,480,960 --out analysis/questions --name training-length": (
         "needs these runs; tests/analysis has its parts"
+    ),
+    "python -m analysis.horizons runs/batch-8 --steps 60,120,240,480 --out analysis/questions --name batch-8": (
+        "needs these runs; tests/analysis has its parts"
+    ),
+    "python analysis/compare.py runs/batch-2 runs/batch-8 runs/batch-32 --what loss --metric val --out DIR": (
+        "needs these runs; run on others"
+    ),
+    "python analysis/measured.py runs/batch-8 runs/decay --metric val --out analysis/questions/weight-decay.csv": (
+        "needs these runs; run on others"
     ),
     "python analysis/measured.py runs/transition --metric val --out DIR/transition.csv": "needs these runs; run on others",
     "python analysis/compare.py runs/transition --what loss --metric val --out DIR": "needs these runs; run on others",
