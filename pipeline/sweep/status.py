@@ -18,7 +18,7 @@ from pipeline.files import tail, write_atomic
 from pipeline.recipes import RECORDED_KEY
 from pipeline.run.directory import RunDir
 from pipeline.run.study import require_study
-from pipeline.strict_yaml import load_yaml
+from pipeline.strict_yaml import load_entries
 from pipeline.sweep.branches import Branches
 from pipeline.sweep.config import LAUNCHERS, SweepConfig
 from pipeline.sweep.grid import cell, cost
@@ -234,7 +234,7 @@ def _state(folder: Path, job: Job | None, held: set[int]) -> tuple[str, str | No
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        loaded = load_yaml(path)
+        loaded = load_entries(path)
     except (OSError, yaml.YAMLError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
