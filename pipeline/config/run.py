@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -209,17 +209,6 @@ class RunConfig:
             object.__setattr__(self, "micro_batch", max(1, self.global_batch // self.world_size))
         self._check()
 
-    @functools.cached_property
-    def flat(self) -> Mapping[str, Any]:
-        """``{"model.n_layer": 6, ...}`` of every setting, as plain values."""
-        flat: dict[str, Any] = {}
-        for key, value in run_settings(self).items():
-            if isinstance(value, dict):
-                flat.update({f"{key}.{inner}": v for inner, v in value.items()})
-            else:
-                flat[key] = value
-        return flat
-
     @property
     def world_size(self) -> int:
         return self.devices * self.num_nodes
@@ -353,7 +342,7 @@ class RunConfig:
         for key in ("width", "base_width", "base_depth", "steps", "global_batch", "seq_len", "devices", "num_nodes",
                     "log_interval", "val_interval", "val_sequences", "checkpoint_interval", "keep_last"):  # fmt: skip
             require(getattr(self, key) >= 1, f"--{key} must be at least 1, got {getattr(self, key)}")
-        for key, value in self.flat.items():  # beyond it numpy and tokenizers fail, each in its own words
+        for key, value in _flat(self).items():  # beyond it numpy and tokenizers fail, each in its own words
             if isinstance(value, int) and key not in ("seed", "data.tokens", "data.max_document"):
                 require(value <= 10**9, f"--{key} must be at most {10**9}, got {value}")
         require(
@@ -478,28 +467,38 @@ def run_settings(config: RunConfig, of: type[RunConfig] = RunConfig) -> dict[str
 def counted_settings(config: RunConfig) -> dict[str, Any]:
     """Flat ``{"model.n_layer": 6, ...}`` of every setting that may change the mathematics of a run
     (`identity.counted`)."""
-    return identity.counted(config.flat, default_settings())
+    return identity.counted(_flat(config), default_settings())
 
 
 def config_hash(config: RunConfig) -> str:
     """8 hex digits over what changes the mathematics of the run (`identity.config_hash`)."""
-    return identity.config_hash(config.flat, default_settings())
+    return identity.config_hash(_flat(config), default_settings())
 
 
 def older_hash(config: RunConfig) -> str:
     """What `config_hash` was before it left out settings that change nothing (`identity.older_hash`)."""
-    return identity.older_hash(config.flat, default_settings())
+    return identity.older_hash(_flat(config), default_settings())
 
 
 @functools.cache
-def default_settings() -> Mapping[str, Any]:
+def default_settings() -> dict[str, Any]:
     """Flat, of every setting."""
-    return RunConfig().flat
+    return _flat(RunConfig())
 
 
 @functools.cache
 def _names(of: Any) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(of))
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in run_settings(config).items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": v for inner, v in value.items()})
+        else:
+            flat[key] = value
+    return flat
 
 
 def _plain(value: Any) -> Any:
