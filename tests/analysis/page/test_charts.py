@@ -4,8 +4,10 @@ import math
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import pipeline
 from pipeline.analysis.fit.study_fit import fit
 from pipeline.analysis.page import charts, trajectories
 from pipeline.analysis.page.answer import Shown, answer
@@ -54,6 +56,21 @@ def test_marks_of_the_first_figure_lie_at_their_rates(fitted):
         assert row.best in title
     crosses = re.findall(r'class="x g0".*?<title>(.*?)</title>', drawn)
     assert "SP · AdamW, width 64: 3.2e-2 was unstable" in crosses
+
+
+def test_the_first_figure_reaches_a_best_rate_tried_far_from_all_others():
+    """Two learning rates at the widest width tell no optimum; the better one is a star, where it lies."""
+    shift = {64: 4, 128: 5, 256: 6}
+    rows = [(n, 2.0**j, 3 + 0.1 * (j + shift[n]) ** 2) for n in shift for j in range(-9, -1)]
+    rows += [(512, 2.0**4, 3.0), (512, 2.0**5, 3.5)]
+    fitted = pipeline.fit(pd.DataFrame(rows, columns=["width", "lr", "loss"]))
+    shown = shown_of(fitted)
+    drawn = str(rates(shown, fitted.study.axis, (700, 400), named=True))
+    known = [row.value for row in shown[0].answer.rows if row.times == 1 and row.value is not None]
+    y = [float(place) for place in re.findall(r'<circle class="m g0" cx="[\d.]+" cy="([\d.]+)"', drawn)]
+    (tip,) = re.findall(r'd="M[\d.]+ ([\d.]+)[^"]*"><title>[^<]*width 512: best tried 16; the best is not known', drawn)
+    per_octave = (y[2] - y[0]) / math.log2(known[2] / known[0])
+    assert float(tip) + 6.5 == pytest.approx(y[0] + per_octave * math.log2(16 / known[0]), abs=2)
 
 
 def test_scaling_brings_the_stars_together(fitted):
