@@ -147,8 +147,8 @@ def keys(cls: type) -> list[str]:
 
 
 _ELSEWHERE = {
-    "batch_size": "global_batch", "train_batch_size": "global_batch", "global_batch_size": "global_batch",
-    "micro_batch_size": "micro_batch", "per_device_batch_size": "micro_batch",
+    "batch_size": "global_batch", "batch": "global_batch", "train_batch_size": "global_batch",
+    "global_batch_size": "global_batch", "micro_batch_size": "micro_batch", "per_device_batch_size": "micro_batch",
     "per_device_train_batch_size": "micro_batch", "learning_rate": "lr", "learning_rates": "lrs", "peak_lr": "lr",
     "max_lr": "lr", "hidden_size": "width", "d_model": "width", "n_embd": "width", "parameterization": "param",
     "parametrization": "param", "max_steps": "steps", "num_steps": "steps", "train_steps": "steps",

@@ -52,6 +52,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["train", "--widht", "64"], "--widht: unknown key widht, did you mean width?"),
         (["train", "--learning_rate", "1"], "--learning_rate: unknown key learning_rate, did you mean lr?"),
         (["sweep", "--learning-rates", "1"], "--learning-rates: unknown key learning-rates, did you mean lrs?"),
+        (["train", "--batch=8"], "--batch: unknown key batch, did you mean global_batch?"),
         (["train", "--batch_size=8"], "--batch_size: unknown key batch_size, did you mean global_batch?"),
         (["train", "--global-batch", "8"], "did you mean global_batch?"),
         (["sweep", "--num_workers", "8"], "did you mean workers?"),
