@@ -207,7 +207,8 @@ class Workers:
     def _dispatch(self) -> None:
         while not self._closed:
             self._hand_out()
-            busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
+            # without those that were found dead while the pool was being closed, whose tasks nobody takes any more
+            busy = {w.connection: w for w in self._workers if w.task is not None and w.process is not None}
             for ready in multiprocessing.connection.wait([self._ear, *busy]):
                 if ready is self._ear:
                     self._ear.recv_bytes()

@@ -223,6 +223,27 @@ def test_a_death_is_told_and_disturbs_no_other_task(tmp_path: Path) -> None:
     assert len((tmp_path / "undisturbed").read_text().split()) == 1, "begun once"
 
 
+def test_closing_while_a_dead_worker_is_found_ends_the_thread_in_peace() -> None:
+    """Its connection is closed by then; what the thread raises, a warning, fails the test."""
+    workers = Workers(1)
+    assert workers.submit(double, 1).result(timeout=30)[0] == 2
+    (worker,) = workers._workers
+    closing, found = threading.Thread(target=workers.close), threading.Event()
+
+    def gone(message: bytes) -> None:
+        closing.start()
+        found.set()
+        while not workers._closed:
+            time.sleep(0.001)
+        raise BrokenPipeError
+
+    worker.connection.send_bytes = gone
+    waiting = workers.submit(double, 2)
+    assert found.wait(30)
+    closing.join()
+    assert waiting.cancelled()
+
+
 def leave() -> None:
     os._exit(3)
 

@@ -81,14 +81,14 @@ def plain(config: RunConfig) -> list[float]:
         ("gpt", "32-true", 2e-3, 1e-5),
         ("mlp", "32-true", 0.05, 1e-5),
         ("gpt", "bf16-mixed", 1e-4, 1e-3),
-        ("mlp", "bf16-mixed", 0.003, 1e-3),
+        ("mlp", "bf16-mixed", 0.001, 1e-3),
     ],
 )
 def test_the_fast_path_has_the_losses_of_a_plain_loop(
     kind: str, precision: str, lr: float, within: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Relative. bf16 at small learning rates: larger ones amplify its rounding so far within 200 steps that the plain
-    loop itself, its batches read backwards, is 1e-2 away (GPT, 2e-3) and 1.5e-2 (MLP, 0.05)."""
+    loop itself, its batches read backwards, is 1e-2 away (GPT, 2e-3), and 1.5e-2 (MLP, 0.05), or where the processor has bf16 products of its own 8e-4 at 2e-3."""
     config = changed(request.getfixturevalue(kind), precision=precision, lr=lr)
     taken: dict[str, int] = {"oneDNN": 0, "descent": 0}
     fast, descend = products._onednn, Descent.__call__
