@@ -6,6 +6,7 @@ processors, imports included, the least of three; beside them those of reading a
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import math
@@ -28,14 +29,12 @@ def write(folder: Path, count: int, n_records: int) -> None:
     from pipeline.run.result import RunResult
 
     n_lrs = 10
+    base, _ = parse("train", f"--config mlp-digits --out {folder.parent} --study {folder.name}".split())
     for number in range(count):
         lr = 2.0 ** (number % n_lrs - 9)
         width = WIDTHS[number // n_lrs % len(WIDTHS)]
         seed = number // (n_lrs * len(WIDTHS))
-        argv = (
-            f"--config mlp-digits --width {width} --lr {lr!r} --seed {seed} --out {folder.parent} --study {folder.name}"
-        )
-        config, _ = parse("train", argv.split())
+        config = dataclasses.replace(base, width=width, lr=lr, seed=seed)
         run = RunDir(config.run_dir)
         run.create(config, "0" * 64)
         end = 0.3 + 0.02 * math.log2(lr * (width / 64) ** 0.5 * 2**5) ** 2 + 1e-3 * math.sin(number)

@@ -62,8 +62,8 @@ def load_entries(path: Path) -> Any:
     its text: the runs of a study share nearly all. Containers are shared as well: not to be changed."""
     settings: dict[str, Any] = {}
     try:
-        for entry in _ENTRY.split(path.read_bytes()):
-            key, value = _entry(entry)
+        for entry in _ENTRY.split(path.read_bytes().removesuffix(b"\n")):
+            key, value = _entry(entry + b"\n")
             if key in settings:
                 return load_yaml(path)  # which says what is wrong, and where
             settings[key] = value
@@ -72,7 +72,7 @@ def load_entries(path: Path) -> Any:
     return settings
 
 
-_ENTRY = re.compile(rb"(?<=\n)(?=[A-Za-z_])")
+_ENTRY = re.compile(rb"\n(?=[A-Za-z_])")
 
 
 @functools.lru_cache(maxsize=4096)

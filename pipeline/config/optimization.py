@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.entries.schedules import SCHEDULES
-from pipeline.errors import require
+from pipeline.errors import RequestError, require
 from pipeline.parameterization import rules
 from pipeline.parameterization.axes import BATCH_RULES, STEPS_RULES, axes_of
 
@@ -23,10 +23,9 @@ def check_optimization(c: Any) -> None:
 
 def _check_rule(c: Any) -> None:
     entry = OPTIMIZERS[c.optimizer]
-    require(
-        rules.get(c.param).knows(entry.families(c.muon_scale)),
-        f"--param {c.param} has no rule for --optimizer {c.optimizer}: it is for {' and '.join(_known(c))}",
-    )
+    if not rules.get(c.param).knows(entry.families(c.muon_scale)):
+        known = " and ".join(_known(c))
+        raise RequestError(f"--param {c.param} has no rule for --optimizer {c.optimizer}: it is for {known}")
     require(
         not (entry.matrices and c.strategy.startswith("deepspeed")),
         f"--optimizer {c.optimizer} needs whole matrices, which --strategy {c.strategy} takes apart: use ddp or fsdp",

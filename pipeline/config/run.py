@@ -6,8 +6,9 @@ Long: every setting of a run stands here with its meaning.
 import dataclasses
 import functools
 import math
+import operator
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -343,8 +344,8 @@ class RunConfig:
                     "log_interval", "val_interval", "val_sequences", "checkpoint_interval", "keep_last"):  # fmt: skip
             require(getattr(self, key) >= 1, f"--{key} must be at least 1, got {getattr(self, key)}")
         for key, value in _flat(self).items():  # beyond it numpy and tokenizers fail, each in its own words
-            if isinstance(value, int) and key not in ("seed", "data.tokens", "data.max_document"):
-                require(value <= 10**9, f"--{key} must be at most {10**9}, got {value}")
+            if isinstance(value, int) and value > 10**9 and key not in ("seed", "data.tokens", "data.max_document"):
+                raise RequestError(f"--{key} must be at most {10**9}, got {value}")
         require(
             0 <= self.warmup_steps <= self.steps,
             f"--warmup_steps must be 0..steps ({self.steps}), got {self.warmup_steps}",
@@ -431,12 +432,10 @@ class RunConfig:
     def _check_model(self) -> None:
         kind, default = self.kind, ModelConfig()
         kind.check(self)
-        for f in dataclasses.fields(ModelConfig):
-            users = [other.plural for other in KINDS.values() if f.name in other.settings]
-            require(
-                f.name in kind.settings | {"kind"} or getattr(self.model, f.name) == getattr(default, f.name),
-                f"--model.{f.name} is for {' and '.join(users)}, not for {kind.singular}",
-            )
+        for name in _names(ModelConfig):
+            if name not in {*kind.settings, "kind"} and getattr(self.model, name) != getattr(default, name):
+                users = [other.plural for other in KINDS.values() if name in other.settings]
+                raise RequestError(f"--model.{name} is for {' and '.join(users)}, not for {kind.singular}")
 
     def _check_processes(self) -> None:
         share, rest = divmod(self.global_batch, self.world_size)
@@ -491,19 +490,33 @@ def _names(of: Any) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(of))
 
 
+_last: tuple[RunConfig | None, dict[str, Any]] = (None, {})
+
+
 def _flat(config: RunConfig) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in run_settings(config).items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{inner}": v for inner, v in value.items()})
-        else:
-            flat[key] = value
+    """`run_settings`, flat, not to be changed; made once for the same config, which is asked for it four times where
+    very many are read."""
+    global _last
+    known, flat = _last
+    if known is not config:
+        names, values = _leaves()
+        flat = {k: list(v) if type(v) is tuple else v for k, v in zip(names, values(config), strict=True)}
+        flat["epochs"] = None
+        _last = config, flat
     return flat
 
 
+@functools.cache
+def _leaves() -> tuple[list[str], Callable[[RunConfig], tuple[Any, ...]]]:
+    """The dotted names of all settings, and what gets their values."""
+    names = []
+    for f in dataclasses.fields(RunConfig):
+        section = type(f.default)
+        names += [f"{f.name}.{inner}" for inner in _names(section)] if dataclasses.is_dataclass(section) else [f.name]
+    return names, operator.attrgetter(*names)
+
+
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, str | int | float):  # nearly all, of very many runs
-        return value
     if dataclasses.is_dataclass(value):
         return {name: _plain(getattr(value, name)) for name in _names(type(value))}  # type: ignore[arg-type]
     return list(value) if isinstance(value, tuple) else value

@@ -11,6 +11,7 @@ def require_study(folder: Path) -> None:
         raise RequestError(f"{folder}: no such study folder")
     if (folder / "config.yaml").is_file():
         raise RequestError(f"{folder} is a single run; give its study folder, {folder.parent}")
-    studies = sorted({path.parents[1] for path in folder.glob("*/*/config.yaml")})
-    if studies and not any(folder.glob("*/config.yaml")):
+    if any(folder.glob("*/config.yaml")):
+        return
+    if studies := sorted({path.parents[1] for path in folder.glob("*/*/config.yaml")}):
         raise RequestError(f"{folder} holds studies, not runs; give one of them: {', '.join(map(str, studies))}")

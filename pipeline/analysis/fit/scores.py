@@ -16,9 +16,10 @@ from pipeline.analysis.fit.fitted import QUANTITIES, Quantity
 from pipeline.analysis.fit.ledger import Line, Predicted
 from pipeline.analysis.fit.measured import Measured, Regret, Unmeasured, edge, optimum, regret
 from pipeline.analysis.fit.study_fit import runs_of
-from pipeline.analysis.study.load import GROUP, Study
+from pipeline.analysis.study.load import Study
 from pipeline.analysis.study.runs import Floats
 from pipeline.analysis.study.stability import TRAJECTORY
+from pipeline.analysis.study.table import GROUP
 from pipeline.errors import RequestError
 from pipeline.files import read_jsonl
 from pipeline.run.directory import RunDir

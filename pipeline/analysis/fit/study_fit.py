@@ -19,11 +19,12 @@ from pipeline.analysis.study.axis import Axis
 from pipeline.analysis.study.cells import in_order
 from pipeline.analysis.study.clipping import Clipping
 from pipeline.analysis.study.grid import Curve, Edge, Grid, GridWidth, Optimum, grid_of
-from pipeline.analysis.study.load import GROUP, Study, load_study
+from pipeline.analysis.study.load import Study, load_study
 from pipeline.analysis.study.measure import TRAINING_LOSS, Measure
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import is_lost
 from pipeline.analysis.study.studies import AnyStudy, Compared
+from pipeline.analysis.study.table import GROUP
 from pipeline.config import RunConfig
 from pipeline.errors import RequestError
 from pipeline.parameterization import rules

@@ -14,7 +14,8 @@ import pandas as pd
 
 from pipeline.analysis.inside.check import Ladder, Records
 from pipeline.analysis.study.cells import in_order
-from pipeline.analysis.study.load import GROUP, Study
+from pipeline.analysis.study.load import Study
+from pipeline.analysis.study.table import GROUP
 from pipeline.entries.kinds import Place
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic

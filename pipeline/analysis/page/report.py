@@ -17,8 +17,9 @@ from pipeline.analysis.page.hero import ON_ONE, rates
 from pipeline.analysis.page.phrases import phrases
 from pipeline.analysis.page.stability_map import stability_map
 from pipeline.analysis.page.verdicts import limits, verdicts
-from pipeline.analysis.study.load import GROUP, Study
+from pipeline.analysis.study.load import Study
 from pipeline.analysis.study.stability import MARGIN
+from pipeline.analysis.study.table import GROUP
 from pipeline.version import __version__
 
 _HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ from pipeline.analysis.fit.fitted import QUANTITIES, Lr, Quantity
 from pipeline.analysis.fit.study_fit import GroupFit, StudyFit, WidthFit
 from pipeline.analysis.page.phrases import phrases
 from pipeline.analysis.page.words_fit import left_out
-from pipeline.analysis.study.load import GROUP
+from pipeline.analysis.study.table import GROUP
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
 

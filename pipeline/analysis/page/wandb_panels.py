@@ -19,7 +19,8 @@ from pipeline.analysis.page.inside import said, telling
 from pipeline.analysis.page.phrases import phrases
 from pipeline.analysis.page.stability_map import stability_map
 from pipeline.analysis.page.tables import to_json
-from pipeline.analysis.study.load import GROUP, Study
+from pipeline.analysis.study.load import Study
+from pipeline.analysis.study.table import GROUP
 from pipeline.config import run_settings
 from pipeline.errors import RequestError, in_a_line
 from pipeline.mirrors.to_wandb import Place

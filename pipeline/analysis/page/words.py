@@ -9,7 +9,7 @@ from pipeline.analysis.fit.study_fit import GroupFit, StudyFit
 from pipeline.analysis.study import cells
 from pipeline.analysis.study.axis import WIDTH, Axis
 from pipeline.analysis.study.cells import WIDTH_OF_MODEL, is_setting
-from pipeline.analysis.study.load import GROUP
+from pipeline.analysis.study.table import GROUP
 from pipeline.console import table
 from pipeline.entries.losses import LOSSES
 from pipeline.entries.optimizers import OPTIMIZERS

@@ -10,9 +10,10 @@ import pandas as pd
 
 from pipeline.analysis.study.axis import AXES, WIDTH, Axis, of_column
 from pipeline.analysis.study.cells import WIDTH_OF_MODEL, Settings, telling, text, value
-from pipeline.analysis.study.load import GROUP, Study
+from pipeline.analysis.study.load import Study
 from pipeline.analysis.study.runs import whole
 from pipeline.analysis.study.stability import Rule
+from pipeline.analysis.study.table import GROUP
 from pipeline.config import RunConfig, default_settings
 from pipeline.errors import RequestError
 from pipeline.recipes import named_setting

@@ -25,15 +25,21 @@ def departures(config: RunConfig) -> dict[str, Any]:
 
 def varying(settings: Iterable[Settings]) -> list[str]:
     """The settings that are not the same in all of them, in the order of the config's fields."""
-    distinct = list({repr(sorted(one.items())): one for one in settings}.values())
+    distinct = list({repr(sorted(one.items())): one for one in _objects(settings)}.values())
     keys = [*default_settings(), *sorted(set().union(*distinct) - default_settings().keys())]
     return [key for key in keys if len({repr(value(one, key)) for one in distinct}) > 1]
+
+
+def _objects(settings: Iterable[Settings]) -> Iterable[Settings]:
+    """Each object once: runs of a recipe share theirs."""
+    return {id(one): one for one in settings}.values()
 
 
 def telling(known: Sequence[tuple[Hashable, ...]], settings: Sequence[Settings]) -> tuple[list[str], list[str]]:
     """Of runs of which so much is `known`, such as the loss, and their `settings`: the settings that it takes beside it
     to tell all recipes apart, and those that go along with it and these."""
-    distinct = {(point, repr(sorted(one.items()))): one for point, one in zip(known, settings, strict=True)}
+    texts = {id(one): repr(sorted(one.items())) for one in _objects(settings)}
+    distinct = {(point, texts[id(one)]): one for point, one in zip(known, settings, strict=True)}
     pairs = [(point, one) for (point, _), one in distinct.items()]
     cells: list[tuple[Hashable, ...]] = [point for point, _ in pairs]
     found: list[str] = []

@@ -1,7 +1,8 @@
 """Study folders -> one table, a row per finished run. Keeps apart what must not be compared; says what it left out."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from pipeline.analysis.study.axis import WIDTH, Axis
 from pipeline.analysis.study.cells import Settings, in_order, telling, text, value, varying
 from pipeline.analysis.study.stability import Rule, left_for_good, lost_ground
-from pipeline.analysis.study.table import Row, rows
+from pipeline.analysis.study.table import GROUP, POINT, Row, rows
 from pipeline.config import RunConfig, counted_settings
 from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
@@ -20,11 +21,9 @@ from pipeline.run.directory import RunDir
 from pipeline.run.result import FAILED
 from pipeline.run.study import require_study
 
-GROUP = ["param", "optimizer", "loss"]
-"""Columns whose values make one family of curves."""
-POINT = [*GROUP, "width", "lr", "seed"]
-"""Columns that tell the runs of a recipe apart; every other setting that differs between runs keeps them apart."""
 _OF_A_RUN = ("result.json", "metrics.jsonl")
+_Folders = tuple[list[Path], list[Path]]
+"""Of a study: those of runs, and those of what was a run and has lost its config.yaml."""
 _NAMED = 5  # of the runs that are left out
 _SPELLED = ("data.name", "data.path", "data.tokenizer")  # what the same data may be called
 _WITH_OPTIMIZER = {"weight_decay", "betas", "eps", "momentum"}  # what usually follows the optimizer
@@ -143,11 +142,12 @@ def load_study(study_dirs: Sequence[Path]) -> Study:
     """Reads every run of the folders. Raises `RequestError` for a missing or empty folder, an unreadable run, and
     the same point (`POINT`) of a recipe trained twice."""
     study_dirs = list({path.resolve(): path for path in study_dirs}.values())
-    run_dirs = {study_dir: _run_dirs(study_dir) for study_dir in study_dirs}
-    found = [{**row, "run_dir": folder / row["run"]} for folder in study_dirs for row in rows(folder, run_dirs[folder])]
-    finished = [row for row in found if row["status"] != "failed"]
-    left_out = _left_out(run_dirs, {row["run_dir"]: row["status"] for row in found})
-    n_unfinished, n_failed = sum(map(len, run_dirs.values())) - len(found), len(found) - len(finished)
+    folders = {study_dir: _folders(study_dir) for study_dir in study_dirs}
+    found = [row for study_dir, (runs, _) in folders.items() for row in rows(study_dir, runs)]
+    finished = [row for row in found if row["status"] != FAILED]
+    left_out = _left_out(folders.values(), {row["run_dir"]: row["status"] for row in found})
+    n_unfinished = sum(len(runs) for runs, _ in folders.values()) - len(found)
+    n_failed = len(found) - len(finished)
     where = ", ".join(map(str, study_dirs))
     if not finished:
         others = f" ({n_unfinished} unfinished, {n_failed} failed)" if n_unfinished or n_failed else ""
@@ -176,37 +176,44 @@ def _sortable(column: "pd.Series[Any]") -> "pd.Series[Any]":
     return column.map(order)
 
 
-def _left_out(run_dirs: Mapping[Path, Sequence[Path]], ended: Mapping[Path, str]) -> tuple[str, ...]:
+def _left_out(folders: Iterable[_Folders], ended: Mapping[Path, str]) -> tuple[str, ...]:
     said = []
-    for study_dir, runs in run_dirs.items():
+    for runs, others in folders:
         for run in runs:
             if run not in ended:
                 said.append(f"{run.name}: unfinished")
             elif ended[run] == FAILED:
                 said.append(f"{run.name}: failed, {RunDir(run).failure()}")
-        for run in sorted({path.parent for name in _OF_A_RUN for path in study_dir.glob(f"*/{name}")} - set(runs)):
-            if not run.name.startswith(".") and not (run / "config.yaml").exists():
-                said.append(f"{run.name}: its config.yaml is missing")
+        said += [f"{run.name}: its config.yaml is missing" for run in others]
     return tuple(said)
 
 
-def _run_dirs(study_dir: Path) -> list[Path]:
+def _folders(study_dir: Path) -> _Folders:
     require_study(study_dir)
-    return sorted(path.parent for path in study_dir.glob("*/config.yaml") if not path.parent.name.startswith("."))
+    runs, others = [], []
+    for name in sorted(os.listdir(study_dir)):  # noqa: PTH208 - of very many runs
+        if not name.startswith("."):
+            if os.path.exists(f"{study_dir}/{name}/config.yaml"):  # noqa: PTH110
+                runs.append(study_dir / name)
+            elif any((study_dir / name / file).exists() for file in _OF_A_RUN):
+                others.append(study_dir / name)
+    return runs, others
 
 
 def _recipes(finished: Sequence[Row]) -> list[Settings]:
     """Of every run the settings apart from those of `POINT`, one object per recipe. Data are the same where their
     content is, however their path is spelled."""
     spelled: dict[str, Settings] = {}  # by fingerprint, as in the first run on these data
+    alike: dict[tuple[str, str], Settings] = {}
     known: dict[str, Settings] = {}
-    found = []
     for row in finished:
-        settings = {key: value for key, value in json.loads(row["settings"]).items() if key not in POINT}
-        if row["data"]:
-            settings |= spelled.setdefault(row["data"], {key: settings[key] for key in _SPELLED})
-        found.append(known.setdefault(json.dumps(settings, sort_keys=True), settings))
-    return found
+        text, data = row["settings"], row["data"]
+        if (text, data) not in alike:
+            settings = json.loads(text)
+            if data:
+                settings |= spelled.setdefault(data, {key: settings[key] for key in _SPELLED})
+            alike[text, data] = known.setdefault(json.dumps(settings, sort_keys=True), settings)
+    return [alike[row["settings"], row["data"]] for row in finished]
 
 
 def _require_distinct_points(finished: Sequence[Row], recipes: Sequence[Settings]) -> None:

@@ -1,10 +1,12 @@
 """The table of runs: one row per run that has ended, read from its files once and kept in a cache that notices when
 they change."""
 
+import gc
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,43 +24,61 @@ from pipeline.sealed import read_sealed, write_sealed
 CACHE = "runs.json"
 """Beside the runs of a study, sealed. May be deleted at any time."""
 
-READ = 4
+READ = 5
 """Goes up when a row holds something else; a cache with another number is read past. Rows hold what was read and no
 judgement of it, so that changed rules and new settings need no other cache."""
+
+GROUP = ["param", "optimizer", "loss"]
+"""Columns whose values make one family of curves."""
+POINT = [*GROUP, "width", "lr", "seed"]
+"""Columns that tell the runs of a recipe apart; every other setting that differs between runs keeps them apart."""
 
 Row = dict[str, Any]
 
 
-def rows(study_dir: Path, run_dirs: Sequence[Path]) -> Iterator[Row]:
+def rows(study_dir: Path, run_dirs: Sequence[Path]) -> list[Row]:
     """The rows of the runs that have a result, in the given order: from the cache where no file of the run has changed.
 
-    A row has ``run`` and ``status``, and unless it failed ``settings`` (JSON of `counted_settings`), ``data``
-    (fingerprint of its data, empty where it was not recorded), ``records_above`` and what `load.Study` lists. Raises
-    `RequestError` for an unreadable run.
+    A row has ``run_dir``, ``run`` and ``status``, and unless it failed ``settings`` (JSON of `counted_settings` apart
+    from `POINT`), ``data`` (fingerprint of its data, empty where it was not recorded), ``records_above`` and what
+    `load.Study` lists. Raises `RequestError` for an unreadable run.
     """
-    known = _load(study_dir)
-    found = []
-    for run_dir in run_dirs:
-        run = RunDir(run_dir)
-        stamp = _stamp(run)
-        if stamp is None:
-            continue
-        cached = known.get(run.name)
-        fresh = cached if cached is not None and cached["stamp"] == stamp else {**_row(run), "stamp": stamp}
-        found.append(fresh)
-        yield {key: value for key, value in fresh.items() if key != "stamp"}
-    if [row["stamp"] for row in found] != [row["stamp"] for row in known.values()]:
-        _save(study_dir, found)
+    with _uncollected():
+        known = _load(study_dir)
+        found = []
+        for run_dir in run_dirs:
+            if (stamp := _stamp(run_dir)) is not None:
+                row = known.get(run_dir.name)
+                found.append(row if row is not None and row["stamp"] == stamp else _row(run_dir) | {"stamp": stamp})
+        if [row["stamp"] for row in found] != [row["stamp"] for row in known.values()]:
+            _save(study_dir, found)
+    folder = {run_dir.name: run_dir for run_dir in run_dirs}
+    for row in found:
+        del row["stamp"]
+        row["run_dir"] = folder[row["run"]]
+    return found
 
 
-def _stamp(run: RunDir) -> str | None:
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without a search for garbage, which no row is: of very many it would look at every one again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _stamp(run_dir: Path) -> str | None:
     """Changes when a file of the run does; None for a run without a result."""
     stats = []
-    for file in (run.result_file, run.config_file, run.metrics_file):
+    for name in ("result.json", "config.yaml", "metrics.jsonl"):
         try:
-            stats.append(file.stat())
+            stats.append(os.stat(f"{run_dir}/{name}"))  # noqa: PTH116 - of very many runs
         except FileNotFoundError:
-            if file == run.result_file:
+            if not stats:
                 return None
     return " ".join(f"{s.st_mtime_ns}.{s.st_size}.{s.st_ino}" for s in stats)
 
@@ -68,19 +88,28 @@ def _load(study_dir: Path) -> dict[str, Row]:
         content = read_sealed(study_dir / CACHE)
     except (OSError, ValueError):  # the runs' own files are there
         return {}
-    return {row["run"]: row for row in content["rows"]} if content["read"] == READ else {}
+    if content["read"] != READ:
+        return {}
+    for row in content["rows"]:
+        if "settings" in row:
+            row["settings"] = content["settings"][row["settings"]]
+    return {row["run"]: row for row in content["rows"]}
 
 
 def _save(study_dir: Path, found: Sequence[Row]) -> None:
+    texts = dict.fromkeys(row["settings"] for row in found if "settings" in row)
+    place = {text: number for number, text in enumerate(texts)}
+    stored = [row | {"settings": place[row["settings"]]} if "settings" in row else row for row in found]
     with suppress(OSError):  # a folder that may only be read does without
-        write_sealed(study_dir / CACHE, {"read": READ, "rows": found})
+        write_sealed(study_dir / CACHE, {"read": READ, "settings": list(texts), "rows": stored})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One run
 
 
-def _row(run: RunDir) -> Row:
+def _row(run_dir: Path) -> Row:
+    run = RunDir(run_dir)
     result = run.result()
     if result is None:
         return {"run": run.name, "status": "failed"}
@@ -133,7 +162,7 @@ def _of(config: RunConfig, result: RunResult, steps: Any, losses: Any, validatio
         "records_above": records_above(steps, losses, config.warmup_steps, guessing),
         "share_lost": share_lost,
         "noises_lost": noises_lost,
-        "settings": json.dumps(counted_settings(config), sort_keys=True),
+        "settings": json.dumps({k: v for k, v in counted_settings(config).items() if k not in POINT}, sort_keys=True),
     }
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.analysis.study import cells
 from pipeline.analysis.study import table as rows
-from pipeline.analysis.study.load import POINT, load_study
-from pipeline.analysis.study.table import CACHE
+from pipeline.analysis.study.load import load_study
+from pipeline.analysis.study.table import CACHE, POINT
 from pipeline.errors import RequestError
 from tests.support.synthetic_study import BASE, INITIAL_LOSS, valley, write_run, write_study
 
