@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.analysis.fit.neighbourhood import Neighbourhood, Scale
 from pipeline.analysis.fit.posterior import normalized
-from pipeline.analysis.fit.valley_shape import shape
+from pipeline.analysis.fit.valley_shape import ANGLE, shape
 from pipeline.analysis.study.runs import Floats
 
 # Two runs this far apart, in octaves, share their misfit to e^-1/2; a quarter of it no other run shares.
@@ -42,7 +42,7 @@ class Hypotheses:
     asymmetry_K: Floats
     """k; positive: steeper above the optimum."""
     sharpness_P: Floats
-    """p: straight walls (1/2), exponential ones (1), a flat bottom (2)."""
+    """p: walls at an angle (`ANGLE`), straight ones (1/2), exponential ones (1), a flat bottom (2)."""
     level: float = 1.0
     """Variance of a seed's level, which all its runs share, over that of a run's noise."""
 
@@ -52,7 +52,7 @@ ALL = Hypotheses(
     np.array([0.1, 0.3, 0.8]),
     np.array([0.03, 0.12, 0.35]),
     np.arange(-0.8, 1.61, 0.3),
-    np.array([0.4, 0.7, 1.0, 1.5]),
+    np.array([ANGLE, 0.4, 0.7, 1.0, 1.5]),
 )
 _FEW = Hypotheses(
     np.array([0.5, 2.0]), np.array([0.3]), np.array([0.1]), np.array([-0.2, 0.4, 1.0]), np.array([0.7, 1.2])

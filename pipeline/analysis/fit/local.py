@@ -37,7 +37,7 @@ def fit(grid: Grid) -> Fitted:
             return None
         lr = lr_of(posterior, level)
         edge = known.at("max_stable", width) if quantity == "optimal" else None
-        return lr if edge is None else lr.below(2.0**edge.median)
+        return lr if edge is None else lr.below(lr_of(edge, level).value)
 
     def stands(width: float) -> Mixture | None:
         threshold = known.at("max_stable", width)

@@ -109,7 +109,7 @@ def test_places_hold_the_optimum_and_little_else():
     at = module.places(one, scale)
     assert at[0] < -5 < at[-1]
     assert at[-1] - at[0] < 2
-    cell = (2, 0, 0, 3, 2)
+    cell = (2, 0, 0, 3, 3)
     curve = module.curve_at(one, scale, -5.0, cell)
     assert curve.level == pytest.approx(4.015, abs=0.01)
     assert curve.height(np.array([-5.0, -4.0])).tolist() == pytest.approx([0, 0.05], abs=0.02)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.analysis.fit.valley_shape import shape
+from pipeline.analysis.fit.valley_shape import ANGLE, shape
 
 SHAPES = [(0.6, 1.0), (1e-9, 1.0), (-0.8, 0.4), (1.6, 1.5), (0.3, 0.7)]
 
@@ -32,3 +32,14 @@ def test_the_series_for_small_asymmetries_meets_the_formula():
     u = np.array([-2.0, 2.0])
     below, above = shape(u, 0.0149999, 0.8), shape(u, 0.0150001, 0.8)
     assert below == pytest.approx(above, rel=1e-6)
+
+
+@pytest.mark.parametrize("k", [-0.8, 0.0, 0.4, 1.6])
+def test_walls_at_an_angle_are_straight_their_slopes_in_the_ratio_of_k_and_lowest_at_0(k):
+    height = shape(np.array([-9.0, -8.0, -1e-3, 0.0, 1e-3, 8.0, 9.0]), k, ANGLE)
+    assert height[3] == pytest.approx(0, abs=1e-12)
+    assert height[2] > 0 < height[4]
+    left, right = height[0] - height[1], height[6] - height[5]
+    assert right / left == pytest.approx(np.exp(2 * k), rel=1e-2)
+    assert (left + right) / 2 == pytest.approx(0.45, rel=1e-2)
+    assert shape(np.array([-1.0, 1.0]), 0.0, ANGLE) == pytest.approx(0.45 * 0.86, rel=1e-2)
