@@ -11,17 +11,24 @@ from pipeline.sweep.adaptive.state import SAME, SCAN_STEP, Proposal, State, any_
 SCAN_REACH = 6.0  # octaves around the first guess
 SCAN_LIMIT = 20.0  # octaves from the first guess after which the scan gives up
 FINE, COARSE = 0.5, 1.0  # octaves, of the edge's bracket at the narrowest width and at the others
-WALLS = (-1.1, 0.9)  # octaves from the optimum at which a cell samples the valley
+WALLS = (-1.1, 0.9)  # octaves from the optimum at which a cell samples the valley, on average
 PROBE_REACH = 0.7  # octaves from the edge within which a run probes it
 CLEAR_OF_EDGE = 0.45  # octaves that such a sample keeps from the edge
 NEAR = 0.5  # octaves within which a run serves for another
 LEAST_RUNS = 3  # that a width's valley takes
 _GOLDEN = (math.sqrt(5) - 1) / 2
+_PLASTIC = 0.7548776662  # for what is to be spread independently of what is spread by the golden ratio
 
 
 def phase(place: int, seed: int) -> float:
     """In -1/2 .. 1/2, spread evenly over cells: staggered learning rates tell more than aligned ones."""
     return ((place + 1) * 0.37 + seed * _GOLDEN) % 1 - 0.5
+
+
+def reach(place: int, seed: int) -> float:
+    """Over `WALLS`, from a half to twice them, spread evenly over cells: from two places nobody can tell how walls
+    bend, and with that where the bottom is, however many seeds are there."""
+    return 2.0 ** (2 * ((place * _PLASTIC**2 + seed * _PLASTIC) % 1) - 1)
 
 
 def scan_runs(state: State) -> Iterator[Proposal]:
@@ -86,7 +93,8 @@ def valley_runs(state: State, width: int, seed: int) -> Iterator[Proposal]:
     best = state.best(width)
     ceiling = state.limit(width) - CLEAR_OF_EDGE
     shift = 0.4 * phase(place, seed)
-    targets = [(best + WALLS[0] + shift, "left wall"), (min(best + WALLS[1] + shift, ceiling), "right wall")]
+    left, right = (best + reach(place, seed) * wall + shift for wall in WALLS)
+    targets = [(left, "left wall"), (min(right, ceiling), "right wall")]
     usable = np.isfinite(own.loss)
     wanted = [(x, why) for x, why in targets if not any_near(own.x[usable], x, NEAR)]
     inside = usable & (own.x > best + WINDOW[0]) & (own.x < min(best + WINDOW[1], ceiling + CLEAR_OF_EDGE))
