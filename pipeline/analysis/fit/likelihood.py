@@ -122,11 +122,14 @@ def log_likelihood(one: Neighbourhood, scale: Scale, places_X: Floats, over: Hyp
 
 def evidence_of_valley(one: Neighbourhood, scale: Scale) -> float:
     """How many times (log) better a valley explains the losses than no dependence on the learning rate, an eighth of
-    the runs, the highest, left out: a few that have half recovered are no valley."""
+    the runs, the highest, left out: a few that have half recovered are no valley. Those have too large a learning rate:
+    losses that fall all the way to the best stay."""
     noises = [(scale, _SEEN), *_within_seeds(one, scale)]
-    order = np.argsort(one.y_R, kind="stable")
+    falls = one.x_R < one.best - 1e-9 if one.falls_to_best else np.zeros(len(one.x_R), dtype=np.bool_)
+    order = np.argsort(np.where(falls, -math.inf, one.y_R), kind="stable")
     kept = np.ones(len(order), dtype=np.bool_)
     kept[order[len(order) - math.ceil(len(order) / 8) :]] = False
+    kept |= falls
     one = one.where(kept)
     flat = [
         _Whitened.of(one, noise, replace(over, misfit_M=np.zeros(1), shift_S=np.zeros(1))).log_density_H

@@ -66,6 +66,12 @@ class Neighbourhood:
         return bool(np.all(change < 0) or np.all(change > 0))
 
     @property
+    def falls_to_best(self) -> bool:
+        """Whether the mean y only falls up to its least."""
+        mean = self._mean[2]
+        return bool(np.all(np.diff(mean[: int(np.argmin(mean)) + 1]) < 0))
+
+    @property
     def height_R(self) -> Floats:
         """Mean y around a run's learning rate above the least such mean."""
         _, place, mean = self._mean
