@@ -28,7 +28,7 @@ def phase(place: int, seed: int) -> float:
 def reach(place: int, seed: int) -> float:
     """Over `WALLS`, from a half to twice them, spread evenly over cells: from two places nobody can tell how walls
     bend, and with that where the bottom is, however many seeds are there."""
-    return 2.0 ** (2 * ((place * _PLASTIC**2 + seed * _PLASTIC) % 1) - 1)
+    return float(2.0 ** (2 * ((place * _PLASTIC**2 + seed * _PLASTIC) % 1) - 1))
 
 
 def scan_runs(state: State) -> Iterator[Proposal]:
