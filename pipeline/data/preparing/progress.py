@@ -31,14 +31,15 @@ class Progress:
 
     def show(self) -> None:
         now, tokens = time.monotonic(), self._tokens()
-        self._bar.at(tokens, total=max(round(self._total), tokens))
+        total = max(self._total, tokens)  # which is a guess
+        self._bar.at(tokens, total=round(total))
         if not self._bar.terminal and now - self._shown >= EVERY:
             self._shown = now
             rate = (tokens - self._before) / (now - self._start)
-            seconds = max(0.0, self._total - tokens) / rate if rate else 0.0
+            seconds = (total - tokens) / rate if rate else 0.0
             left = f", about {console.duration(seconds)} left" if rate else ""
             print(
-                f"preparing {self._job.config.name}: {tokens / 1e6:,.1f} M of about {self._total / 1e6:,.0f} M tokens, "
+                f"preparing {self._job.config.name}: {tokens / 1e6:,.1f} M of about {total / 1e6:,.1f} M tokens, "
                 f"{rate:,.0f} tokens/s{left}",
                 file=sys.stderr,
                 flush=True,

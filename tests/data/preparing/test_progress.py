@@ -29,8 +29,11 @@ def test_plain_lines_with_tokens_speed_and_time_left(
     (tmp_path / "part-00001.digests").write_bytes(bytes(2_000_000))
     clock[0] += 1
     progress.show()
-    progress.close()
     line = capsys.readouterr().err
-    assert re.fullmatch(r"preparing corpus: 5\.0 M of about 40 M tokens, 400,000 tokens/s, about 88 s left\n", line), (
-        line
-    )
+    form = r"preparing corpus: 5\.0 M of about 40\.0 M tokens, 400,000 tokens/s, about 88 s left\n"
+    assert re.fullmatch(form, line), line
+    (tmp_path / "part-00002.train").write_bytes(bytes(74_000_000))  # more than was expected
+    clock[0] += 10
+    progress.show()
+    progress.close()
+    assert "42.0 M of about 42.0 M tokens" in capsys.readouterr().err
