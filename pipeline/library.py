@@ -36,6 +36,8 @@ class Asked:
     """Of tables; None: the sources are study folders."""
     axes: tuple[str, ...] = ()
     """Of study folders, by their names; none: width."""
+    processes: int = 1
+    """That may read very many runs (`load_study`)."""
 
     @property
     def dirs(self) -> list[Path]:
@@ -46,7 +48,7 @@ class Asked:
     def study(self) -> tuple[AnyStudy, Compared]:
         """The runs, and what they are compared by. Raises `RequestError`."""
         if self.ask is None:
-            return along(load_study(self.dirs), self.axes), self.measure
+            return along(load_study(self.dirs, self.processes), self.axes), self.measure
         table = load_tables(self.sources, self.ask)
         return table, table.measure
 
@@ -76,6 +78,7 @@ def asked(
     axis: str | None = None,
     columns: Mapping[str, str] | None = None,
     group: str | None = None,
+    processes: int = 1,
 ) -> Asked:
     """Raises `RequestError` for values that no run records, and for options that do not go with the sources."""
     every = [runs] if isinstance(runs, Source) else list(runs)
@@ -93,7 +96,7 @@ def asked(
             if Path(source).is_file():
                 raise RequestError(f"{source}: tables of runs are files that end in {', '.join(READERS)}")
         _refuse({"columns": columns, "group": group}, f"is for tables of runs: {first} is none")
-        return Asked(sources, measure, estimator, None, axes)
+        return Asked(sources, measure, estimator, None, axes, processes)
     if len(tables) < len(sources):
         other = next(_name(source) for source in sources if not any(source is table for table in tables))
         raise RequestError(f"{_name(tables[0])} is a table and {other} is none: fit tables and study folders apart")

@@ -16,6 +16,7 @@ from pipeline.cli.arguments import RequestParser, user_path
 from pipeline.console import plural
 from pipeline.errors import RequestError
 from pipeline.library import Asked, asked
+from pipeline.processes import cores
 
 
 def study_parser(verb: str, description: str) -> RequestParser:
@@ -114,4 +115,5 @@ def study_args(parsed: argparse.Namespace) -> Asked:
         axis=parsed.axis,
         columns=None if parsed.columns is None else parse_columns(parsed.columns),
         group=parsed.group,
+        processes=cores(),
     )

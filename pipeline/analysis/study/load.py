@@ -138,12 +138,13 @@ class Study:
         return {key: found for key, found in every[0].items() if key not in left}
 
 
-def load_study(study_dirs: Sequence[Path]) -> Study:
-    """Reads every run of the folders. Raises `RequestError` for a missing or empty folder, an unreadable run, and
-    the same point (`POINT`) of a recipe trained twice."""
+def load_study(study_dirs: Sequence[Path], processes: int = 1) -> Study:
+    """Reads every run of the folders, very many with so many `processes`: more than one only from a program that may be
+    imported again, as multiprocessing's *spawn* does. Raises `RequestError` for a missing or empty folder, an
+    unreadable run, and the same point (`POINT`) of a recipe trained twice."""
     study_dirs = list({path.resolve(): path for path in study_dirs}.values())
     folders = {study_dir: _folders(study_dir) for study_dir in study_dirs}
-    found = [row for study_dir, (runs, _) in folders.items() for row in rows(study_dir, runs)]
+    found = [row for study_dir, (runs, _) in folders.items() for row in rows(study_dir, runs, processes)]
     finished = [row for row in found if row["status"] != FAILED]
     left_out = _left_out(folders.values(), {row["run_dir"]: row["status"] for row in found})
     n_unfinished = sum(len(runs) for runs, _ in folders.values()) - len(found)

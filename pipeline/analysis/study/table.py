@@ -17,6 +17,7 @@ from pipeline.analysis.study.stability import ground_lost, records_above
 from pipeline.config import RunConfig, counted_settings
 from pipeline.entries.losses import LOSSES
 from pipeline.errors import RequestError
+from pipeline.processes import Workers
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
 from pipeline.sealed import read_sealed, write_sealed
@@ -36,20 +37,22 @@ POINT = [*GROUP, "width", "lr", "seed"]
 Row = dict[str, Any]
 
 
-def rows(study_dir: Path, run_dirs: Sequence[Path]) -> list[Row]:
+_SHARE = 500  # runs that a process reads at a time
+
+
+def rows(study_dir: Path, run_dirs: Sequence[Path], processes: int = 1) -> list[Row]:
     """The rows of the runs that have a result, in the given order: from the cache where no file of the run has changed.
 
     A row has ``run_dir``, ``run`` and ``status``, and unless it failed ``settings`` (JSON of `counted_settings` apart
     from `POINT`), ``data`` (fingerprint of its data, empty where it was not recorded), ``records_above`` and what
-    `load.Study` lists. Raises `RequestError` for an unreadable run.
+    `load.Study` lists. Very many are read by so many `processes`. Raises `RequestError` for an unreadable run.
     """
     with _uncollected():
         known = _load(study_dir)
-        found = []
-        for run_dir in run_dirs:
-            if (stamp := _stamp(run_dir)) is not None:
-                row = known.get(run_dir.name)
-                found.append(row if row is not None and row["stamp"] == stamp else _row(run_dir) | {"stamp": stamp})
+        stamps = {run_dir: stamp for run_dir in run_dirs if (stamp := _stamp(run_dir)) is not None}
+        changed = [one for one, stamp in stamps.items() if known.get(one.name, {}).get("stamp") != stamp]
+        read = {row["run"]: row for row in _read(changed, processes)}
+        found = [read.get(one.name, known.get(one.name, {})) | {"stamp": stamp} for one, stamp in stamps.items()]
         if [row["stamp"] for row in found] != [row["stamp"] for row in known.values()]:
             _save(study_dir, found)
     folder = {run_dir.name: run_dir for run_dir in run_dirs}
@@ -57,6 +60,18 @@ def rows(study_dir: Path, run_dirs: Sequence[Path]) -> list[Row]:
         del row["stamp"]
         row["run_dir"] = folder[row["run"]]
     return found
+
+
+def _read(run_dirs: Sequence[Path], processes: int) -> list[Row]:
+    shares = [run_dirs[start : start + _SHARE] for start in range(0, len(run_dirs), _SHARE)]
+    count = min(processes, len(shares) // 2)  # a process takes as long to start as it reads a share
+    with Workers(count if count > 1 else 0) as pool:
+        return [row for task in [pool.submit(_rows, share) for share in shares] for row in task.result()]
+
+
+def _rows(run_dirs: Sequence[Path]) -> list[Row]:
+    with _uncollected():
+        return [_row(run_dir) for run_dir in run_dirs]
 
 
 @contextmanager

@@ -129,6 +129,19 @@ def table(folder):
     return load_study([folder]).runs
 
 
+def test_several_processes_read_what_one_does_and_name_what_is_wrong(tmp_path, monkeypatch):
+    write_study(tmp_path, valley(-0.5), widths=(64, 128))
+    first = table(tmp_path)
+    (tmp_path / CACHE).unlink()
+    monkeypatch.setattr(rows, "_SHARE", 2)
+    pd.testing.assert_frame_equal(load_study([tmp_path], processes=2).runs, first)
+    run = tmp_path / first["run"].iloc[-1]
+    (run / "result.json").write_text("{")
+    (tmp_path / CACHE).unlink()
+    with pytest.raises(RequestError, match=f"{run.name}/result.json is damaged"):
+        load_study([tmp_path], processes=2)
+
+
 def test_the_cache_changes_nothing_and_notices_what_changed(tmp_path, monkeypatch):
     two_runs(tmp_path)
     first = table(tmp_path)
