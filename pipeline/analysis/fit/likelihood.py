@@ -125,7 +125,7 @@ def evidence_of_valley(one: Neighbourhood, scale: Scale) -> float:
     the runs, the highest, left out: a few that have half recovered are no valley. Those have too large a learning rate:
     losses that fall all the way to the best stay."""
     noises = [(scale, _SEEN), *_within_seeds(one, scale)]
-    falls = one.x_R < one.best - 1e-9 if one.falls_to_best else np.zeros(len(one.x_R), dtype=np.bool_)
+    falls = one.falls_R
     order = np.argsort(np.where(falls, -math.inf, one.y_R), kind="stable")
     kept = np.ones(len(order), dtype=np.bool_)
     kept[order[len(order) - math.ceil(len(order) / 8) :]] = False

@@ -66,10 +66,16 @@ class Neighbourhood:
         return bool(np.all(change < 0) or np.all(change > 0))
 
     @property
-    def falls_to_best(self) -> bool:
-        """Whether the mean y only falls up to its least."""
-        mean = self._mean[2]
-        return bool(np.all(np.diff(mean[: int(np.argmin(mean)) + 1]) < 0))
+    def falls_R(self) -> Bools:
+        """Runs below the least mean y of a curve that only falls up to it, where all seeds lie above all of those at
+        the least."""
+        _, place, mean = self._mean
+        best = int(np.argmin(mean))
+        least = np.full(len(mean), math.inf)
+        np.minimum.at(least, place, self.y_R)
+        above: Bools = least > self.y_R[place == best].max()
+        found: Bools = (place < best) & above[place] & bool(np.all(np.diff(mean[: best + 1]) < 0))
+        return found
 
     @property
     def height_R(self) -> Floats:
