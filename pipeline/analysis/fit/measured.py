@@ -56,8 +56,8 @@ def optimum(runs: Runs) -> Measured | Unmeasured:
 
     The median vertex of the parabolas in log2 lr through the 3, 4 and 5 neighbours of the best learning rate. Its error
     is the largest of: the spread of these vertices, that of the jackknife over the 5, that over resampled seeds, and
-    `LEAST_ERROR`. Learning rates at which a seed was lost take no part; where the best one is the last before these,
-    the optimum is put a quarter into the gap, with an error as wide.
+    `LEAST_ERROR`. Learning rates at which a seed was lost take no part, nor do those beyond them; where the best one is
+    the last before these, the optimum is put a quarter into the gap, with an error as wide.
     """
     x, losses = _by_seed(runs)
     mean = _mean(losses)
@@ -68,11 +68,12 @@ def optimum(runs: Runs) -> Measured | Unmeasured:
     x_best = float(x[kept][best])
     if best == 0:
         return Unmeasured.LOW_END
+    lost_above = float(np.min(x[~kept & (x > x_best)], initial=math.inf))
+    kept &= x < lost_above
     if best == kept.sum() - 1:
-        lost_above = x[~kept & (x > x_best)]
-        if not len(lost_above):
+        if math.isinf(lost_above):
             return Unmeasured.HIGH_END
-        gap = float(lost_above[0]) - x_best
+        gap = lost_above - x_best
         return Measured(x_best + 0.25 * gap, max(0.3 * gap, LEAST_ERROR))
     found, spread = vertex(x[kept], mean[kept], best)
     return Measured(found, max(spread, _seed_error(x[kept], losses[kept]), LEAST_ERROR))

@@ -88,6 +88,12 @@ def test_what_is_not_measured_says_why(loss, why):
     assert optimum(runs(loss)) is why
 
 
+def test_no_vertex_lies_in_a_gap_where_a_seed_was_lost():
+    """Whatever comes through beyond it."""
+    found = optimum(runs(lambda x, seed: math.inf if (x, seed) == (-6, 1) else bowl(-6.4)(x, seed), seeds=(0, 1, 2)))
+    assert (found.x, found.error) == (-6.75, 0.3)
+
+
 def test_a_flat_bottom_is_its_best_point():
     x = np.array([-2.0, -1, 0, 1, 2])
     assert measured.vertex(x, np.array([1.0, 1, 1, 1, 1]), 2) == (0, 0.5)
