@@ -26,6 +26,30 @@ _CAUSES = {
 }
 
 
+def islands(group: GroupFit) -> list[str]:
+    """Where most seeds are unstable at a learning rate and two or more, half of them at least, train well above it: one
+    threshold per seed, which the edge is estimated as, is not what the runs show."""
+    runs, labels = group.grid.runs, group.grid.labels
+    found = []
+    for width, best_loss in zip(runs.widths, labels.best_loss.tolist(), strict=True):
+        here = runs.width == width
+        lrs, place = np.unique(runs.lr[here], return_inverse=True)
+        unstable = labels.unstable[here]
+        trains = ~unstable & ~group.grid.published.failed(runs.where(here), best_loss)
+        count, n_unstable, n_train = (np.bincount(place, weights=w) for w in (np.ones(len(place)), unstable, trains))
+        mostly = lrs[n_unstable > count / 2]
+        for at in np.flatnonzero(n_train >= np.maximum(count / 2, 2)).tolist():
+            if len(mostly) and lrs[at] > mostly[0]:
+                share = f"{n_train[at]:.0f} of {count[at]:.0f} at {words.lr(lrs[at])}"
+                found.append(f"{share} at {words.at(group.axis, width)}, above {words.lr(mostly[0])}")
+    if not found:
+        return []
+    return [
+        f"Above learning rates at which most runs are unstable others train well ({'; '.join(found)}): the edge has "
+        "islands, which its interval does not know of."
+    ]
+
+
 def by_criterion(group: GroupFit) -> list[str]:
     """Where the published criterion draws another edge than the trajectories."""
     if not group.estimator.max_stable:

@@ -142,6 +142,7 @@ def notes(group: GroupFit) -> list[str]:
         *_left_out(group),
         *_edge_bounds(group),
         *words_edge.decided(group),
+        *words_edge.islands(group),
         *words_edge.by_criterion(group),
         *words_theory.clipping(group),
         *_borrowed(group),

@@ -8,7 +8,8 @@ import pytest
 from scipy.special import ndtr
 
 from pipeline.analysis.fit.study_fit import fit
-from pipeline.analysis.page.words_edge import by_criterion
+from pipeline.analysis.page.words_edge import by_criterion, islands
+from pipeline.analysis.page.words_fit import notes
 from tests.support.synthetic_study import write_study
 
 MINUS = "\N{MINUS SIGN}"
@@ -87,3 +88,22 @@ def test_where_trajectories_end_at_the_criterion_or_the_criterion_is_all_there_i
 
     assert by_criterion(fit([write_study(tmp_path / "ends", ends)]).groups[0]) == []
     assert by_criterion(fit([study], estimator="paper").groups[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [((0, 1, 2), True), ((0,), False)], ids=["three seeds", "one, which is luck"]
+)
+def test_an_edge_with_islands_says_so(tmp_path, seeds, said):
+    """At width 128 runs diverge at 8e-3, and all but seed 0 come through at 1.6e-2."""
+
+    def loss(config):
+        lost = config.width == 128 and (
+            config.lr == 8e-3 or (config.lr == 1.6e-2 and config.seed == 0 < len(seeds) - 1)
+        )
+        return math.nan if lost or config.lr > 4e-2 else shoulder(config)
+
+    group = fit([write_study(tmp_path / "study", loss, seeds=seeds)]).groups[0]
+    wanted = "train well (2 of 3 at 1.6e-2 at width 128, above 8e-3): the edge has islands"
+    assert (wanted in " ".join(islands(group))) == said
+    assert bool(islands(group)) == said
+    assert (islands(group)[0] in notes(group)) if said else True
