@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"config", "errors", "parameterization", "products", "scaling"},
     "run": {"config", "errors", "files", "recipes", "sealed", "strict_yaml", "version"},
     "mirrors": {"config", "entries", "errors", "run"},
-    "analysis/study": {"config", "entries", "errors", "recipes", "run", "sealed"},
+    "analysis/study": {"config", "entries", "errors", "processes", "recipes", "run", "sealed"},
     "analysis/study/tables": {"analysis/study", "config", "console", "errors", "mirrors"},
     "data/preparing": {
         "cache",
