@@ -18,6 +18,9 @@ EDGE_JITTER = 0.08
 _OUTLIER, _OUTLIER_SPAN = 0.02, 8.0  # share of seeds that tell nothing of the edge, and the octaves they spread over
 _SEED_SCALE = 0.3  # prior scale of the scatter over seeds, octaves
 SEED_SCATTER = 0.24  # mean of that prior: what is assumed where the runs do not tell
+# Widths whose seeds scatter far more, as they do where training is chaotic: their share, and octaves. Of 28 real widths
+# (multi-index and digits, SGD) any share from .05 to .3 explains the intervals within half a nat of the best.
+_CHAOTIC, _CHAOS = 0.1, (1.0, 2.0)
 _REACH, _STEP = 4.0, 0.05  # octaves to either side of the pilot line, at least, and the resolution there
 _BEYOND = 2.0  # octaves that the local grid goes beyond the intervals, and the line's own
 _N_TAU = 8
@@ -54,7 +57,8 @@ class EdgeLaw:
     """Posterior of the stability edge given per-seed intervals. The edge of a width is the median over its seeds.
 
     Likelihood prod [(1 - eps)(Phi((U - m)/tau) - Phi((L - m)/tau)) + eps min(1, (U - L)/8)] with m = mu + alpha z +
-    xi_n, tau the scatter over seeds; mu and alpha flat. Needs two-sided intervals at two widths.
+    xi_n, tau the scatter over seeds, which all widths share but for a few that are chaotic; mu and alpha flat. Needs
+    two-sided intervals at two widths.
     """
 
     widths: tuple[float, ...]
@@ -177,15 +181,17 @@ def edge_of_width(seen: Intervals) -> Mixture | None:
 def _interval_likelihood(seen: Intervals, pilot: Floats, reach: float, place: Ints) -> Floats:
     """(tau, width, local grid) around the `pilot` of each interval, whose width is the `place`-th."""
     m = _local(reach)
-    tau = half_normal_grid(_SEED_SCALE, _N_TAU)[:, None, None]
+    tau = np.r_[half_normal_grid(_SEED_SCALE, _N_TAU), _CHAOS][:, None, None]
     low, high = seen.low - pilot, seen.high - pilot
     inside = ndtr((high[:, None] - m) / tau) - ndtr((low[:, None] - m) / tau)
     anywhere = np.minimum(1.0, (high - low) / _OUTLIER_SPAN)
     log = np.log((1 - _OUTLIER) * inside + _OUTLIER * anywhere[:, None])
     starts = np.flatnonzero(np.r_[True, np.diff(place) != 0])
     found = np.add.reduceat(log, starts, axis=1)
-    likelihood: Floats = np.exp(found - found.max(axis=(0, 2), keepdims=True))
-    return likelihood
+    likelihood = np.exp(found - found.max(axis=(0, 2), keepdims=True))
+    chaotic = likelihood[_N_TAU:].mean(axis=0)
+    mixed: Floats = (1 - _CHAOTIC) * likelihood[:_N_TAU] + _CHAOTIC * chaotic
+    return mixed
 
 
 def _line_weight(

@@ -21,7 +21,7 @@ from pipeline.analysis.fit.optima import SEEN, Optima, optima
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.regret import Price, cheapest
 from pipeline.analysis.study.runs import Bools, Floats, Runs
-from pipeline.analysis.study.stability import LANGUAGE, Cause, Intervals, Labels, intervals, label
+from pipeline.analysis.study.stability import LANGUAGE, Cause, Intervals, Labels, across, intervals, label
 
 # The optimum counts as limited by the edge where it comes within this many octaves of it at half the widths or more.
 EDGE_GAP = 0.5
@@ -188,7 +188,7 @@ def estimate(runs: Runs, turning: bool = True, wander: Wander = None) -> Estimat
     failed = label(runs, LANGUAGE).cause == Cause.FAILED
     near, scale = neighbourhoods(runs, labels, failed, intervals(runs, labels), y_R)
     fitted = optima(near, scale, turning) if near else None
-    seen = intervals(runs, labels, _half_recovered(runs, y_R, labels, fitted, scale))
+    seen = across(intervals(runs, labels, _half_recovered(runs, y_R, labels, fitted, scale)), runs, labels)
     falling = all(one.is_monotone for one in near)  # one side of a valley is no absence of one
     no_valley = fitted is not None and float(fitted.evidence.sum()) < SEEN and not falling
     return Estimate(

@@ -6,6 +6,7 @@ from pipeline.analysis.fit.edgelaw import edge_law
 from pipeline.analysis.fit.fitted import LEVEL
 from pipeline.analysis.fit.study_fit import GroupFit
 from pipeline.analysis.page import words
+from pipeline.analysis.study import stability
 from pipeline.analysis.study.criterion import brackets, crossings
 from pipeline.analysis.study.stability import MARGIN, Cause
 
@@ -27,26 +28,19 @@ _CAUSES = {
 
 
 def islands(group: GroupFit) -> list[str]:
-    """Where most seeds are unstable at a learning rate and two or more, half of them at least, train well above it: one
-    threshold per seed, which the edge is estimated as, is not what the runs show."""
-    runs, labels = group.grid.runs, group.grid.labels
-    found = []
-    for width, best_loss in zip(runs.widths, labels.best_loss.tolist(), strict=True):
-        here = runs.width == width
-        lrs, place = np.unique(runs.lr[here], return_inverse=True)
-        unstable = labels.unstable[here]
-        trains = ~unstable & ~group.grid.published.failed(runs.where(here), best_loss)
-        count, n_unstable, n_train = (np.bincount(place, weights=w) for w in (np.ones(len(place)), unstable, trains))
-        mostly = lrs[n_unstable > count / 2]
-        for at in np.flatnonzero(n_train >= np.maximum(count / 2, 2)).tolist():
-            if len(mostly) and lrs[at] > mostly[0]:
-                share = f"{n_train[at]:.0f} of {count[at]:.0f} at {words.lr(lrs[at])}"
-                found.append(f"{share} at {words.at(group.axis, width)}, above {words.lr(mostly[0])}")
+    """Where one threshold per seed is not what the runs show (`stability.islands`)."""
+    if not group.estimator.max_stable:
+        return []
+    found = [
+        f"{one.n_stable} of {one.n_runs} at {words.lr(2**one.top)} at {words.at(group.axis, one.width)}, "
+        f"above {words.lr(2**one.hole)}"
+        for one in stability.islands(group.grid.runs, group.grid.labels)
+    ]
     if not found:
         return []
     return [
-        f"Above learning rates at which most runs are unstable others train well ({'; '.join(found)}): the edge has "
-        "islands, which its interval does not know of."
+        f"Above learning rates at which most runs are unstable others are stable ({'; '.join(found)}): the edge has "
+        "islands, and its interval reaches across them."
     ]
 
 

@@ -103,7 +103,7 @@ def test_an_edge_with_islands_says_so(tmp_path, seeds, said):
         return math.nan if lost or config.lr > 4e-2 else shoulder(config)
 
     group = fit([write_study(tmp_path / "study", loss, seeds=seeds)]).groups[0]
-    wanted = "train well (2 of 3 at 1.6e-2 at width 128, above 8e-3): the edge has islands"
+    wanted = "are stable (2 of 3 at 1.6e-2 at width 128, above 8e-3): the edge has islands"
     assert (wanted in " ".join(islands(group))) == said
     assert bool(islands(group)) == said
     assert (islands(group)[0] in notes(group)) if said else True
