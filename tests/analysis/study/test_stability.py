@@ -7,18 +7,21 @@ from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import (
     LANGUAGE,
     Cause,
+    Islands,
     Rule,
     accuracy_floor,
+    across,
     ground_lost,
     intervals,
     is_lost,
+    islands,
     label,
     lost_ground,
     records_above,
 )
 
 NAN, INF = math.nan, math.inf
-LRS = [1.0, 2.0, 4.0, 8.0, 16.0]
+LRS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
 
 
 def one_width(losses, seed=0, width=64, left=None, accuracy=None):
@@ -204,3 +207,38 @@ def test_every_run_says_what_it_is_unstable_by():
     assert causes == [stable, stable, left, failed, lost, whole, whole, whole, lost, whole]
     by_trajectory = label(join(good, worse)).cause.tolist()
     assert by_trajectory == [stable, stable, left, left, lost, stable, stable, stable, lost, stable]
+
+
+def seeds(*losses, left=None):
+    return join(*(one_width(list(one), seed, left=left) for seed, one in enumerate(losses)))
+
+
+HOLE = [6.0, 5.0, INF, INF, 4.9, INF], [6.0, 5.0, INF, 5.5, INF, INF], [6.0, 5.0, 5.1, INF, 4.9, INF]
+
+
+@pytest.mark.parametrize("island", [4.9, 5.2], ids=["best on it", "best below it"])
+def test_an_edge_with_islands_is_open_across_them_wherever_the_best_rate_lies(island):
+    runs = seeds(*[[island if loss == 4.9 else loss for loss in one] for one in HOLE])
+    labels = label(runs)
+    assert labels.best_x.tolist() == [4.0 if island < 5 else 1.0]
+    assert islands(runs, labels) == (Islands(64, 2.0, 4.0, 2, 3),)
+    found = across(intervals(runs, labels), runs, labels)
+    assert found.low.tolist() == [1.0, 1.0, 1.0]
+    assert found.high.tolist() == [5.0, 5.0, 5.0]
+
+
+def test_a_lone_run_that_comes_through_makes_no_island():
+    runs = seeds([6.0, 5.0, INF, INF, 5.2], [6.0, 5.0, INF, INF, INF], [6.0, 5.0, INF, INF, INF])
+    assert islands(runs, label(runs)) == ()
+    alone = one_width([6.0, 5.0, INF, 5.2, INF])
+    assert islands(alone, label(alone)) == ()
+    seen = intervals(runs, label(runs))
+    assert across(seen, runs, label(runs)).high.tolist() == seen.high.tolist()
+
+
+def test_slow_training_below_the_best_rate_is_no_hole():
+    left = [False, True, False, False, False]
+    runs = seeds([7.0, 6.9, 5.0, 5.1, INF], [7.0, 6.9, 5.0, 5.1, INF], left=left)
+    assert islands(runs, label(runs)) == ()
+    worse = seeds([7.0, 7.1, 5.0, 5.1, INF], [7.0, 7.1, 5.0, 5.1, INF], left=left)
+    assert [one.hole for one in islands(worse, label(worse))] == [1.0]
