@@ -29,9 +29,10 @@ from pipeline.analysis.inside.lr_rules import ladders, recorded
 from pipeline.analysis.page import words, words_inside
 from pipeline.analysis.page.tables import write_text
 from pipeline.analysis.page.words_published import published
+from pipeline.analysis.study.edges import intervals
 from pipeline.analysis.study.load import load_study
 from pipeline.analysis.study.runs import Runs
-from pipeline.analysis.study.stability import Cause, Labels, intervals
+from pipeline.analysis.study.stability import Cause, Labels
 from pipeline.cli.main import script
 from pipeline.cli.studies import study_args, study_parser
 from pipeline.console import table

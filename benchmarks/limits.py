@@ -14,7 +14,7 @@ from benchmarks.estimators import Cell, machine, paper_exponents, rms
 from benchmarks.studies import JITTER, WORLDS, Truth, draw, make_runs
 from pipeline.analysis.fit.estimate import estimate
 from pipeline.analysis.study.axis import WIDTH
-from pipeline.analysis.study.stability import Intervals
+from pipeline.analysis.study.edges import Intervals
 
 _OUTLIER, _SPAN = 0.02, 8.0  # as `edgelaw`: half-recovered runs hide a seed's edge now and then
 

@@ -127,3 +127,9 @@ def _require_small(text: str | bytes, loader: Any) -> None:
                 sizes[anchor] = total - before
         if depth > _DEEPEST or total > _LARGEST:
             raise yaml.YAMLError(f"more than {_DEEPEST} levels, or {_LARGEST} values once aliases are written out")
+
+
+def dump_yaml(content: Any) -> str:
+    """Plain values as YAML, keys in their order."""
+    text: str = yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
+    return text

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.strict_yaml import load_entries, load_yaml, parse_recipe
+from pipeline.strict_yaml import dump_yaml, load_entries, load_yaml, parse_recipe
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,24 @@ def test_scalars(text: str, value: Any) -> None:
 
 
 def test_what_was_dumped_is_read_as_it_was(tmp_path: Path) -> None:
-    content = {"a": ["010", "1:30", "1e-3", "2024-01-01", "yes", "null", ""], "b": {"c": 1e-12, "d": 3, "e": None}}
-    (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
-    assert load_yaml(tmp_path / "x.yaml") == content == yaml.safe_load(yaml.safe_dump(content))
+    content: dict[str, Any] = {
+        "a": ["010", "1:30", "1e-3", "2024-01-01", "yes", "null", ""],
+        "b": {"c": 1e-12, "d": 3, "e": None},
+    }
+    content["texts"] = [
+        "it's: #1",
+        "caf\u00e9 \U0001f600",
+        "a\tb\x07\nc ",
+        "word " * 60,
+        "- x",
+        "{y}",
+        "\u2028",
+        "~",
+        "=",
+    ]
+    (tmp_path / "x.yaml").write_text(dump_yaml(content))
+    assert load_yaml(tmp_path / "x.yaml") == content == yaml.safe_load(dump_yaml(content))
+    assert list(yaml.safe_load(dump_yaml(content))) == ["a", "b", "texts"]
 
 
 def test_a_key_counts_once_and_merged_ones_may_be_overridden() -> None:

@@ -5,10 +5,9 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from pipeline.config import RunConfig, run_settings
 from pipeline.run.result import Record, RunResult
+from pipeline.strict_yaml import dump_yaml
 
 
 class TensorBoardMirror:
@@ -26,7 +25,7 @@ class TensorBoardMirror:
         folder = self._config.run_dir / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)  # an earlier start's, which is written whole: or curves would fork
         self._writer = SummaryWriter(str(folder))
-        settings = yaml.safe_dump(run_settings(self._config), sort_keys=False)
+        settings = dump_yaml(run_settings(self._config))
         self._writer.add_text("config", "    " + settings.replace("\n", "\n    "), 0)  # as code in Markdown
         for record in before:
             self.log(record)

@@ -21,15 +21,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError
 from pipeline.files import file_sha256, locked, naming, read_jsonl, strict_json, write_atomic
 from pipeline.recipes import RECORDED_KEY, load_run
 from pipeline.run.result import FAILED, Record, RunResult
 from pipeline.sealed import read_sealed, write_sealed
-from pipeline.strict_yaml import load_yaml
+from pipeline.strict_yaml import dump_yaml, load_yaml
 from pipeline.version import __version__
 
 LAST = "last.ckpt"
@@ -124,13 +122,13 @@ class RunDir:
         versions = {"pipeline": __version__, **_versions()}
         recorded = {"data_fingerprint": data_fingerprint, "versions": versions, **found}
         settings = run_settings(config.branch(config.steps))  # what it leaves is no part of what repeats it
-        write_atomic(self.config_file, yaml.safe_dump({**settings, RECORDED_KEY: recorded}, sort_keys=False))
+        write_atomic(self.config_file, dump_yaml({**settings, RECORDED_KEY: recorded}))
 
     def record(self, **found: Any) -> None:
         """Add to `recorded`."""
         content = load_yaml(self.config_file)
         content[RECORDED_KEY] |= found
-        write_atomic(self.config_file, yaml.safe_dump(content, sort_keys=False))
+        write_atomic(self.config_file, dump_yaml(content))
 
     def checkpoint_step(self) -> int:
         """The step of the newest checkpoint; 0 before there is one."""

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import yaml
 
 from pipeline.config import ModelConfig, RunConfig, run_settings
 from pipeline.console import wrapped
@@ -11,6 +10,7 @@ from pipeline.entries.optimizers import OPTIMIZERS
 from pipeline.models.build import about, build, flops_per_token, parameter_count
 from pipeline.parameterization.rules import ROLES
 from pipeline.scaling import scaling_of
+from pipeline.strict_yaml import dump_yaml
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def describe(config: RunConfig) -> str:
             rows[name] = f"# {name:{8 + 12 * ruled}} {lr:<14} {scaling.init(spec.role, spec.place):.4g}"
     return "\n".join(
         [
-            yaml.safe_dump(run_settings(config), sort_keys=False).rstrip(),
+            dump_yaml(run_settings(config)).rstrip(),
             "",
             *(f"#{line}" for line in named(config)),
             f"# run         {config.run_dir}",

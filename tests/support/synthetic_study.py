@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from pipeline.config import DataConfig, ModelConfig, RunConfig, run_settings
+from pipeline.strict_yaml import dump_yaml
 
 WIDTHS = (64, 128, 256)
 LRS = tuple(1e-3 * 2**k for k in range(7))
@@ -74,7 +74,7 @@ def write_run(
     run_dir = folder / config.run_name
     run_dir.mkdir(parents=True)
     recorded = {"recorded": {"package": "0.1.0"}}
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(run_settings(config) | recorded, sort_keys=False))
+    (run_dir / "config.yaml").write_text(dump_yaml(run_settings(config) | recorded))
     steps = np.arange(1, config.steps + 1)
     if losses is None:
         target = INITIAL_LOSS + 2 if math.isnan(final_loss) else final_loss

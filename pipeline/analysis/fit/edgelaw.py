@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from pipeline.analysis.fit.posterior import Mixture, half_normal_grid, jitter_prior, normalized
+from pipeline.analysis.study.edges import Intervals
 from pipeline.analysis.study.runs import Floats, Ints
-from pipeline.analysis.study.stability import Intervals
 
 # Prior scale of a width's irregularity, octaves.
 EDGE_JITTER = 0.08

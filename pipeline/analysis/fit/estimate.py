@@ -20,8 +20,9 @@ from pipeline.analysis.fit.neighbourhood import Neighbourhood, Scale, neighbourh
 from pipeline.analysis.fit.optima import SEEN, Optima, optima
 from pipeline.analysis.fit.posterior import Mixture
 from pipeline.analysis.fit.regret import Price, cheapest
+from pipeline.analysis.study.edges import Intervals, across, intervals
 from pipeline.analysis.study.runs import Bools, Floats, Runs
-from pipeline.analysis.study.stability import LANGUAGE, Cause, Intervals, Labels, across, intervals, label
+from pipeline.analysis.study.stability import LANGUAGE, Cause, Labels, label
 
 # The optimum counts as limited by the edge where it comes within this many octaves of it at half the widths or more.
 EDGE_GAP = 0.5

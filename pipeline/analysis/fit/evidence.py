@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.analysis.fit.edgelaw import edge_law, edge_of_width
 from pipeline.analysis.fit.law import OptimumLaw, PowerLaw
 from pipeline.analysis.fit.posterior import Mixture
-from pipeline.analysis.study.stability import Intervals
+from pipeline.analysis.study.edges import Intervals
 
 CLEAN = (-1.0, -0.5, 0.0)
 _BORDERS = (-math.inf, -0.75, -0.25, math.inf)

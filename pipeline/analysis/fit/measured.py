@@ -11,8 +11,9 @@ from enum import Enum
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from pipeline.analysis.study.edges import intervals
 from pipeline.analysis.study.runs import Floats, Ints, Runs
-from pipeline.analysis.study.stability import Rule, intervals, label
+from pipeline.analysis.study.stability import Rule, label
 
 # No grid tells an optimum closer than this.
 LEAST_ERROR = 0.03

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.analysis.study.edges import Intervals
 from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs
-from pipeline.analysis.study.stability import Intervals, Labels
+from pipeline.analysis.study.stability import Labels
 
 # Octaves below and above a width's best learning rate whose runs enter.
 WINDOW = (-4.0, 3.0)

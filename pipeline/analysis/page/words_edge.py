@@ -6,7 +6,7 @@ from pipeline.analysis.fit.edgelaw import edge_law
 from pipeline.analysis.fit.fitted import LEVEL
 from pipeline.analysis.fit.study_fit import GroupFit
 from pipeline.analysis.page import words
-from pipeline.analysis.study import stability
+from pipeline.analysis.study import edges
 from pipeline.analysis.study.criterion import brackets, crossings
 from pipeline.analysis.study.stability import MARGIN, Cause
 
@@ -28,13 +28,13 @@ _CAUSES = {
 
 
 def islands(group: GroupFit) -> list[str]:
-    """Where one threshold per seed is not what the runs show (`stability.islands`)."""
+    """Where one threshold per seed is not what the runs show (`edges.islands`)."""
     if not group.estimator.max_stable:
         return []
     found = [
         f"{one.n_stable} of {one.n_runs} at {words.lr(2**one.top)} at {words.at(group.axis, one.width)}, "
         f"above {words.lr(2**one.hole)}"
-        for one in stability.islands(group.grid.runs, group.grid.labels)
+        for one in edges.islands(group.grid.runs, group.grid.labels)
     ]
     if not found:
         return []

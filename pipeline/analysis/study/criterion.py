@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.analysis.study.edges import Intervals
 from pipeline.analysis.study.grid import Curve, Grid, GridWidth
 from pipeline.analysis.study.runs import Floats
-from pipeline.analysis.study.stability import MARGIN, Intervals, Rule, accuracy_floor
+from pipeline.analysis.study.stability import MARGIN, Rule, accuracy_floor
 
 
 @dataclass(frozen=True)

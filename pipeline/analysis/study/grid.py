@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.analysis.study.edges import Intervals, intervals
 from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs
-from pipeline.analysis.study.stability import TRAJECTORY, Cause, Intervals, Labels, Rule, intervals, label
+from pipeline.analysis.study.stability import TRAJECTORY, Cause, Labels, Rule, label
 
 GridEnd = Literal["no", "low", "high", "both"]
 

@@ -1,4 +1,4 @@
-"""Stability: which single runs are unstable (design, section 4), and what each seed then says of its width's edge.
+"""Stability: which single runs are unstable (design, section 4). What follows for the edge: `edges`.
 
 Two edges, never mixed: by trajectory (`TRAJECTORY`), which needs no other run to compare with, and by the published
 criterion (`Rule`), which compares final values. The one definition: estimators, tables, figures and pages read these
@@ -12,7 +12,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs, whole
+from pipeline.analysis.study.runs import Bools, Floats, Ints, Runs
 
 # Consecutive logged losses above the initial one, at the end of the run, after which it counts as gone for good.
 # More than one, because batches are noisy; few, because catapults recover and must be given the time to.
@@ -200,109 +200,3 @@ def _medians(runs: Runs) -> tuple[Floats, Floats]:
     low, high = ranked[start + (counts - 1) // 2], ranked[start + counts // 2]
     with np.errstate(invalid="ignore"):
         return np.log2(lrs), np.where(np.isfinite(high), (low + high) / 2, math.inf)
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """Per (width, seed): the edge's threshold for that seed lies in (low, high], in octaves. -inf: not even the
-    smallest learning rate tried was stable; inf: none was unstable."""
-
-    width: Floats
-    seed: Ints
-    low: Floats
-    high: Floats
-
-    @property
-    def two_sided(self) -> Bools:
-        return np.isfinite(self.low) & np.isfinite(self.high)
-
-    def of(self, width: float) -> "Intervals":
-        return self.where(self.width == width)
-
-    def where(self, mask: Bools) -> "Intervals":
-        return Intervals(self.width[mask], self.seed[mask], self.low[mask], self.high[mask])
-
-    @property
-    def estimable_widths(self) -> tuple[float, ...]:
-        """Widths with at least one two-sided interval; an exponent of the edge takes two."""
-        return tuple(whole(width) for width in np.unique(self.width[self.two_sided]).tolist())
-
-
-@dataclass(frozen=True)
-class Islands:
-    """Of a width, where one threshold per seed is not what its runs show: most of them are unstable at a learning rate
-    and others are stable above it. Which of the two its best one lies on, and so its edge, is luck."""
-
-    width: float
-    hole: float
-    """log2 of the lowest learning rate at which most runs are unstable."""
-    top: float
-    """log2 of the highest one above at which two runs or more, half of them at least, are stable."""
-    n_stable: int
-    """There."""
-    n_runs: int
-    """There."""
-
-
-def islands(runs: Runs, labels: Labels) -> tuple[Islands, ...]:
-    """Of every width that has any. Below the best learning rate a run counts as unstable where it is lost or left for
-    good, and a rate only where its median loss lies above that of a smaller one: slow training lies below."""
-    gone = labels.unstable | runs.left | ~np.isfinite(runs.loss)
-    found = []
-    for place, width in enumerate(runs.widths):
-        here = runs.width == width
-        x, at = np.unique(runs.x[here], return_inverse=True)
-        count, n_gone = np.bincount(at), np.bincount(at, weights=gone[here])
-        median = np.array([np.median(runs.loss[here][at == i]) for i in range(len(x))])
-        mostly = n_gone > count / 2
-        calm = np.minimum.accumulate(np.r_[math.inf, np.where(mostly, math.inf, median)[:-1]])
-        holes = np.flatnonzero(mostly & np.isfinite(calm) & (median > calm))
-        if labels.all_unstable[place] or not len(holes):
-            continue
-        above = np.flatnonzero((count - n_gone >= np.maximum(count / 2, 2)) & (np.arange(len(x)) > holes[0]))
-        if len(above):
-            top = above[-1]
-            n_stable = int(count[top] - n_gone[top])
-            found.append(Islands(width, float(x[holes[0]]), float(x[top]), n_stable, int(count[top])))
-    return tuple(found)
-
-
-def across(seen: Intervals, runs: Runs, labels: Labels) -> Intervals:
-    """The same where a width with `islands` leaves its edge open from below the lowest hole to above the highest
-    island."""
-    gone = labels.unstable | runs.left | ~np.isfinite(runs.loss)
-    low, high = seen.low.copy(), seen.high.copy()
-    for one in islands(runs, labels):
-        for i in np.flatnonzero(seen.width == one.width):
-            own = (runs.width == one.width) & (runs.seed == seen.seed[i])
-            low[i] = np.max(runs.x[own & ~gone & (runs.x < one.hole)], initial=-math.inf)
-            high[i] = np.min(runs.x[own & gone & (runs.x > one.top)], initial=math.inf)
-    return Intervals(seen.width, seen.seed, low, high)
-
-
-def intervals(runs: Runs, labels: Labels, ignored: Bools | None = None) -> Intervals:
-    """What each seed of each width says of the edge: above its last stable learning rate below the first unstable one
-    at or above the width's best. Runs that are `ignored` count as neither."""
-    rows: list[tuple[float, int, float, float]] = []
-    place_of = {width: place for place, width in enumerate(runs.widths)}
-    order = np.lexsort((runs.x, runs.seed, runs.width))
-    if ignored is not None:
-        order = order[~ignored[order]]
-    width, seed, x, unstable = runs.width[order], runs.seed[order], runs.x[order], labels.unstable[order]
-    cuts = np.flatnonzero((np.diff(width) != 0) | (np.diff(seed) != 0)) + 1
-    for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(x)], strict=True):
-        place = place_of[float(width[start])]
-        xs, bad = x[start:stop], unstable[start:stop]
-        least = -math.inf if labels.all_unstable[place] else labels.best_x[place] - 1e-9
-        hits = np.flatnonzero(bad & (xs >= least))
-        first = int(hits[0]) if len(hits) else len(xs)
-        stable = np.flatnonzero(~bad[:first])
-        low = float(xs[stable[-1]]) if len(stable) else -math.inf
-        rows.append((float(width[start]), int(seed[start]), low, float(xs[first]) if first < len(xs) else math.inf))
-    columns = list(zip(*rows, strict=True)) if rows else [(), (), (), ()]
-    return Intervals(
-        np.array(columns[0], dtype=np.float64),
-        np.array(columns[1], dtype=np.int64),
-        np.array(columns[2], dtype=np.float64),
-        np.array(columns[3], dtype=np.float64),
-    )

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-import yaml
-
 from pipeline.config import RunConfig, run_settings
 from pipeline.errors import RequestError, in_a_line, require
 from pipeline.files import write_atomic
@@ -25,6 +23,7 @@ from pipeline.mirrors.mirrors import require_packages
 from pipeline.processes import Task, WorkerDied, Workers, cores, end_with_parent
 from pipeline.run.directory import RunDir
 from pipeline.run.result import RunResult
+from pipeline.strict_yaml import dump_yaml
 from pipeline.sweep.branches import Branches, branches, shared
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.grid import cost, summary, unfinished
@@ -259,7 +258,7 @@ def _train_apart(run: RunConfig) -> RunResult:
     """Train a run of several processes, which Lightning starts from a command of its own. Raises `RequestError`."""
     with tempfile.TemporaryDirectory() as scratch:
         recipe = Path(scratch) / "run.yaml"
-        write_atomic(recipe, yaml.safe_dump(run_settings(run), sort_keys=False))
+        write_atomic(recipe, dump_yaml(run_settings(run)))
         command = [sys.executable, "-m", "pipeline", "train", "--config", str(recipe)]
         said = subprocess.run(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=end_with_parent

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from pipeline.analysis.fit.edgelaw import edge_law, edge_of_width
-from pipeline.analysis.study.stability import Intervals
+from pipeline.analysis.study.edges import Intervals
 
 WIDTHS = (256, 1024, 4096, 16384)
 

@@ -8,8 +8,9 @@ from pipeline.analysis.fit import likelihood as module
 from pipeline.analysis.fit.likelihood import Hypotheses, evidence_of_valley
 from pipeline.analysis.fit.neighbourhood import Neighbourhood, Scale, neighbourhoods
 from pipeline.analysis.fit.valley_shape import shape
+from pipeline.analysis.study.edges import intervals
 from pipeline.analysis.study.runs import Runs
-from pipeline.analysis.study.stability import intervals, label
+from pipeline.analysis.study.stability import label
 
 ONE = Hypotheses(np.array([1.3]), np.array([0.3]), np.array([0.2]), np.array([0.4]), np.array([0.7]))
 

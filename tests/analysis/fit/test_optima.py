@@ -11,8 +11,9 @@ from pipeline.analysis.fit.likelihood import ALL, log_likelihood
 from pipeline.analysis.fit.neighbourhood import neighbourhoods
 from pipeline.analysis.fit.optima import SEEN, optima
 from pipeline.analysis.fit.valley_shape import shape
+from pipeline.analysis.study.edges import Intervals, intervals
 from pipeline.analysis.study.runs import Runs
-from pipeline.analysis.study.stability import Intervals, intervals, label
+from pipeline.analysis.study.stability import label
 
 WIDTHS = (64, 128, 256, 512)
 BOTTOMS = np.array([-6.3, -6.8, -7.3, -7.8])

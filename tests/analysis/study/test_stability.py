@@ -3,18 +3,15 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.analysis.study.edges import Islands, across, intervals, islands
 from pipeline.analysis.study.runs import Runs
 from pipeline.analysis.study.stability import (
     LANGUAGE,
     Cause,
-    Islands,
     Rule,
     accuracy_floor,
-    across,
     ground_lost,
-    intervals,
     is_lost,
-    islands,
     label,
     lost_ground,
     records_above,

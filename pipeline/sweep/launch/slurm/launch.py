@@ -12,13 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
 from pipeline.config import RunConfig, run_settings
 from pipeline.console import plural
 from pipeline.errors import RequestError
 from pipeline.files import write_atomic
 from pipeline.mirrors.mirrors import require_packages
+from pipeline.strict_yaml import dump_yaml
 from pipeline.sweep.branches import branches
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.launch.slurm import queue
@@ -80,7 +79,7 @@ def submit(config: SweepConfig, planned: Planned) -> int:
             print(f"nothing to submit; pipeline report {study} makes the report again")
         submitted, refusals = _submit_arrays(arrays, study, ledger, lock)
         if again := _again(planned, study):
-            write_atomic(again, yaml.safe_dump(run_settings(config, SweepConfig), sort_keys=False))
+            write_atomic(again, dump_yaml(run_settings(config, SweepConfig)))
         live = {task.job for task in found.live.values()} | submitted
         _submit_report(study, profile, found, live, ledger, lock, again)
     if refusals and not submitted and len(refusals) == len(arrays):
@@ -148,7 +147,7 @@ def _submit_arrays(arrays: list[Array], study: Path, ledger: Ledger, lock: int) 
     for array in arrays:
         configs = slurm_folder(study) / "configs"
         for run in array.runs:
-            write_atomic(configs / f"{run.run_name}.yaml", yaml.safe_dump(run_settings(run), sort_keys=False))
+            write_atomic(configs / f"{run.run_name}.yaml", dump_yaml(run_settings(run)))
         assert array.submission.manifest is not None
         lines = "".join(f"{configs / run.run_name}.yaml\n" for run in array.runs)
         write_atomic(Path(array.submission.manifest), lines)
