@@ -5,6 +5,7 @@ inside a function, for type checkers only, relative, or by `importlib`.
 """
 
 import ast
+import functools
 import shutil
 import subprocess
 import sys
@@ -210,6 +211,11 @@ NO_LIGHTNING = {"models", "losses", "muon", "optim", "data", "diagnostics", "aud
 LONGEST = 300  # lines of a file that gives no reason for being longer: a line of its head that begins with "Long:"
 
 
+@functools.cache
+def parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def modules(package: Path) -> dict[str, Path]:
     """Every module's dotted name and file."""
     found = {}
@@ -222,7 +228,7 @@ def modules(package: Path) -> dict[str, Path]:
 def imports(name: str, path: Path, known: Mapping[str, Path]) -> Iterator[tuple[int, str]]:
     """Lines and modules that a file imports; of ``from package import module`` the module."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path.read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -348,20 +354,20 @@ def test_long_files_say_why() -> None:
     for path in modules(PACKAGE).values():
         text = path.read_text()
         if len(text.splitlines()) > LONGEST:
-            assert "\nLong: " in (ast.get_docstring(ast.parse(text)) or ""), f"{path} has more than {LONGEST} lines"
+            assert "\nLong: " in (ast.get_docstring(parsed(text)) or ""), f"{path} has more than {LONGEST} lines"
 
 
 def test_every_file_begins_with_its_noun() -> None:
     for path in modules(PACKAGE).values():
         text = path.read_text()
-        assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{path} does not say what it is"
+        assert not text.strip() or ast.get_docstring(parsed(text)), f"{path} does not say what it is"
 
 
 def test_only_the_table_knows_parameterizations_by_name() -> None:
     for path in modules(PACKAGE).values():
         if path.name == "rules.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path.read_text())):
             if isinstance(node, ast.Compare):
                 literals = {c.value for c in [node.left, *node.comparators] if isinstance(c, ast.Constant)}
                 assert not literals & set(TABLE), f"{path}:{node.lineno} compares with a parameterization's name"

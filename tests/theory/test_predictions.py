@@ -591,7 +591,9 @@ def test_an_initialization_that_diverges_is_refused() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "softmax_mse"])
+@pytest.mark.parametrize(
+    "loss", ["cross_entropy", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("mse", "softmax_mse"))]
+)
 @pytest.mark.parametrize("model", ["mlp", "gpt"])
 def test_edges_and_regimes_of_deep_nets_are_those_that_they_are_looked_for_at(model, loss, optimizer, monkeypatch):
     for param in (TABLE[name] for name in params_of(optimizer, bounded=True)):

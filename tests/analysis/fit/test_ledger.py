@@ -24,6 +24,11 @@ def lines(fitted, width=1024):
     return ledger.lines(fitted, [predict(group, width, 0.9) for group in fitted.groups])
 
 
+@pytest.fixture(scope="module")
+def made(fitted):
+    return lines(fitted)
+
+
 def test_a_line_is_what_was_predicted(fitted):
     one, two = lines(fitted)
     found = predict(fitted.groups[0], 1024, 0.9)
@@ -108,12 +113,12 @@ def break_(content, **changed):
         (lambda text: break_(text, settings=None), "line 2"),
     ],
 )
-def test_a_damaged_line_is_named_and_nothing_is_added_to_it(fitted, tmp_path, harm, said):
+def test_a_damaged_line_is_named_and_nothing_is_added_to_it(made, tmp_path, harm, said):
     file = tmp_path / "p.jsonl"
-    good = [line.to_json() for line in lines(fitted)]
+    good = [line.to_json() for line in made]
     harmed = "\n".join([good[0], harm(good[1]), good[1]]) + "\n"
     file.write_text(harmed)
-    for act in (lambda: ledger.read(file), lambda: ledger.append(file, lines(fitted))):
+    for act in (lambda: ledger.read(file), lambda: ledger.append(file, made)):
         with pytest.raises(RequestError) as caught:
             act()
         assert said in str(caught.value)
