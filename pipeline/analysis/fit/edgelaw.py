@@ -171,7 +171,8 @@ def edge_of_width(seen: Intervals) -> Mixture | None:
     """The edge of a single width from its own seeds alone; None: they bound it from one side at most."""
     if not seen.two_sided.any():
         return None
-    middle = (seen.low + seen.high)[seen.two_sided].mean() / 2
+    known = seen.where(seen.two_sided)
+    middle = (known.low + known.high).mean() / 2
     around = np.full(len(seen.low), middle)
     reach = _reach(seen, around)
     mass = _interval_likelihood(seen, around, reach, np.zeros(len(seen.low), dtype=np.int64)).sum(axis=(0, 1))

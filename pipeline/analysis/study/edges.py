@@ -53,25 +53,29 @@ class Islands:
 
 
 def islands(runs: Runs, labels: Labels) -> tuple[Islands, ...]:
-    """Of every width that has any. Below the best learning rate a run counts as unstable where it is lost or left for
-    good, and a rate only where its median loss lies above that of a smaller one: slow training lies below."""
+    """Of every width that has any: two seeds at least are unstable where most are, and stable above. Below the best
+    learning rate a run counts as unstable where it is lost or left for good, and a rate only where its median loss lies
+    above that of a smaller one: slow training lies below."""
     gone = labels.unstable | runs.left | ~np.isfinite(runs.loss)
     found = []
     for place, width in enumerate(runs.widths):
         here = runs.width == width
+        own, seed = gone[here], runs.seed[here]
         x, at = np.unique(runs.x[here], return_inverse=True)
-        count, n_gone = np.bincount(at), np.bincount(at, weights=gone[here])
+        count, n_gone = np.bincount(at), np.bincount(at, weights=own)
         median = np.array([np.median(runs.loss[here][at == i]) for i in range(len(x))])
         mostly = n_gone > count / 2
         calm = np.minimum.accumulate(np.r_[math.inf, np.where(mostly, math.inf, median)[:-1]])
         holes = np.flatnonzero(mostly & np.isfinite(calm) & (median > calm))
         if labels.all_unstable[place] or not len(holes):
             continue
-        above = np.flatnonzero((count - n_gone >= np.maximum(count / 2, 2)) & (np.arange(len(x)) > holes[0]))
-        if len(above):
-            top = above[-1]
-            n_stable = int(count[top] - n_gone[top])
-            found.append(Islands(width, float(x[holes[0]]), float(x[top]), n_stable, int(count[top])))
+        fell = own & np.isin(at, holes)
+        for top in np.flatnonzero(count - n_gone >= np.maximum(count / 2, 2))[::-1]:
+            back = np.isin(seed[~own & (at == top)], seed[fell & (at < top)])
+            if np.count_nonzero(back) >= 2:
+                n_stable = int(count[top] - n_gone[top])
+                found.append(Islands(width, float(x[holes[0]]), float(x[top]), n_stable, int(count[top])))
+                break
     return tuple(found)
 
 

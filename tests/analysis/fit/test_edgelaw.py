@@ -83,6 +83,12 @@ def test_one_sided_intervals_bound_from_their_side():
     assert edge_law(seen(open_below)).exponent.median < edge_law(seen(rows)).exponent.median - 0.1
 
 
+def test_a_seed_that_says_nothing_changes_nothing():
+    rows = [(64, 0, -8.0, -7.0), (64, 1, -7.5, -6.5)]
+    known, more = edge_of_width(seen(rows)), edge_of_width(seen([*rows, (64, 2, -math.inf, math.inf)]))
+    assert more.interval() == pytest.approx(known.interval())
+
+
 def test_fewer_than_two_two_sided_widths_are_not_estimable():
     rows = [(n, s, low, high if n == 256 else math.inf) for n, s, low, high in grid()]
     assert edge_law(seen(rows)) is None

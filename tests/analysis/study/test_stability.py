@@ -233,6 +233,16 @@ def test_a_lone_run_that_comes_through_makes_no_island():
     assert across(seen, runs, label(runs)).high.tolist() == seen.high.tolist()
 
 
+def test_seeds_whose_thresholds_scatter_make_no_island():
+    """Each at rates of its own, as in an adaptive sweep: 2.0 is too much for two of them, 4.0 for none of two others."""
+    low = [Runs.of([64] * 3, [0.5, 1.0, 2.0], [seed] * 3, [6.0, 5.0, INF]) for seed in (0, 1)]
+    high = [Runs.of([64] * 4, [0.5, 1.0, 4.0, 8.0], [seed] * 4, [6.0, 5.0, 5.1, INF]) for seed in (2, 3)]
+    runs = Runs.of(
+        *(np.concatenate([getattr(part, name) for part in (*low, *high)]) for name in ("width", "lr", "seed", "loss"))
+    )
+    assert islands(runs, label(runs)) == ()
+
+
 def test_slow_training_below_the_best_rate_is_no_hole():
     left = [False, True, False, False, False]
     runs = seeds([7.0, 6.9, 5.0, 5.1, INF], [7.0, 6.9, 5.0, 5.1, INF], left=left)
