@@ -112,12 +112,10 @@ def test_too_few_widths_for_the_precision_are_said_to_be() -> None:
 
 
 @pytest.mark.slow
-def test_simulated_sweeps_reach_what_was_asked() -> None:
-    """Twelve studies together: one in five spends ten times the others, so that a median of six tells little."""
-    found = [
-        simulate(draw(world, 4, 0.04, np.random.default_rng([11, i])), 0.1) for world in (NOTE, OTHER) for i in range(6)
-    ]
-    assert sum(f["opt_half"] <= 0.1 and f["max_half"] <= 0.1 for f in found) >= 10
+@pytest.mark.parametrize("world", [NOTE, OTHER], ids=lambda world: world.name)
+def test_simulated_sweeps_reach_what_was_asked(world: Any) -> None:
+    found = [simulate(draw(world, 4, 0.04, np.random.default_rng([11, i])), 0.1) for i in range(6)]
+    assert sum(f["opt_half"] <= 0.1 and f["max_half"] <= 0.1 for f in found) >= 5
     assert np.mean([f["opt_hit"] for f in found] + [f["max_hit"] for f in found]) >= 0.75
     assert np.median([f["cost"] for f in found]) < 12  # runs of the widest width
 

@@ -20,7 +20,7 @@ _SEED_SCALE = 0.3  # prior scale of the scatter over seeds, octaves
 SEED_SCATTER = 0.24  # mean of that prior: what is assumed where the runs do not tell
 # Widths whose seeds scatter far more, as they do where training is chaotic: their share, and octaves. Of 28 real widths
 # (multi-index and digits, SGD) any share up to .4 explains the intervals within a nat of the best (.2).
-_CHAOTIC, _CHAOS = 0.03, (1.0, 2.0)
+_CHAOTIC, _CHAOS = 0.01, (1.0, 2.0)
 _REACH, _STEP = 4.0, 0.05  # octaves to either side of the pilot line, at least, and the resolution there
 _BEYOND = 2.0  # octaves that the local grid goes beyond the intervals, and the line's own
 _N_TAU = 8

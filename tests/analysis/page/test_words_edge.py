@@ -46,7 +46,7 @@ def drawn(brackets):
     tau = np.abs(rng.normal(0, 0.3, n))
     irregular = np.abs(rng.normal(0, 0.08, n)) * np.where(rng.random(n) < 0.03, 8.0, 1.0)
     edge = mu[:, None] + alpha[:, None] * z + irregular[:, None] * rng.normal(size=(n, len(z)))
-    chaotic = rng.random((n, len(z))) < 0.03
+    chaotic = rng.random((n, len(z))) < 0.01
     scatter = np.where(chaotic, rng.choice([1.0, 2.0], (n, len(z))), tau[:, None])
     inside = ndtr((high - edge) / scatter) - ndtr((low - edge) / scatter)
     weight = np.prod(0.98 * inside + 0.02 * (high - low) / 8, axis=1)
